@@ -1,0 +1,75 @@
+"""Who is calling: admins by ``x-admin-key``, clients by ``x-api-key`` (CONTRACT.md, "Who may call")."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Security
+from fastapi.security import APIKeyHeader
+
+from medical_image_processing.errors import Forbidden, Unauthorized
+from medical_image_processing.ports.keys import KeyHolder, KeyRole, Keys
+
+_ADMIN_HEADER = APIKeyHeader(name="x-admin-key", auto_error=False, scheme_name="admin key")
+_CLIENT_HEADER = APIKeyHeader(name="x-api-key", auto_error=False, scheme_name="client key")
+
+AdminKey = Annotated[str | None, Security(_ADMIN_HEADER)]
+ClientKey = Annotated[str | None, Security(_CLIENT_HEADER)]
+
+
+def digest(key: str) -> str:
+    """How a key is kept and compared. Keys are random, so a fast hash is as good as a slow one."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A client. ``holder`` is None where clients need no key; then every client_id is open."""
+
+    holder: KeyHolder | None
+
+    @property
+    def client_ids(self) -> tuple[str, ...] | None:
+        """The client_ids the caller may see, or None for all."""
+        return self.holder.client_ids if self.holder else None
+
+    def may_use(self, client_id: str) -> bool:
+        """Whether the caller may act for ``client_id``."""
+        return self.holder is None or client_id in self.holder.client_ids
+
+    def check(self, client_id: str) -> None:
+        """Forbidden ``NOT_YOUR_CLIENT_ID`` unless the caller may act for it."""
+        if not self.may_use(client_id):
+            raise Forbidden("NOT_YOUR_CLIENT_ID", "this key may not use that client_id; POST /provision makes one")
+
+
+class Access:
+    """Checks keys. ``root_admin_digest`` is the admin key the platform was started with."""
+
+    def __init__(self, keys: Keys, *, root_admin_digest: str, open_clients: bool) -> None:
+        self._keys = keys
+        self._root = root_admin_digest
+        self._open = open_clients
+
+    async def admin(self, key: str | None) -> str:
+        """The admin's name, for the audit. Unauthorized ``ADMIN_KEY_REQUIRED``."""
+        if key:
+            given = digest(key)
+            if hmac.compare_digest(given, self._root):
+                return "root"
+            holder = await self._keys.find(given)
+            if holder is not None and holder.role is KeyRole.ADMIN:
+                return holder.name
+        raise Unauthorized("ADMIN_KEY_REQUIRED", "send a valid admin key in the x-admin-key header")
+
+    async def client(self, key: str | None) -> Caller:
+        """The caller. Unauthorized ``CLIENT_KEY_REQUIRED``."""
+        if self._open:
+            return Caller(None)
+        holder = await self._keys.find(digest(key)) if key else None
+        if holder is None or holder.role is not KeyRole.CLIENT:
+            raise Unauthorized("CLIENT_KEY_REQUIRED", "send a valid client key in the x-api-key header")
+        return Caller(holder)

@@ -1,0 +1,79 @@
+"""Every failure as ``{"error": {"code", "message", "details"?}}`` with the right status (CONTRACT.md)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from medical_image_processing import errors
+
+_LOG = logging.getLogger(__name__)
+
+_STATUS: tuple[tuple[type[errors.MipError], int], ...] = (
+    (errors.InvalidRequest, 422),
+    (errors.Unauthorized, 401),
+    (errors.Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.StaleRevision, 412),
+    (errors.Conflict, 409),
+    (errors.Throttled, 429),
+    (errors.TransientError, 503),
+    (errors.PermanentError, 422),
+)
+
+
+def install(app: FastAPI) -> None:
+    """Make ``app`` answer all failures in the contract's shape."""
+    app.add_exception_handler(errors.MipError, _on_mip_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def answer(status: int, code: str, message: str, details: Any = None, headers: Any = None) -> JSONResponse:
+    """One error answer."""
+    body: dict[str, Any] = {"code": code, "message": message}
+    if details:
+        body["details"] = details
+    return JSONResponse({"error": body}, status, headers=headers)
+
+
+async def _on_mip_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.MipError)
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    headers = None
+    if isinstance(error, errors.TransientError):
+        headers = {"Retry-After": str(max(1, round(error.retry_after_s)))}
+    return answer(status, error.code, error.message, error.details, headers)
+
+
+async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, (RequestValidationError, ValidationError))
+    # What was sent is left out: it may hold anything (law A3).
+    found = [
+        {"field": ".".join(str(part) for part in e["loc"] if part != "body") or "body", "problem": e["msg"]}
+        for e in error.errors()
+    ]
+    if any(e["type"] == "json_invalid" for e in error.errors()):
+        return answer(400, "INVALID_JSON", "the body is not JSON; check its quotes, commas and encoding")
+    first = found[0]
+    message = f"{first['field']}: {first['problem']}"
+    return answer(422, "INVALID_REQUEST", message, {"fields": found})
+
+
+async def _on_http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: "NO_SUCH_ROUTE", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "BAD_REQUEST")
+    return answer(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    _LOG.error("%s %s failed", request.method, request.scope.get("route") or "?", exc_info=error)
+    return answer(500, "INTERNAL_ERROR", "the platform has a fault; its log says where")

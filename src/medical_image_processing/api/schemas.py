@@ -1,0 +1,115 @@
+"""Answers of the HTTP API, for the OpenAPI description. Requests are the models themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from medical_image_processing.model.algorithm import Algorithm
+from medical_image_processing.model.job import Job, JobStatus
+from medical_image_processing.ports.keys import KeyRole
+
+
+class ErrorBody(BaseModel):
+    """What went wrong: a stable code for programs, a sentence for people."""
+
+    code: str
+    message: str
+    details: dict[str, Any] | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorBody
+
+
+class AlgorithmPage(BaseModel):
+    """One page of the registry."""
+
+    algorithms: list[Algorithm]
+    next_cursor: str | None
+
+
+class JobPage(BaseModel):
+    """One page of jobs, newest first."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class ProvisionAnswer(BaseModel):
+    """A client_id nobody can guess."""
+
+    client_id: str
+
+
+class ProcessAnswer(BaseModel):
+    """The job is on record and will be run."""
+
+    message: str = "Enqueued"
+    job_id: str
+    client_id: str
+    status: JobStatus
+    sqs_message_id: str
+
+
+class ReplayAnswer(BaseModel):
+    """The job was sent again."""
+
+    job_id: str
+    sqs_message_id: str
+
+
+class LogAnswer(BaseModel):
+    """The newest lines of an algorithm's log group, oldest first."""
+
+    lines: list[str]
+
+
+class KeyAnswer(BaseModel):
+    """A key's holder; never the key."""
+
+    name: str
+    role: KeyRole
+    client_ids: list[str]
+    created_at: float
+
+
+class NewKeyAnswer(KeyAnswer):
+    """The one time the key itself is shown."""
+
+    key: str
+
+
+class KeyList(BaseModel):
+    """All holders of keys, by name."""
+
+    keys: list[KeyAnswer]
+
+
+class HealthAnswer(BaseModel):
+    """The platform takes jobs."""
+
+    status: str
+    version: str
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for its ``responses``. 400 and 422 can come from any body."""
+    return {status: {"model": ErrorAnswer, "description": _WORDS[status]} for status in statuses}
+
+
+_WORDS = {
+    400: "The body is not JSON",
+    401: "The key is missing or wrong",
+    403: "The key is good, but for something else",
+    404: "There is no such thing",
+    409: "The state of things does not allow it",
+    412: "If-Match names a revision that is not the newest",
+    415: "The body must be sent as application/json",
+    422: "A field is wrong; details name it",
+    429: "The queue is full; Retry-After says when to try again",
+    503: "Something the platform needs does not answer",
+}

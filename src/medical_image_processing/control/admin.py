@@ -1,0 +1,97 @@
+"""The admin's decisions: register, change, scale, remove. Each writes the desired state and returns;
+the provisioner does the rest."""
+
+from __future__ import annotations
+
+from medical_image_processing.errors import Conflict, NotFound, StaleRevision
+from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
+from medical_image_processing.model.page import Page
+from medical_image_processing.ports.jobs import Jobs
+from medical_image_processing.ports.registry import Registry
+
+
+class Admin:
+    """Changes the registry on behalf of an admin, named ``actor`` in the audit."""
+
+    def __init__(self, registry: Registry, jobs: Jobs) -> None:
+        self._registry = registry
+        self._jobs = jobs
+
+    async def register(self, spec: AlgorithmSpec, *, actor: str) -> tuple[Algorithm, bool]:
+        """The record, and whether it is new. The same spec again is no error; another one is a Conflict."""
+        try:
+            return await self._registry.create(spec, actor=actor), True
+        except Conflict:
+            record = await self.get(spec.algorithm_id)
+            if record.spec() == spec and record.status is not AlgorithmStatus.DELETING:
+                return record, False
+            raise
+
+    async def get(self, algo_id: str) -> Algorithm:
+        """The record. NotFound ``UNKNOWN_ALGORITHM``."""
+        record = await self._registry.get(algo_id)
+        if record is None:
+            raise NotFound("UNKNOWN_ALGORITHM", f"no algorithm '{algo_id}' is registered")
+        return record
+
+    async def list(self, *, status: AlgorithmStatus | None, limit: int, cursor: str | None) -> Page[Algorithm]:
+        """One page of the registry."""
+        return await self._registry.list(status=status, limit=limit, cursor=cursor)
+
+    async def update(
+        self, algo_id: str, patch: AlgorithmPatch, *, actor: str, if_revision: int | None = None
+    ) -> Algorithm:
+        """Change the desired state. StaleRevision when ``if_revision`` is not the newest (law P6)."""
+        record = await self._changeable(algo_id)
+        if if_revision is not None and if_revision != record.revision:
+            raise _stale(algo_id, if_revision, record.revision)
+        spec = patch.apply_to(record.spec())
+        if spec == record.spec():
+            return record
+        # An algorithm that runs goes on taking jobs while its workers are replaced.
+        status = record.status if record.takes_jobs and spec.desired_count else _waiting(record, spec)
+        return await self._registry.update(
+            spec, status=status, based_on=record.revision, actor=actor, action="update"
+        )
+
+    async def scale_down(self, algo_id: str, *, actor: str) -> Algorithm:
+        """desired_count 0; INACTIVE once the running jobs have ended."""
+        return await self.update(algo_id, AlgorithmPatch(desired_count=0), actor=actor)
+
+    async def remove(self, algo_id: str, *, actor: str, force: bool) -> Algorithm:
+        """Start the hard delete. Conflict ``JOBS_WAITING`` while jobs are open, unless ``force``."""
+        record = await self.get(algo_id)
+        if record.status is AlgorithmStatus.DELETING:
+            return record
+        waiting = await self._jobs.open_count(algo_id)
+        if waiting and not force:
+            raise Conflict(
+                "JOBS_WAITING",
+                f"{waiting} jobs of '{algo_id}' are not finished; wait, or delete with force=true to fail them",
+                details={"open_jobs": waiting},
+            )
+        return await self._registry.update(
+            record.spec(),
+            status=AlgorithmStatus.DELETING,
+            based_on=record.revision,
+            actor=actor,
+            action="delete",
+        )
+
+    async def _changeable(self, algo_id: str) -> Algorithm:
+        record = await self.get(algo_id)
+        if record.status is AlgorithmStatus.DELETING:
+            raise Conflict("ALGORITHM_DELETING", f"'{algo_id}' is being deleted; register it anew afterwards")
+        return record
+
+
+def _waiting(record: Algorithm, spec: AlgorithmSpec) -> AlgorithmStatus:
+    return AlgorithmStatus.PENDING if spec.desired_count else record.status
+
+
+def _stale(algo_id: str, based_on: int, newest: int) -> StaleRevision:
+    return StaleRevision(
+        "STALE_REVISION",
+        f"'{algo_id}' is at revision {newest}, not {based_on}; read it again and redo the change",
+        details={"revision": newest},
+    )

@@ -1,0 +1,160 @@
+"""Consumes the results queue: moves the job's state, then hands it to the client's connections.
+
+Workers are hostile until proven otherwise: a report counts only when the algorithm that sent it is the
+algorithm of the job, and its result lies where that algorithm may write (law A1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from medical_image_processing import naming
+from medical_image_processing.errors import TransientError
+from medical_image_processing.model.job import (
+    Job,
+    JobError,
+    JobMessage,
+    JobResult,
+    JobStatus,
+    ReportedStatus,
+    ResultMessage,
+)
+from medical_image_processing.ports.jobs import DEAD_LETTERED, Jobs, Report
+from medical_image_processing.ports.push import Push
+from medical_image_processing.ports.queues import DeadLetter, Queues, ReceivedMessage
+from medical_image_processing.ports.registry import Registry
+
+_LOG = logging.getLogger(__name__)
+_BATCH = 100
+
+
+class Delivery:
+    """Results and dead letters in, states and pushes out. Every step may be repeated after a crash."""
+
+    def __init__(self, queues: Queues, jobs: Jobs, registry: Registry, push: Push, *, output_bucket: str) -> None:
+        self._queues = queues
+        self._jobs = jobs
+        self._registry = registry
+        self._push = push
+        self._bucket = output_bucket
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        while True:
+            try:
+                messages = await self._queues.receive(naming.RESULTS_QUEUE, limit=_BATCH, wait_s=20)
+                await self.deliver(messages)
+            except TransientError as error:
+                _LOG.warning("delivery waits: %s", error)
+                await asyncio.sleep(error.retry_after_s)
+
+    async def deliver(self, messages: Sequence[ReceivedMessage]) -> None:
+        """Apply one batch of result messages, push what it finished, then take it off the queue."""
+        if not messages:
+            return
+        reports = [report for message in messages if (report := await self._read(message)) is not None]
+        await self._finish(reports)
+        await self._queues.delete(naming.RESULTS_QUEUE, [message.receipt_handle for message in messages])
+
+    async def bury(self) -> None:
+        """Fail the jobs whose messages went to a dead-letter queue (law J5)."""
+        while letters := await self._queues.dead_letters(limit=_BATCH):
+            reports = [report for letter in letters if (report := await self._read_dead(letter)) is not None]
+            await self._finish(reports)
+            await self._queues.settle_dead_letters([letter.message_id for letter in letters])
+
+    async def _finish(self, reports: list[Report]) -> None:
+        for job in await self._jobs.apply(reports):
+            await self._push.push(job)
+
+    async def _read(self, message: ReceivedMessage) -> Report | None:
+        try:
+            result = ResultMessage.model_validate_json(message.body)
+        except ValidationError as error:
+            # The text itself may hold anything; where it is wrong is enough (law A3).
+            places = [".".join(map(str, e["loc"])) or "message" for e in error.errors(include_input=False)]
+            _LOG.warning("a result message of %s was dropped, wrong in: %s", message.sender, ", ".join(places))
+            return None
+        if message.sender not in (None, result.algo_id):
+            _LOG.warning("%s sent a result in the name of %s; dropped", message.sender, result.algo_id)
+            return None
+        return await self._report(result)
+
+    async def _report(self, result: ResultMessage) -> Report:
+        refused = await self._refusal(result)
+        if refused is not None:
+            return Report(result.job_id, result.algo_id, JobStatus.FAILED, attempt=result.attempt, error=refused)
+        return Report(
+            result.job_id,
+            result.algo_id,
+            JobStatus(result.status),
+            progress=result.progress,
+            attempt=result.attempt,
+            started_at=result.started_at,
+            error=_stated(result),
+            result=_result(result),
+        )
+
+    async def _refusal(self, result: ResultMessage) -> JobError | None:
+        if result.status is not ReportedStatus.SUCCEEDED:
+            return None
+        algorithm = await self._registry.get(result.algo_id)
+        legacy = algorithm is not None and algorithm.legacy_output_keys
+        for item in (result.dicom, *result.outputs):
+            if item is None:
+                continue
+            if item.bucket != self._bucket or not naming.is_output_key(result.algo_id, item.key, legacy=legacy):
+                return JobError(
+                    code="OUTPUT_NOT_ALLOWED",
+                    message="the result lies outside the algorithm's own output; write to "
+                    f"s3://{self._bucket}/{naming.output_prefix(result.algo_id)}",
+                )
+        return None
+
+    async def _read_dead(self, letter: DeadLetter) -> Report | None:
+        try:
+            message = JobMessage.model_validate_json(letter.body)
+        except ValidationError:
+            _LOG.warning("a dead letter in %s is no job message; it stays there", letter.queue)
+            return None
+        job = await self._jobs.get(message.job_id)
+        last = job.error.message if job and job.error else "its worker died or never answered"
+        error = JobError(
+            code=DEAD_LETTERED,
+            message=f"given up after {naming.MAX_RECEIVES} attempts; the last trouble: {last}"[:2000],
+        )
+        return Report(
+            message.job_id, message.algo_id, JobStatus.FAILED, attempt=naming.MAX_RECEIVES, error=error
+        )
+
+
+def _stated(result: ResultMessage) -> JobError | None:
+    if result.status is ReportedStatus.FAILED and result.error is None:
+        return JobError(code="ALGORITHM_FAILED", message="the algorithm reported a failure and no reason")
+    return None if result.status is ReportedStatus.SUCCEEDED else result.error
+
+
+def _result(result: ResultMessage) -> JobResult | None:
+    if result.status is not ReportedStatus.SUCCEEDED or result.dicom is None:
+        return None
+    dicom = result.dicom.model_copy(update={"url": None})
+    return JobResult(dicom=dicom, outputs=result.outputs, provenance=result.provenance)
+
+
+def payload(job: Job) -> dict[str, object]:
+    """What a client receives for a finished job, before URLs are signed (CONTRACT.md, "Result message")."""
+    message: dict[str, object] = {
+        "job_id": job.job_id,
+        "algo_id": job.algo_id,
+        "client_id": job.client_id,
+        "status": job.status.value,
+    }
+    if job.result is not None:
+        message |= job.result.model_dump(mode="json", exclude_none=True)
+    if job.error is not None:
+        message["error"] = job.error.model_dump(mode="json")
+    return message

@@ -1,0 +1,1 @@
+"""Provisioning as a reconcile loop: observe, plan, apply (laws P1 to P7)."""

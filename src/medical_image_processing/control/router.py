@@ -1,0 +1,54 @@
+"""Takes jobs in: checks that the algorithm is ACTIVE, then records and enqueues."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+
+from medical_image_processing import naming
+from medical_image_processing.errors import Conflict, NotFound, Throttled
+from medical_image_processing.model.job import JobMessage, ProcessRequest
+from medical_image_processing.ports.jobs import Accepted, Jobs
+from medical_image_processing.ports.queues import Queues
+from medical_image_processing.ports.registry import Registry
+
+
+class Router:
+    """Turns a request into a job. ``queue_limit``: messages one algorithm's queue may hold."""
+
+    def __init__(self, registry: Registry, jobs: Jobs, queues: Queues, *, queue_limit: int) -> None:
+        self._registry = registry
+        self._jobs = jobs
+        self._queues = queues
+        self._queue_limit = queue_limit
+
+    async def submit(self, algo_id: str, request: ProcessRequest) -> Accepted:
+        """Accept one job (laws J1, J3).
+
+        NotFound ``UNKNOWN_ALGORITHM``; Conflict ``ALGORITHM_NOT_ACTIVE``, ``JOB_ID_TAKEN``; Throttled
+        ``QUEUE_FULL``.
+        """
+        algorithm = await self._registry.get(algo_id)
+        if algorithm is None:
+            raise NotFound("UNKNOWN_ALGORITHM", f"no algorithm '{algo_id}' is registered")
+        if not algorithm.takes_jobs:
+            raise Conflict(
+                "ALGORITHM_NOT_ACTIVE",
+                f"'{algo_id}' is {algorithm.status} with desired_count {algorithm.desired_count}; "
+                "it takes jobs when it is ACTIVE and desired_count is at least 1",
+            )
+        if await self._queues.depth(naming.queue(algo_id)) >= self._queue_limit:
+            raise Throttled("QUEUE_FULL", f"'{algo_id}' has {self._queue_limit} jobs waiting; try later")
+        message = JobMessage(
+            job_id=request.job_id or str(uuid.uuid4()),
+            client_id=request.client_id or new_client_id(),
+            algo_id=algo_id,
+            pacs=request.pacs,
+            parameters=request.parameters,
+        )
+        return await self._jobs.accept(message, request.fingerprint(algo_id))
+
+
+def new_client_id() -> str:
+    """A client_id that can't be guessed: 128 random bits."""
+    return f"client-{secrets.token_urlsafe(16)}"

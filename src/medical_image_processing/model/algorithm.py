@@ -1,0 +1,150 @@
+"""An algorithm as the registry keeps it, and what a caller may say about one (CONTRACT.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from medical_image_processing.naming import ALGO_ID_PATTERN, RESERVED_ENV
+
+AlgoId = Annotated[str, StringConstraints(pattern=ALGO_ID_PATTERN)]
+ImageUri = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[!-~]+$")]
+Argument = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00]*$")]
+Command = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)]
+Env = Annotated[dict[str, Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]], Field(max_length=32)]
+DesiredCount = Annotated[int, Field(ge=0, le=1000, strict=True)]
+Units = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+
+_ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
+
+
+def _gib(*values: int) -> frozenset[int]:
+    return frozenset(value * 1024 for value in values)
+
+
+# cpu units → memory sizes in MiB that Fargate accepts (Amazon ECS developer guide, "Task size").
+FARGATE_SIZES: dict[int, frozenset[int]] = {
+    256: frozenset({512, 1024, 2048}),
+    512: _gib(*range(1, 5)),
+    1024: _gib(*range(2, 9)),
+    2048: _gib(*range(4, 17)),
+    4096: _gib(*range(8, 31)),
+    8192: _gib(*range(16, 61, 4)),
+    16384: _gib(*range(32, 121, 8)),
+}
+
+
+class AlgorithmStatus(StrEnum):
+    """Where an algorithm stands."""
+
+    PENDING = "PENDING"
+    """Registered, not yet provisioned."""
+    ACTIVE = "ACTIVE"
+    """Takes jobs."""
+    INACTIVE = "INACTIVE"
+    """Scaled down to nothing; takes no jobs."""
+    FAILED = "FAILED"
+    """Can't run; ``status_reason`` says why."""
+    DELETING = "DELETING"
+    """On its way out for good."""
+
+
+def check_size(cpu: int, memory: int) -> None:
+    """Raise ValueError unless Fargate has tasks of ``cpu`` units with ``memory`` MiB."""
+    sizes = FARGATE_SIZES.get(cpu)
+    if sizes is None:
+        raise ValueError(f"cpu must be one of {sorted(FARGATE_SIZES)} (1024 = one vCPU), not {cpu}")
+    if memory not in sizes:
+        raise ValueError(f"with cpu {cpu}, memory must be one of {sorted(sizes)} MiB, not {memory}")
+
+
+def check_env(env: dict[str, str]) -> None:
+    """Raise ValueError if ``env`` sets a reserved name or one no shell could set."""
+    for name in env:
+        if name in RESERVED_ENV:
+            raise ValueError(f"env may not set {name}: the platform sets it")
+        if not _ENV_NAME.match(name):
+            raise ValueError("env names are letters, digits and underscores, and start with no digit")
+
+
+class AlgorithmSpec(BaseModel):
+    """What a person says when registering an algorithm: the body of POST /admin/algorithms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    algorithm_id: AlgoId = Field(validation_alias=AliasChoices("algo_id", "algorithm_id"))
+    image_uri: ImageUri
+    cpu: Units
+    memory: Units
+    command: Command
+    env: Env = {}
+    desired_count: DesiredCount = 1
+    legacy_output_keys: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_size(self.cpu, self.memory)
+        check_env(self.env)
+        return self
+
+    def task_fingerprint(self) -> str:
+        """Names what a worker is started from; it changes exactly when workers must be replaced."""
+        task = self.model_dump(mode="json", exclude={"desired_count", "legacy_output_keys"})
+        return hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class AlgorithmPatch(BaseModel):
+    """What may change later: the body of PATCH /admin/algorithms/{algo_id}."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_uri: ImageUri | None = None
+    cpu: Units | None = None
+    memory: Units | None = None
+    desired_count: DesiredCount | None = None
+    command: Command | None = None
+    env: Env | None = None
+    legacy_output_keys: bool | None = None
+
+    def apply_to(self, spec: AlgorithmSpec) -> AlgorithmSpec:
+        """The spec with the fields that were given replaced, and checked as a whole again."""
+        given = self.model_dump(exclude_none=True)
+        return AlgorithmSpec.model_validate({**spec.model_dump(), **given})
+
+
+class ResourceStatus(BaseModel):
+    """Addresses of what the provisioner made."""
+
+    model_config = ConfigDict(frozen=True)
+
+    queue_url: str | None = None
+    task_definition: str | None = None
+    service: str | None = None
+
+
+class Algorithm(AlgorithmSpec):
+    """A registry record. ``revision`` counts changes of the desired state, not of the status."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    status: AlgorithmStatus
+    resource_status: ResourceStatus = ResourceStatus()
+    revision: int
+    status_reason: str | None = None
+    created_at: str
+    updated_at: str
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether a new job would be run: ACTIVE, and not being scaled down."""
+        return self.status is AlgorithmStatus.ACTIVE and self.desired_count > 0
+
+    def spec(self) -> AlgorithmSpec:
+        """The desired state alone."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in AlgorithmSpec.model_fields}
+        return AlgorithmSpec.model_validate(fields)

@@ -1,0 +1,193 @@
+"""Jobs and the messages that carry them (CONTRACT.md, "Processing API", "Job message", "Result message")."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from medical_image_processing.model.algorithm import AlgoId
+from medical_image_processing.naming import NAME_PATTERN, PACS_ID_PATTERN
+
+MAX_PARAMETERS_BYTES = 65_536
+
+
+def _no_dot_segments(value: str) -> str:
+    if any(segment in ("", ".", "..") for segment in value.split("/")):
+        raise ValueError("ids may hold slashes, but no empty, '.' or '..' segment")
+    return value
+
+
+PacsId = Annotated[str, StringConstraints(pattern=PACS_ID_PATTERN), AfterValidator(_no_dot_segments)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+
+
+class Scope(StrEnum):
+    """How much of a study a job processes."""
+
+    IMAGE = "image"
+    SERIES = "series"
+    STUDY = "study"
+
+
+class PacsRef(BaseModel):
+    """What to process: a place in the PACS."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study_id: PacsId
+    series_id: PacsId | None = None
+    image_id: PacsId | None = None
+    scope: Scope
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.scope is not Scope.STUDY and self.series_id is None:
+            raise ValueError(f"scope '{self.scope}' needs series_id")
+        if self.scope is Scope.IMAGE and self.image_id is None:
+            raise ValueError("scope 'image' needs image_id")
+        return self
+
+
+class ProcessRequest(BaseModel):
+    """The body of POST /process/{algo_id}."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_id: Name | None = None
+    client_id: Name | None = None
+    pacs: PacsRef
+    parameters: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.parameters and len(json.dumps(self.parameters)) > MAX_PARAMETERS_BYTES:
+            raise ValueError(f"parameters are at most {MAX_PARAMETERS_BYTES} bytes of JSON")
+        return self
+
+    def fingerprint(self, algo_id: str) -> str:
+        """Two requests for a job_id are the same job exactly when these are equal (law J3)."""
+        said = self.model_dump(mode="json", exclude={"job_id"})
+        return hashlib.sha256(json.dumps([algo_id, said], sort_keys=True).encode()).hexdigest()
+
+
+class JobMessage(BaseModel):
+    """What stands on an algorithm's queue: the request as accepted, plus ``algo_id``."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job_id: Name
+    client_id: Name
+    algo_id: AlgoId
+    pacs: PacsRef
+    parameters: dict[str, Any] = {}
+
+
+class JobStatus(StrEnum):
+    """A job is in exactly one of these, and moves only forward."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing can follow."""
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class JobError(BaseModel):
+    """Why a job failed: a stable code, and a sentence a person can act on, without patient data."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    code: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Z][A-Z0-9_]*$")]
+    message: Annotated[str, StringConstraints(max_length=2000)]
+
+
+class StoredObject(BaseModel):
+    """An object in the output bucket; ``url`` is whatever the sender put there, never trusted."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    bucket: Annotated[str, StringConstraints(min_length=1, max_length=63)]
+    key: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    url: str | None = None
+
+
+class Output(BaseModel):
+    """One of several files that a job made."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: Annotated[str, StringConstraints(pattern=r"^(SC|SEG|SR|other)$")]
+    bucket: Annotated[str, StringConstraints(min_length=1, max_length=63)]
+    key: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    media_type: Annotated[str, StringConstraints(max_length=128)] = "application/dicom"
+
+
+class ReportedStatus(StrEnum):
+    """What a worker can say of its job."""
+
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+
+class ResultMessage(BaseModel):
+    """What stands on the results queue. Without ``status`` it means SUCCEEDED (the earlier containers)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job_id: Name
+    algo_id: AlgoId
+    client_id: Name | None = None
+    status: ReportedStatus = ReportedStatus.SUCCEEDED
+    dicom: StoredObject | None = None
+    outputs: tuple[Output, ...] = ()
+    progress: Annotated[float, Field(ge=0, le=1)] | None = None
+    attempt: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """The receive count of the job message; how often the job was started."""
+    started_at: Annotated[float, Field(gt=0)] | None = None
+    """When this attempt began, epoch seconds; for jobs too short to be reported RUNNING."""
+    error: JobError | None = None
+    provenance: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _says_enough(self) -> Self:
+        if self.status is ReportedStatus.SUCCEEDED and self.dicom is None:
+            raise ValueError("a result that SUCCEEDED needs dicom.bucket and dicom.key")
+        return self
+
+
+class JobResult(BaseModel):
+    """What a finished job made: kept on its record, sent to its client with fresh URLs."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    dicom: StoredObject
+    outputs: tuple[Output, ...] = ()
+    provenance: dict[str, Any] | None = None
+
+
+class Job(BaseModel):
+    """A job as GET /jobs/{job_id} shows it. Times are ISO 8601, UTC."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    algo_id: str
+    client_id: str
+    status: JobStatus
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
+    attempts: int = 0
+    progress: float | None = None
+    error: JobError | None = None
+    result: JobResult | None = None

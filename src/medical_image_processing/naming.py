@@ -1,0 +1,87 @@
+"""What everything is called, on both engines. ``infra/`` imports this module and nothing else.
+
+The queue and log group names are the seed's (CONTRACT.md, "Job message", "Log groups").
+"""
+
+from __future__ import annotations
+
+import re
+
+ALGO_ID_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
+PACS_ID_PATTERN = r"^[A-Za-z0-9._/-]{1,512}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+
+RESULTS_QUEUE = "mip-results.fifo"
+RESULTS_DEAD_LETTER_QUEUE = "mip-results-dlq.fifo"
+MAX_RECEIVES = 3
+
+RESERVED_ENV = frozenset(
+    {
+        "QUEUE_URL",
+        "RESULT_QUEUE",
+        "OUTPUT_BUCKET",
+        "ALGO_ID",
+        "PACS_API_BASE",
+        "PACS_API_KEY",
+        "AWS_ENDPOINT_URL",
+        "AWS_REGION",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    }
+)
+
+_ALGO_ID = re.compile(ALGO_ID_PATTERN)
+
+
+def is_algo_id(text: str) -> bool:
+    """Whether ``text`` may name an algorithm."""
+    return _ALGO_ID.match(text) is not None
+
+
+def queue(algo_id: str) -> str:
+    """The algorithm's job queue."""
+    return f"mip-{algo_id}.fifo"
+
+
+def dead_letter_queue(algo_id: str) -> str:
+    """Where a job goes after :data:`MAX_RECEIVES` receives."""
+    return f"mip-{algo_id}-dlq.fifo"
+
+
+def service(algo_id: str) -> str:
+    """The service that keeps the algorithm's workers running; also its task family."""
+    return f"mip-{algo_id}"
+
+
+def role(algo_id: str) -> str:
+    """The role whose permissions an algorithm's workers have."""
+    return f"mip-{algo_id}-task"
+
+
+def log_group(algo_id: str) -> str:
+    """Where the algorithm's workers write their logs."""
+    return f"/ecs/mip-{algo_id}"
+
+
+def output_bucket(account: str, region: str) -> str:
+    """The bucket that holds every algorithm's results, each under its own prefix."""
+    return f"mip-output-{account}-{region}"
+
+
+def output_prefix(algo_id: str) -> str:
+    """The only prefix of the output bucket that an algorithm may write."""
+    return f"{algo_id}/"
+
+
+def output_key(algo_id: str, study_id: str, series_id: str | None, image_id: str | None, job_id: str) -> str:
+    """The key of a job's result (CONTRACT.md, "Result message"); parts a scope lacks are left out."""
+    image = image_id.removesuffix(".dcm") if image_id else None
+    name = f"{image}_{job_id}.dcm" if image else f"{job_id}.dcm"
+    folder = "/".join(part for part in (study_id, series_id) if part)
+    return f"{output_prefix(algo_id)}{folder}/{name}"
+
+
+def is_output_key(algo_id: str, key: str, *, legacy: bool) -> bool:
+    """Whether an algorithm may write ``key``; ``legacy`` is the record's ``legacy_output_keys``."""
+    return key.startswith(output_prefix(algo_id)) or (legacy and key.endswith(f"_{algo_id}.dcm"))

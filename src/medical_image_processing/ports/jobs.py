@@ -1,0 +1,103 @@
+"""The job records.
+
+Clauses, each a test in ``testing/``:
+
+- B1 when ``accept`` has returned, the job is on record and its message is, or will be, on the queue (law J1)
+- B2 the same job_id with the same fingerprint is accepted once; with another it is Conflict ``JOB_ID_TAKEN``
+  (law J3)
+- B3 ``apply`` moves a job only forward, and finishes it at most once, whatever is reported how often (law J2)
+- B4 a finished job is among its client's ``unseen`` ones, oldest first, until ``mark_seen`` (law J7)
+- B5 ``fail_open`` finishes every open job of an algorithm and takes their messages off the queue (law P4)
+- B6 ``replay`` reopens a dead-lettered job, and only such a one, as a new attempt (law J5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from medical_image_processing.model.job import Job, JobError, JobMessage, JobResult, JobStatus
+from medical_image_processing.model.page import Page
+
+DEAD_LETTERED = "DEAD_LETTERED"
+"""The error code of a job whose message went to the dead-letter queue."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The job as recorded, its message's id, and whether this call made it."""
+
+    job_id: str
+    client_id: str
+    status: JobStatus
+    message_id: str
+    created: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became known of a job: from its worker, or from the platform itself.
+
+    ``error`` on a RUNNING report is the trouble of the last attempt; it stays on the record until the end.
+    """
+
+    job_id: str
+    algo_id: str
+    status: JobStatus
+    progress: float | None = None
+    attempt: int | None = None
+    started_at: float | None = None
+    error: JobError | None = None
+    result: JobResult | None = None
+
+
+@dataclass(frozen=True)
+class JobCount:
+    """How many jobs of an algorithm are in a state."""
+
+    algo_id: str
+    status: JobStatus
+    count: int
+
+
+class Jobs(Protocol):
+    """Jobs by id."""
+
+    async def accept(self, message: JobMessage, fingerprint: str) -> Accepted:
+        """Record the job and enqueue its message, both or neither."""
+
+    async def get(self, job_id: str) -> Job | None:
+        """The record, or None."""
+
+    async def list(
+        self,
+        *,
+        client_ids: Sequence[str] | None = None,
+        status: JobStatus | None = None,
+        algo_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Job]:
+        """One page, newest first."""
+
+    async def apply(self, reports: Sequence[Report]) -> list[Job]:
+        """Apply reports in order; the jobs that this call finished. Unknown jobs are passed over."""
+
+    async def open_count(self, algo_id: str) -> int:
+        """Jobs that are QUEUED or RUNNING."""
+
+    async def fail_open(self, algo_id: str, error: JobError) -> list[Job]:
+        """End all open jobs of an algorithm, and return them."""
+
+    async def replay(self, job_id: str, *, actor: str) -> str:
+        """Send a dead-lettered job again; the new message's id. NotFound, Conflict ``NOT_REPLAYABLE``."""
+
+    async def unseen(self, client_id: str, *, limit: int) -> list[Job]:
+        """Finished jobs the client has not received, oldest first."""
+
+    async def mark_seen(self, job_ids: Sequence[str]) -> None:
+        """The client has these."""
+
+    async def counts(self) -> list[JobCount]:
+        """Jobs by algorithm and state."""
