@@ -12,7 +12,6 @@ PACS_ID_PATTERN = r"^[A-Za-z0-9._/-]{1,512}$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 
 RESULTS_QUEUE = "mip-results.fifo"
-RESULTS_DEAD_LETTER_QUEUE = "mip-results-dlq.fifo"
 MAX_RECEIVES = 3
 
 RESERVED_ENV = frozenset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,18 +10,13 @@ from fastapi import Security
 from fastapi.security import APIKeyHeader
 
 from medical_image_processing.errors import Forbidden, Unauthorized
-from medical_image_processing.ports.keys import KeyHolder, KeyRole, Keys
+from medical_image_processing.ports.keys import KeyHolder, KeyRole, Keys, digest
 
 _ADMIN_HEADER = APIKeyHeader(name="x-admin-key", auto_error=False, scheme_name="admin key")
 _CLIENT_HEADER = APIKeyHeader(name="x-api-key", auto_error=False, scheme_name="client key")
 
 AdminKey = Annotated[str | None, Security(_ADMIN_HEADER)]
 ClientKey = Annotated[str | None, Security(_CLIENT_HEADER)]
-
-
-def digest(key: str) -> str:
-    """How a key is kept and compared. Keys are random, so a fast hash is as good as a slow one."""
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,9 @@ class Caller:
     def check(self, client_id: str) -> None:
         """Forbidden ``NOT_YOUR_CLIENT_ID`` unless the caller may act for it."""
         if not self.may_use(client_id):
-            raise Forbidden("NOT_YOUR_CLIENT_ID", "this key may not use that client_id; POST /provision makes one")
+            raise Forbidden(
+                "NOT_YOUR_CLIENT_ID", "this key may not use that client_id; POST /provision makes one"
+            )
 
 
 class Access:

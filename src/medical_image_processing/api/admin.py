@@ -1,7 +1,5 @@
 """The admin API (CONTRACT.md, "Admin API"), and the operators' calls beside it."""
 
-from __future__ import annotations
-
 import secrets
 from typing import Annotated
 
@@ -9,19 +7,25 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from medical_image_processing.api import schemas
-from medical_image_processing.api.access import Access, AdminKey, digest
+from medical_image_processing.api.access import Access, AdminKey
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
 from medical_image_processing.model.job import Name
 from medical_image_processing.naming import ALGO_ID_PATTERN, NAME_PATTERN
 from medical_image_processing.ports.jobs import Jobs
-from medical_image_processing.ports.keys import KeyHolder, KeyRole, Keys
+from medical_image_processing.ports.keys import KeyHolder, KeyRole, Keys, digest
 from medical_image_processing.ports.resources import Logs
 
 AlgoIdPath = Annotated[str, Path(pattern=ALGO_ID_PATTERN)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=128, pattern=NAME_PATTERN)]
+
+
+_BODY = schemas.errors(400, 413)
+_E404 = schemas.errors(404)
+_E409 = schemas.errors(409)
+_E412 = schemas.errors(412)
 
 
 class NewKey(BaseModel):
@@ -60,7 +64,7 @@ def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Acce
         actor: Actor, limit: Limit = 100, cursor: Cursor = None, status: AlgorithmStatus | None = None
     ) -> schemas.AlgorithmPage:
         """The registry, by id."""
-        page = await admin.list(status=status, limit=limit, cursor=cursor)
+        page = await admin.page(status=status, limit=limit, cursor=cursor)
         return schemas.AlgorithmPage(algorithms=list(page.items), next_cursor=page.next_cursor)
 
     @router.get("/algorithms/{algo_id}", response_model=Algorithm, responses=_E404)
@@ -84,7 +88,10 @@ def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Acce
         return _tagged(record, response)
 
     @router.delete(
-        "/algorithms/{algo_id}", status_code=202, response_model=Algorithm, responses={**_E404, **_E409, **_E412}
+        "/algorithms/{algo_id}",
+        status_code=202,
+        response_model=Algorithm,
+        responses={**_E404, **_E409, **_E412},
     )
     async def remove(
         algo_id: AlgoIdPath, actor: Actor, response: Response, hard: bool = False, force: bool = False
@@ -127,7 +134,7 @@ def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Acce
     @router.get("/keys", response_model=schemas.KeyList)
     async def list_keys(actor: Actor) -> schemas.KeyList:
         """Who holds keys."""
-        return schemas.KeyList(keys=[_holder(holder) for holder in await keys.list()])
+        return schemas.KeyList(keys=[_holder(holder) for holder in await keys.holders()])
 
     @router.delete("/keys/{name}", status_code=204, responses=_E404)
     async def remove_key(name: Annotated[str, Path(pattern=NAME_PATTERN)], actor: Actor) -> None:
@@ -135,12 +142,6 @@ def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Acce
         await keys.remove(name, actor=actor)
 
     return router
-
-
-_BODY = schemas.errors(400, 415)
-_E404 = schemas.errors(404)
-_E409 = schemas.errors(409)
-_E412 = schemas.errors(412)
 
 
 def _tagged(record: Algorithm, response: Response) -> Algorithm:

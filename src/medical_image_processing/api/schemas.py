@@ -108,7 +108,7 @@ _WORDS = {
     404: "There is no such thing",
     409: "The state of things does not allow it",
     412: "If-Match names a revision that is not the newest",
-    415: "The body must be sent as application/json",
+    413: "The body is too large",
     422: "A field is wrong; details name it",
     429: "The queue is full; Retry-After says when to try again",
     503: "Something the platform needs does not answer",

@@ -34,9 +34,11 @@ class Admin:
             raise NotFound("UNKNOWN_ALGORITHM", f"no algorithm '{algo_id}' is registered")
         return record
 
-    async def list(self, *, status: AlgorithmStatus | None, limit: int, cursor: str | None) -> Page[Algorithm]:
+    async def page(
+        self, *, status: AlgorithmStatus | None, limit: int, cursor: str | None
+    ) -> Page[Algorithm]:
         """One page of the registry."""
-        return await self._registry.list(status=status, limit=limit, cursor=cursor)
+        return await self._registry.page(status=status, limit=limit, cursor=cursor)
 
     async def update(
         self, algo_id: str, patch: AlgorithmPatch, *, actor: str, if_revision: int | None = None

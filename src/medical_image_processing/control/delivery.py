@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from medical_image_processing import naming
 from medical_image_processing.errors import TransientError
 from medical_image_processing.model.job import (
-    Job,
     JobError,
     JobMessage,
     JobResult,
@@ -35,7 +34,9 @@ _BATCH = 100
 class Delivery:
     """Results and dead letters in, states and pushes out. Every step may be repeated after a crash."""
 
-    def __init__(self, queues: Queues, jobs: Jobs, registry: Registry, push: Push, *, output_bucket: str) -> None:
+    def __init__(
+        self, queues: Queues, jobs: Jobs, registry: Registry, push: Push, *, output_bucket: str
+    ) -> None:
         self._queues = queues
         self._jobs = jobs
         self._registry = registry
@@ -77,7 +78,9 @@ class Delivery:
         except ValidationError as error:
             # The text itself may hold anything; where it is wrong is enough (law A3).
             places = [".".join(map(str, e["loc"])) or "message" for e in error.errors(include_input=False)]
-            _LOG.warning("a result message of %s was dropped, wrong in: %s", message.sender, ", ".join(places))
+            _LOG.warning(
+                "a result message of %s was dropped, wrong in: %s", message.sender, ", ".join(places)
+            )
             return None
         if message.sender not in (None, result.algo_id):
             _LOG.warning("%s sent a result in the name of %s; dropped", message.sender, result.algo_id)
@@ -87,7 +90,9 @@ class Delivery:
     async def _report(self, result: ResultMessage) -> Report:
         refused = await self._refusal(result)
         if refused is not None:
-            return Report(result.job_id, result.algo_id, JobStatus.FAILED, attempt=result.attempt, error=refused)
+            return Report(
+                result.job_id, result.algo_id, JobStatus.FAILED, attempt=result.attempt, error=refused
+            )
         return Report(
             result.job_id,
             result.algo_id,
@@ -107,7 +112,9 @@ class Delivery:
         for item in (result.dicom, *result.outputs):
             if item is None:
                 continue
-            if item.bucket != self._bucket or not naming.is_output_key(result.algo_id, item.key, legacy=legacy):
+            if item.bucket != self._bucket or not naming.is_output_key(
+                result.algo_id, item.key, legacy=legacy
+            ):
                 return JobError(
                     code="OUTPUT_NOT_ALLOWED",
                     message="the result lies outside the algorithm's own output; write to "
@@ -143,18 +150,3 @@ def _result(result: ResultMessage) -> JobResult | None:
         return None
     dicom = result.dicom.model_copy(update={"url": None})
     return JobResult(dicom=dicom, outputs=result.outputs, provenance=result.provenance)
-
-
-def payload(job: Job) -> dict[str, object]:
-    """What a client receives for a finished job, before URLs are signed (CONTRACT.md, "Result message")."""
-    message: dict[str, object] = {
-        "job_id": job.job_id,
-        "algo_id": job.algo_id,
-        "client_id": job.client_id,
-        "status": job.status.value,
-    }
-    if job.result is not None:
-        message |= job.result.model_dump(mode="json", exclude_none=True)
-    if job.error is not None:
-        message["error"] = job.error.model_dump(mode="json")
-    return message

@@ -16,10 +16,13 @@ AlgoId = Annotated[str, StringConstraints(pattern=ALGO_ID_PATTERN)]
 ImageUri = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[!-~]+$")]
 Argument = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00]*$")]
 Command = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)]
-Env = Annotated[dict[str, Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]], Field(max_length=32)]
+EnvValue = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
+Env = Annotated[dict[str, EnvValue], Field(max_length=32)]
 DesiredCount = Annotated[int, Field(ge=0, le=1000, strict=True)]
 Units = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
+# Records inherit the spec, so what makes a task is listed, not what doesn't.
+_TASK_FIELDS = {"algorithm_id", "image_uri", "cpu", "memory", "command", "env"}
 _ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
 
 
@@ -94,7 +97,7 @@ class AlgorithmSpec(BaseModel):
 
     def task_fingerprint(self) -> str:
         """Names what a worker is started from; it changes exactly when workers must be replaced."""
-        task = self.model_dump(mode="json", exclude={"desired_count", "legacy_output_keys"})
+        task = self.model_dump(mode="json", include=_TASK_FIELDS)
         return hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -64,8 +64,13 @@ class ProcessRequest(BaseModel):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if self.parameters and len(json.dumps(self.parameters)) > MAX_PARAMETERS_BYTES:
-            raise ValueError(f"parameters are at most {MAX_PARAMETERS_BYTES} bytes of JSON")
+        if self.parameters:
+            try:
+                text = json.dumps(self.parameters, ensure_ascii=False, allow_nan=False).encode()
+            except (ValueError, RecursionError) as error:
+                raise ValueError("parameters must be plain JSON: no NaN, no lone surrogates") from error
+            if len(text) > MAX_PARAMETERS_BYTES:
+                raise ValueError(f"parameters are at most {MAX_PARAMETERS_BYTES} bytes of JSON")
         return self
 
     def fingerprint(self, algo_id: str) -> str:

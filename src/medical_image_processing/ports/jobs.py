@@ -70,7 +70,7 @@ class Jobs(Protocol):
     async def get(self, job_id: str) -> Job | None:
         """The record, or None."""
 
-    async def list(
+    async def page(
         self,
         *,
         client_ids: Sequence[str] | None = None,
@@ -93,8 +93,8 @@ class Jobs(Protocol):
     async def replay(self, job_id: str, *, actor: str) -> str:
         """Send a dead-lettered job again; the new message's id. NotFound, Conflict ``NOT_REPLAYABLE``."""
 
-    async def unseen(self, client_id: str, *, limit: int) -> list[Job]:
-        """Finished jobs the client has not received, oldest first."""
+    async def unseen(self, client_id: str, *, after: str | None, limit: int) -> list[Job]:
+        """Finished jobs the client has not received, oldest first, from behind the job ``after``."""
 
     async def mark_seen(self, job_ids: Sequence[str]) -> None:
         """The client has these."""

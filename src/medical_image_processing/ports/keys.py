@@ -8,10 +8,16 @@ Clauses, each a test in ``testing/``:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+
+def digest(key: str) -> str:
+    """How a key is kept and compared. Keys are random, so a fast hash is as good as a slow one."""
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
 
 
 class KeyRole(StrEnum):
@@ -37,13 +43,15 @@ class Keys(Protocol):
     async def find(self, digest: str) -> KeyHolder | None:
         """Whose key this is, or None."""
 
-    async def add(self, digest: str, *, name: str, role: KeyRole, client_ids: Sequence[str], actor: str) -> KeyHolder:
+    async def add(
+        self, digest: str, *, name: str, role: KeyRole, client_ids: Sequence[str], actor: str
+    ) -> KeyHolder:
         """Conflict ``KEY_NAME_TAKEN`` when the name has a key."""
 
     async def grant_client_id(self, name: str, client_id: str) -> None:
         """Let the holder use one more client_id."""
 
-    async def list(self) -> list[KeyHolder]:
+    async def holders(self) -> list[KeyHolder]:
         """All holders, by name."""
 
     async def remove(self, name: str, *, actor: str) -> None:

@@ -25,6 +25,9 @@ class OutgoingMessage:
     body: str
     group_id: str
     dedup_id: str
+    attributes: str | None = None
+    """The message attributes of SQS, as JSON text."""
+    sender: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,15 @@ class DeadLetter:
     body: str
 
 
+@dataclass(frozen=True)
+class QueueGauge:
+    """A queue that holds messages: how many, and the age of the oldest in seconds."""
+
+    queue: str
+    depth: int
+    oldest_s: float
+
+
 class Queues(Protocol):
     """FIFO queues by name."""
 
@@ -74,3 +86,6 @@ class Queues(Protocol):
 
     async def settle_dead_letters(self, message_ids: Sequence[str]) -> None:
         """These have been answered for; ``dead_letters`` won't return them again."""
+
+    async def gauges(self) -> list[QueueGauge]:
+        """All queues that hold messages."""

@@ -24,7 +24,7 @@ class Registry(Protocol):
     async def get(self, algo_id: str) -> Algorithm | None:
         """The record, or None."""
 
-    async def list(
+    async def page(
         self, *, status: AlgorithmStatus | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page[Algorithm]:
         """One page, ordered by id; ``cursor`` is the last id of the page before."""

@@ -68,7 +68,10 @@ class Resources(Protocol):
         """Where the workers log."""
 
     async def register_task_definition(self, spec: AlgorithmSpec, *, revision: int) -> None:
-        """A task definition for the spec's fingerprint, named after ``revision``. PermanentError when the engine can't run the spec."""
+        """A task definition for the spec's fingerprint, named after ``revision``.
+
+        PermanentError when the engine can't run the spec.
+        """
 
     async def put_service(self, algo_id: str, *, task_fingerprint: str, desired_count: int) -> None:
         """Create the service, or move it to this task definition and count."""

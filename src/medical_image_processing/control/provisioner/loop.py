@@ -88,14 +88,16 @@ class Provisioner:
         tries = self._failures[algo_id] = self._failures.get(algo_id, 0) + 1
         delay = min(_FIRST_RETRY_S * 2 ** (tries - 1), _LAST_RETRY_S)
         expected = isinstance(error, MipError)
-        _LOG.warning("provisioning %s failed, again in %.0f s: %s", algo_id, delay, error, exc_info=not expected)
+        _LOG.warning(
+            "provisioning %s failed, again in %.0f s: %s", algo_id, delay, error, exc_info=not expected
+        )
         asyncio.get_running_loop().call_later(delay, self.notify, algo_id)
 
     async def _sweep(self) -> None:
         while True:
             cursor: str | None = None
             while True:
-                page = await self._registry.list(limit=100, cursor=cursor)
+                page = await self._registry.page(limit=100, cursor=cursor)
                 for record in page.items:
                     self.notify(record.algorithm_id)
                     await asyncio.sleep(0.005)  # thousands of records must not hold up the jobs

@@ -1,0 +1,68 @@
+"""The platform's HTTP and WebSocket API over control/."""
+
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
+
+from medical_image_processing import __version__
+from medical_image_processing.api import admin, failures, processing, schemas, websocket
+from medical_image_processing.api.access import Access, AdminKey
+from medical_image_processing.api.metrics import Metrics
+from medical_image_processing.control.admin import Admin
+from medical_image_processing.control.router import Router
+from medical_image_processing.ports.jobs import Jobs
+from medical_image_processing.ports.keys import Keys
+from medical_image_processing.ports.outputs import Outputs
+from medical_image_processing.ports.resources import Logs
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the routes call."""
+
+    admin: Admin
+    router: Router
+    jobs: Jobs
+    keys: Keys
+    logs: Logs
+    outputs: Outputs
+    access: Access
+    hub: websocket.Hub
+    metrics: Metrics
+
+
+def create_app(parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bool) -> FastAPI:
+    """The application. ``open_metrics``: whether /metrics needs no admin key."""
+    app = FastAPI(
+        title="Medical image processing platform",
+        version=__version__,
+        description="Register an algorithm while the platform runs, send it studies, get DICOM back.",
+    )
+    failures.install(app)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(allow_origins),
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["content-type", "x-admin-key", "x-api-key", "if-match"],
+        expose_headers=["etag", "retry-after"],
+    )
+    app.include_router(admin.create_router(parts.admin, parts.jobs, parts.keys, parts.logs, parts.access))
+    app.include_router(
+        processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access)
+    )
+    app.include_router(websocket.create_router(parts.hub, parts.access))
+
+    @app.get("/health", response_model=schemas.HealthAnswer, tags=["operation"])
+    async def health() -> schemas.HealthAnswer:
+        """The platform takes jobs."""
+        return schemas.HealthAnswer(status="ok", version=__version__)
+
+    @app.get("/metrics", tags=["operation"], responses=schemas.errors(401))
+    async def read_metrics(key: AdminKey = None) -> Response:
+        """Prometheus text."""
+        if not open_metrics:
+            await parts.access.admin(key)
+        return Response(await parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app

@@ -1,0 +1,98 @@
+"""The processing API (CONTRACT.md, "Processing API")."""
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from medical_image_processing.api import schemas
+from medical_image_processing.api.access import Access, Caller, ClientKey
+from medical_image_processing.api.results import host_of, job_answer
+from medical_image_processing.control.router import Router, new_client_id
+from medical_image_processing.errors import NotFound
+from medical_image_processing.model.job import Job, JobStatus, Name, ProcessRequest
+from medical_image_processing.naming import ALGO_ID_PATTERN, NAME_PATTERN
+from medical_image_processing.ports.jobs import Jobs
+from medical_image_processing.ports.keys import Keys
+from medical_image_processing.ports.outputs import Outputs
+
+AlgoIdPath = Annotated[str, Path(pattern=ALGO_ID_PATTERN)]
+
+
+def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, access: Access) -> APIRouter:
+    """The clients' routes."""
+
+    async def client(key: ClientKey = None) -> Caller:
+        return await access.client(key)
+
+    Client = Annotated[Caller, Depends(client)]
+    routes = APIRouter(tags=["processing"], responses=schemas.errors(401, 422, 503))
+
+    @routes.post("/provision", response_model=schemas.ProvisionAnswer, responses=schemas.errors(400, 413))
+    async def provision(caller: Client, body: dict[str, Any] | None = None) -> schemas.ProvisionAnswer:
+        """A client_id of one's own, which can't be guessed."""
+        return schemas.ProvisionAnswer(client_id=await _new_client_id(caller))
+
+    @routes.post(
+        "/process/{algo_id}",
+        status_code=202,
+        response_model=schemas.ProcessAnswer,
+        responses=schemas.errors(400, 403, 404, 409, 413, 429),
+    )
+    async def process(
+        algo_id: Annotated[str, Path(max_length=512)], body: ProcessRequest, caller: Client
+    ) -> Response:
+        """Accept a job. Once this answers 202, it will be run, whatever happens to the platform."""
+        if body.client_id is not None:
+            caller.check(body.client_id)
+        elif caller.holder is not None:
+            own = caller.holder.client_ids[0] if caller.holder.client_ids else await _new_client_id(caller)
+            body = body.model_copy(update={"client_id": own})
+        accepted = await router.submit(algo_id, body)
+        answer = {
+            "message": "Enqueued",
+            "job_id": accepted.job_id,
+            "client_id": accepted.client_id,
+            "status": accepted.status.value,
+            "sqs_message_id": accepted.message_id,
+        }
+        return Response(json.dumps(answer), 202, media_type="application/json")
+
+    @routes.get("/jobs/{job_id}", response_model=Job, responses=schemas.errors(404))
+    async def show(
+        job_id: Annotated[str, Path(pattern=NAME_PATTERN)], caller: Client, request: Request
+    ) -> Response:
+        """One job, with where its result lies once it has one."""
+        job = await jobs.get(job_id)
+        # A job of somebody else is as good as none: whether it exists is not the caller's to know.
+        if job is None or not caller.may_use(job.client_id):
+            raise NotFound("UNKNOWN_JOB", f"no job '{job_id}'")
+        return JSONResponse(job_answer(job, outputs, host_of(request.headers.get("host"))))
+
+    @routes.get("/jobs", response_model=schemas.JobPage, responses=schemas.errors(403))
+    async def list_jobs(
+        caller: Client,
+        request: Request,
+        client_id: Annotated[Name | None, Query()] = None,
+        status: JobStatus | None = None,
+        algo_id: Annotated[str | None, Query(pattern=ALGO_ID_PATTERN)] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")] = None,
+    ) -> Response:
+        """Jobs, newest first."""
+        if client_id is not None:
+            caller.check(client_id)
+        ids = caller.client_ids if client_id is None else (client_id,)
+        page = await jobs.page(client_ids=ids, status=status, algo_id=algo_id, limit=limit, cursor=cursor)
+        host = host_of(request.headers.get("host"))
+        answers = [job_answer(job, outputs, host) for job in page.items]
+        return JSONResponse({"jobs": answers, "next_cursor": page.next_cursor})
+
+    async def _new_client_id(caller: Caller) -> str:
+        client_id = new_client_id()
+        if caller.holder is not None:
+            await keys.grant_client_id(caller.holder.name, client_id)
+        return client_id
+
+    return routes

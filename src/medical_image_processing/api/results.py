@@ -1,0 +1,44 @@
+"""A finished job as its client sees it: the contract's result message, with fresh signed URLs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from medical_image_processing.model.job import Job
+from medical_image_processing.ports.outputs import Outputs
+
+_HOST = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(:\d{1,5})?$")
+
+
+def host_of(header: str | None) -> str:
+    """The host name in a Host header, as the client reached us; the loopback when it is none."""
+    match = _HOST.match(header or "")
+    return match.group(1) if match else "127.0.0.1"
+
+
+def result_message(job: Job, outputs: Outputs, host: str) -> dict[str, Any]:
+    """What goes over the WebSocket (CONTRACT.md, "Result message")."""
+    message: dict[str, Any] = {
+        "job_id": job.job_id,
+        "algo_id": job.algo_id,
+        "client_id": job.client_id,
+        "status": job.status.value,
+    }
+    if job.error is not None:
+        message["error"] = job.error.model_dump(mode="json")
+    return message | (_signed(job, outputs, host) or {})
+
+
+def job_answer(job: Job, outputs: Outputs, host: str) -> dict[str, Any]:
+    """What GET /jobs/{job_id} answers."""
+    return job.model_dump(mode="json", exclude={"result"}) | {"result": _signed(job, outputs, host)}
+
+
+def _signed(job: Job, outputs: Outputs, host: str) -> dict[str, Any] | None:
+    if job.result is None:
+        return None
+    result = job.result.model_dump(mode="json", exclude_none=True)
+    for item in (result["dicom"], *result["outputs"]):
+        item["url"] = outputs.sign(item["bucket"], item["key"], host=host)
+    return result

@@ -1,0 +1,159 @@
+"""Results over the WebSocket (CONTRACT.md, ``WS /ws``): those the client missed, then each as it comes.
+
+A result counts as received when the connection has since answered a keep-alive ping, or was closed
+properly by the client. Where a connection just breaks, what was on its way is sent again on the next one
+(law J7), so a client may see a result twice, and never not at all.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from collections import OrderedDict
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from medical_image_processing.api.access import Access
+from medical_image_processing.api.failures import answer
+from medical_image_processing.api.results import host_of, result_message
+from medical_image_processing.errors import Forbidden, Unauthorized
+from medical_image_processing.model.job import Job
+from medical_image_processing.naming import NAME_PATTERN
+from medical_image_processing.ports.jobs import Jobs
+from medical_image_processing.ports.outputs import Outputs
+
+PING_INTERVAL_S = 5.0
+PING_TIMEOUT_S = 5.0
+_PAGE = 100
+_MOST_WAITING = 1000
+_CLEAN_CLOSE = (1000, 1001)
+_NAME = re.compile(NAME_PATTERN)
+
+
+class _Connection:
+    """One client's socket, and the results on their way through it."""
+
+    def __init__(self, socket: WebSocket, client_id: str) -> None:
+        self.socket = socket
+        self.client_id = client_id
+        self.host = host_of(socket.headers.get("host"))
+        self.waiting: asyncio.Queue[Job] = asyncio.Queue(_MOST_WAITING)
+        self.behind = True
+        self.sent: OrderedDict[str, float] = OrderedDict()
+        """Job ids not yet known to be received, with when they were sent (monotonic seconds)."""
+
+    def offer(self, job: Job) -> None:
+        try:
+            self.waiting.put_nowait(job)
+        except asyncio.QueueFull:
+            self.behind = True  # the rest is read from the records when the client has caught up
+
+
+class Hub:
+    """The connections of this process. Implements :class:`ports.push.Push`."""
+
+    def __init__(self, jobs: Jobs, outputs: Outputs) -> None:
+        self._jobs = jobs
+        self._outputs = outputs
+        self._connections: dict[str, set[_Connection]] = {}
+
+    async def push(self, job: Job) -> None:
+        """Hand the job to whichever connections its client has now."""
+        for connection in self._connections.get(job.client_id, ()):
+            connection.offer(job)
+
+    async def serve(self, socket: WebSocket, client_id: str) -> None:
+        """Send results until the client goes."""
+        await socket.accept()
+        connection = _Connection(socket, client_id)
+        self._connections.setdefault(client_id, set()).add(connection)
+        clean = False
+        try:
+            clean = await self._converse(connection)
+        finally:
+            mine = self._connections[client_id]
+            mine.discard(connection)
+            if not mine:
+                del self._connections[client_id]
+            if clean and connection.sent:
+                await self._jobs.mark_seen(list(connection.sent))
+
+    async def _converse(self, connection: _Connection) -> bool:
+        """Whether the client closed the connection properly."""
+        listening = asyncio.create_task(self._listen(connection))
+        working = [asyncio.create_task(work(connection)) for work in (self._send_all, self._settle)]
+        try:
+            await asyncio.wait([listening, *working], return_when=asyncio.FIRST_COMPLETED)
+            return listening.done() and not listening.cancelled() and listening.result()
+        finally:
+            for task in (listening, *working):
+                task.cancel()
+            await asyncio.gather(listening, *working, return_exceptions=True)
+
+    async def _listen(self, connection: _Connection) -> bool:
+        while True:
+            message = await connection.socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return message.get("code") in _CLEAN_CLOSE
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                said = json.loads(message.get("text") or "null")
+                if isinstance(said, dict) and said.get("type") == "ping":
+                    await connection.socket.send_text('{"type": "pong"}')
+
+    async def _send_all(self, connection: _Connection) -> None:
+        while True:
+            if connection.behind:
+                await self._catch_up(connection)
+            job = await connection.waiting.get()
+            if job.job_id not in connection.sent:
+                await self._send(connection, job)
+
+    async def _catch_up(self, connection: _Connection) -> None:
+        connection.behind = False
+        last: str | None = None
+        while jobs := await self._jobs.unseen(connection.client_id, after=last, limit=_PAGE):
+            for job in jobs:
+                if job.job_id not in connection.sent:
+                    await self._send(connection, job)
+            last = jobs[-1].job_id
+
+    async def _send(self, connection: _Connection, job: Job) -> None:
+        message = result_message(job, self._outputs, connection.host)
+        connection.sent[job.job_id] = time.monotonic()
+        await connection.socket.send_text(json.dumps(message))
+
+    async def _settle(self, connection: _Connection) -> None:
+        """A ping was answered after everything sent before the last interval and timeout."""
+        while True:
+            await asyncio.sleep(PING_INTERVAL_S)
+            before = time.monotonic() - PING_INTERVAL_S - PING_TIMEOUT_S
+            received = [job_id for job_id, at in connection.sent.items() if at < before]
+            if received:
+                await self._jobs.mark_seen(received)
+                for job_id in received:
+                    del connection.sent[job_id]
+
+
+def create_router(hub: Hub, access: Access) -> APIRouter:
+    """``/ws``."""
+    routes = APIRouter()
+
+    @routes.websocket("/ws")
+    async def results(socket: WebSocket, client_id: str = "", key: str | None = None) -> None:
+        try:
+            caller = await access.client(socket.headers.get("x-api-key") or key)
+            if not _NAME.match(client_id):
+                await socket.send_denial_response(
+                    answer(422, "INVALID_REQUEST", "client_id: connect to /ws?client_id=…")
+                )
+                return
+            caller.check(client_id)
+        except (Unauthorized, Forbidden) as error:
+            status = 401 if isinstance(error, Unauthorized) else 403
+            await socket.send_denial_response(answer(status, error.code, error.message))
+            return
+        with contextlib.suppress(WebSocketDisconnect):
+            await hub.serve(socket, client_id)
+
+    return routes

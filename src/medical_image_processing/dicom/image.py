@@ -1,0 +1,60 @@
+"""An image as the algorithms see it, and the headers that the result must carry on.
+
+:func:`~medical_image_processing.dicom.read.read_image` makes one; the writers take one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from medical_image_processing.dicom import header
+
+
+@dataclass(frozen=True)
+class Image:
+    """A slice or a volume.
+
+    ``pixels``: (rows, columns) or (slices, rows, columns) in modality units (HU for CT): int16 where that
+    is exact, else float32. A series is sorted along the normal of its planes; the frames of a multi-frame
+    object keep their order.
+    ``spacing``: mm between slices, rows and columns; 1.0 where the headers don't say.
+    ``orientation``: the six direction cosines of rows and columns (PS3.3 C.7.6.2.1.1), or None.
+    ``sources``: one header per file in the order of the slices, with the elements named in
+    :data:`~medical_image_processing.dicom.header.TAGS` and without pixel data.
+    """
+
+    pixels: npt.NDArray[Any]
+    spacing: tuple[float, float, float]
+    orientation: tuple[float, ...] | None
+    modality: str
+    sources: tuple[Dataset, ...]
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether there is a slice axis."""
+        return self.pixels.ndim == 3
+
+    @property
+    def source_uids(self) -> tuple[str, ...]:
+        """The SOP Instance UIDs of the files; those that have none are left out."""
+        uids = (header.sop_instance_uid(source) for source in self.sources)
+        return tuple(uid for uid in uids if uid)
+
+    def meta(self) -> dict[str, Any]:
+        """What a Processor is told about the image, beside the caller's parameters."""
+        return {"spacing": self.spacing, "modality": self.modality, "orientation": self.orientation}
+
+    def slice_at(self, index: int) -> npt.NDArray[Any]:
+        """The slice ``index`` of a volume; of a slice, itself."""
+        pixels: npt.NDArray[Any] = self.pixels[index] if self.is_volume else self.pixels
+        return pixels
+
+
+def as_slices(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view with a slice axis, which a single slice gets with length 1."""
+    return array if array.ndim == 3 else array[np.newaxis]

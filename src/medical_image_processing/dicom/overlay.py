@@ -1,0 +1,75 @@
+"""A mask drawn over its image in eight bits a pixel, so that every viewer shows it and nothing is lost.
+
+Index 0..127 is the windowed gray of the image, 128..254 the same gray tinted where the mask is set, 255 the
+mask's contour. The mask is therefore exactly the indices from 128 on.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[Any]
+Window = tuple[float, float]
+"""Lowest and highest value shown, in modality units."""
+
+FIRST_MASK_INDEX = 128
+_GRAYS = 128
+_CONTOUR_INDEX = 255
+_CT_SOFT_TISSUE: Window = (-160.0, 240.0)  # centre 40 HU, width 400
+_TINT = (255.0, 140.0, 0.0)
+_TINT_SHARE = 0.35
+_CONTOUR = (255.0, 220.0, 60.0)
+_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+_SAMPLES = 65536
+
+
+@cache
+def palette() -> npt.NDArray[np.uint16]:
+    """(256, 3) red, green and blue for every index, 16 bits."""
+    gray = np.arange(_GRAYS) * (255.0 / (_GRAYS - 1))
+    plain = np.repeat(gray[:, np.newaxis], 3, axis=1)
+    tinted = plain * (1 - _TINT_SHARE) + np.array(_TINT) * _TINT_SHARE
+    tinted[-1] = _CONTOUR
+    eight_bits = np.rint(np.concatenate([plain, tinted])).astype(np.uint16)
+    # The high byte repeated: a viewer that keeps only one of the two gets the same colour.
+    colours: npt.NDArray[np.uint16] = eight_bits * 257
+    return colours
+
+
+@cache
+def palette_rgb() -> npt.NDArray[np.uint8]:
+    """(256, 1, 3) red, green and blue for every index, 8 bits, as OpenCV's applyColorMap takes them."""
+    return (palette() >> 8).astype(np.uint8).reshape(256, 1, 3)
+
+
+def choose_window(pixels: Pixels, modality: str) -> Window:
+    """Soft tissue for CT; for every other modality what lies between the 1st and the 99th percentile."""
+    if modality == "CT":
+        return _CT_SOFT_TISSUE
+    flat = pixels.reshape(-1)
+    low, high = np.nanpercentile(flat[:: max(1, flat.size // _SAMPLES)], (1, 99))
+    if not np.isfinite([low, high]).all():
+        return (0.0, 1.0)
+    return (float(low), float(high) if high > low else float(low) + 1.0)
+
+
+def index_image(pixels: Pixels, mask: Pixels, window: Window) -> npt.NDArray[np.uint8]:
+    """One slice and its mask (rows, columns) as indices into :func:`palette`."""
+    low, high = window
+    scale = (_GRAYS - 1) / (high - low)
+    # Saturates at 0 and 255 on its way to eight bits.
+    gray = cv2.addWeighted(pixels, scale, pixels, 0.0, -low * scale, dtype=cv2.CV_8U)
+    cv2.min(gray, _GRAYS - 1, dst=gray)
+    inside = cv2.compare(mask, 0, cv2.CMP_NE)
+    if not cv2.hasNonZero(inside):
+        return gray
+    contour = cv2.bitwise_xor(inside, cv2.erode(inside, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0))
+    tinted = cv2.bitwise_or(cv2.min(gray, _GRAYS - 2), FIRST_MASK_INDEX)
+    cv2.copyTo(tinted, inside, gray)
+    cv2.max(gray, contour, dst=gray)
+    return gray

@@ -1,0 +1,297 @@
+"""From encoded pixel data to arrays: stored values first, modality units after.
+
+Uncompressed monochrome, what scanners send, is viewed in place. JPEG 2000 of that kind goes through
+OpenCV, whose decoder gives the same values as pylibjpeg's and lets other threads run meanwhile. All the
+rest is pydicom's, with its plugins. What a header claims is compared with the bytes that are there before
+any memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    UID_dictionary,
+)
+
+from medical_image_processing.dicom import header
+from medical_image_processing.errors import InputRejected
+
+Pixels = npt.NDArray[Any]
+
+MAX_DECODED_BYTES = 2**31
+"""No object may decode to more than this."""
+_MAX_COMPRESSION = 1000
+_ALWAYS_ALLOWED_BYTES = 64 * 2**20
+
+_LITTLE_ENDIAN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
+_JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless})
+_PIXEL_TAGS = (header.PIXEL_DATA, 0x7FE00008, 0x7FE00009)
+_MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_RED_GREEN_BLUE = np.array([0.299, 0.587, 0.114], np.float32)
+
+# OpenCV writes its decoder's complaints to standard error; ours are exceptions.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the header says of the pixel data (PS3.3 C.7.6.3)."""
+
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    photometric: str
+    bits_allocated: int
+    bits_stored: int
+    is_signed: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(frames, rows, columns)."""
+        return (self.frames, self.rows, self.columns)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """How much memory the stored values take."""
+        pixels = self.frames * self.rows * self.columns * self.samples
+        return (pixels * self.bits_allocated + 7) // 8
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is monochrome of whole bytes, which needs no conversion."""
+        return self.samples == 1 and self.bits_allocated in (8, 16) and self.photometric in _MONOCHROME
+
+
+def read_layout(dataset: Dataset) -> Layout:
+    """The layout of ``dataset``, or :class:`InputRejected` ``BAD_HEADER``."""
+    frames = header.number(dataset, header.NUMBER_OF_FRAMES, 1)
+    layout = Layout(
+        rows=header.unsigned(dataset, header.ROWS),
+        columns=header.unsigned(dataset, header.COLUMNS),
+        frames=int(frames) or 1,
+        samples=header.unsigned(dataset, header.SAMPLES_PER_PIXEL, 1),
+        photometric=header.text(dataset, header.PHOTOMETRIC_INTERPRETATION),
+        bits_allocated=(allocated := header.unsigned(dataset, header.BITS_ALLOCATED)),
+        bits_stored=header.unsigned(dataset, header.BITS_STORED, allocated),
+        is_signed=header.unsigned(dataset, header.PIXEL_REPRESENTATION, 0) == 1,
+    )
+    if layout.rows == 0 or layout.columns == 0:
+        raise header.bad(header.ROWS if layout.rows == 0 else header.COLUMNS, "is zero")
+    if frames < 0 or frames != int(frames):
+        raise header.bad(header.NUMBER_OF_FRAMES, "is not a count")
+    if layout.samples not in (1, 3):
+        raise header.bad(header.SAMPLES_PER_PIXEL, "is neither 1 nor 3")
+    if not 0 < layout.bits_stored <= layout.bits_allocated <= 64:
+        raise header.bad(header.BITS_STORED, "does not fit BitsAllocated")
+    return layout
+
+
+def decode(dataset: FileDataset) -> Pixels:
+    """The pixels in modality units, (frames, rows, columns), int16 where exact, else float32.
+
+    Raises :class:`InputRejected`: ``NO_PIXELS``, ``BAD_HEADER``, ``TOO_LARGE``, ``UNDECODABLE_PIXELS``.
+    """
+    encoded = _encoded(dataset)
+    layout = read_layout(dataset)
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not syntax:
+        raise InputRejected("BAD_HEADER", "The file does not say its transfer syntax; ask its source for a complete file.")
+    _check_size(layout, len(encoded), syntax)
+    stored = _view(encoded, layout) if syntax in _LITTLE_ENDIAN and layout.is_plain else None
+    if stored is None and syntax in _JPEG_2000:
+        stored = _decode_jpeg_2000(encoded, layout)
+    if stored is None:
+        stored = _decode_any(dataset, layout, syntax)
+    return to_modality_units(stored, dataset)
+
+
+def _encoded(dataset: Dataset) -> bytes:
+    for tag in _PIXEL_TAGS:
+        element = dataset.get_item(tag, keep_deferred=True)
+        if element is not None:
+            if isinstance(element.value, bytes) and element.value:
+                return element.value
+    raise InputRejected("NO_PIXELS", "The DICOM object holds no pixel data; send an image.")
+
+
+def _check_size(layout: Layout, held_bytes: int, syntax: Any) -> None:
+    claimed = layout.decoded_bytes
+    if syntax.is_encapsulated:
+        limit = min(MAX_DECODED_BYTES, max(_ALWAYS_ALLOWED_BYTES, _MAX_COMPRESSION * held_bytes))
+    else:
+        limit = MAX_DECODED_BYTES
+    if claimed > limit:
+        raise InputRejected(
+            "TOO_LARGE",
+            f"The header claims {claimed} bytes of pixels and the file holds {held_bytes}; the limit is {limit}.",
+        )
+    if layout.photometric == "YBR_FULL_422":
+        claimed = claimed * 2 // 3
+    if not syntax.is_encapsulated and held_bytes < claimed:
+        raise InputRejected(
+            "UNDECODABLE_PIXELS",
+            f"The pixel data is cut short: {held_bytes} bytes of {claimed}; fetch the file again.",
+        )
+
+
+def _view(encoded: bytes, layout: Layout) -> Pixels:
+    """Little endian monochrome where it lies. Only bits beyond BitsStored make a copy necessary."""
+    kind = f"<{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}"
+    count = layout.frames * layout.rows * layout.columns
+    stored: Pixels = np.frombuffer(encoded, kind, count).reshape(layout.shape)
+    return without_unused_bits(stored, layout)
+
+
+def without_unused_bits(stored: Pixels, layout: Layout) -> Pixels:
+    """``stored`` with its bits above BitsStored made sign or zero, as PS3.5 8.1.1 leaves them undefined."""
+    unused = stored.dtype.itemsize * 8 - layout.bits_stored
+    if unused == 0:
+        return stored
+    low, high = (-(1 << layout.bits_stored - 1), 1 << layout.bits_stored - 1) if layout.is_signed else (
+        0,
+        1 << layout.bits_stored,
+    )
+    if int(stored.max()) < high and int(stored.min()) >= low:
+        return stored
+    cleaned: Pixels = np.right_shift(np.left_shift(stored, unused), unused)
+    return cleaned
+
+
+def _decode_jpeg_2000(encoded: bytes, layout: Layout) -> Pixels | None:
+    """Unsigned monochrome frames by OpenCV, or None where it can't or where it might differ."""
+    if not layout.is_plain or layout.is_signed:
+        return None
+    try:
+        frames = list(generate_frames(encoded, number_of_frames=layout.frames))
+    except Exception:  # noqa: BLE001 - pydicom raises many kinds on broken encapsulation; its own path says which
+        return None
+    if len(frames) != layout.frames or not all(_is_unsigned_codestream(frame, layout) for frame in frames):
+        return None
+    decoded = [cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED) for frame in frames]
+    if any(image is None or image.shape != (layout.rows, layout.columns) for image in decoded):
+        return None
+    return without_unused_bits(np.stack(decoded), layout) if len(decoded) > 1 else decoded[0][np.newaxis]
+
+
+def _is_unsigned_codestream(frame: bytes, layout: Layout) -> bool:
+    """Whether the SIZ marker (ITU-T T.800 A.5.1) agrees with the header: one unsigned component, same size."""
+    if frame[:4] != b"\xff\x4f\xff\x51" or len(frame) < 43:
+        return False
+    _, _, right, bottom, left, top = struct.unpack(">HHIIII", frame[4:24])
+    components, depth = struct.unpack(">HB", frame[40:43])
+    size = (bottom - top, right - left)
+    return size == (layout.rows, layout.columns) and components == 1 and depth + 1 == layout.bits_stored
+
+
+def _decode_any(dataset: FileDataset, layout: Layout, syntax: Any) -> Pixels:
+    """Whatever pydicom and its plugins can decode; colour becomes luminance."""
+    try:
+        values, info = get_decoder(syntax).as_array(dataset, raw=False)
+        photometric = info["photometric_interpretation"]
+        if photometric == "PALETTE COLOR":
+            values = apply_color_lut(values, dataset)
+            photometric = "RGB"
+        if layout.samples == 3 or photometric == "RGB":
+            values = values[..., 0] if str(photometric).startswith("YBR") else _luminance(values)
+        return values.reshape(layout.shape).astype(values.dtype.newbyteorder("="), copy=False)
+    except BaseException as error:
+        # Decoders raise anything on broken data; a panic of the Rust ones isn't even an Exception.
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise InputRejected("UNDECODABLE_PIXELS", _why_undecodable(syntax)) from error
+
+
+def _luminance(colours: Pixels) -> Pixels:
+    """ITU-R BT.601 luma of (…, red, green, blue); whole numbers where the colours had at most 16 bits."""
+    luminance: Pixels = np.rint(colours[..., :3] @ _RED_GREEN_BLUE)
+    return luminance.astype(np.int32) if colours.dtype.itemsize <= 2 else luminance
+
+
+def _why_undecodable(syntax: Any) -> str:
+    known = syntax in UID_dictionary
+    name = f"'{syntax.name}'" if known else "an unknown transfer syntax"
+    try:
+        has_decoder = known and get_decoder(syntax).is_available
+    except NotImplementedError:
+        has_decoder = False
+    if has_decoder:
+        return f"The pixel data, {name}, can't be decoded; it or its header is broken. Fetch the file again."
+    return f"There is no decoder for {name}; send uncompressed, JPEG 2000 or RLE."
+
+
+def to_modality_units(stored: Pixels, dataset: Dataset) -> Pixels:
+    """Stored values (frames, rows, columns) through the Modality LUT or rescale (PS3.3 C.11.1)."""
+    if header.MODALITY_LUT_SEQUENCE in dataset:
+        try:
+            return narrowed(apply_modality_lut(stored, dataset), 1.0, 0.0)
+        except Exception as error:
+            raise header.bad(header.MODALITY_LUT_SEQUENCE, "is broken") from error
+    slopes, intercepts = rescales(dataset, len(stored))
+    if len(set(slopes)) == 1 and len(set(intercepts)) == 1:
+        return narrowed(stored, slopes[0], intercepts[0])
+    scaled = stored.astype(np.float32)
+    scaled *= np.array(slopes, np.float32)[:, np.newaxis, np.newaxis]
+    scaled += np.array(intercepts, np.float32)[:, np.newaxis, np.newaxis]
+    return scaled
+
+
+def narrowed(stored: Pixels, slope: float, intercept: float) -> Pixels:
+    """``stored * slope + intercept`` as int16 when that is exact, else as float32."""
+    if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
+        ends = (int(stored.min()) * int(slope) + int(intercept), int(stored.max()) * int(slope) + int(intercept))
+        if min(ends) >= -32768 and max(ends) <= 32767:
+            # 16-bit arithmetic wraps, so whatever fits in the end is exact however it got there.
+            values = stored.view(np.int16) if stored.dtype.itemsize == 2 else stored.astype(np.int16)
+            if slope != 1:
+                values = values * np.int16(_wrapped(int(slope)))
+            return values + np.int16(_wrapped(int(intercept)))
+    scaled: Pixels = stored.astype(np.float32)
+    if slope != 1:
+        scaled *= np.float32(slope)
+    if intercept != 0:
+        scaled += np.float32(intercept)
+    return scaled
+
+
+def _wrapped(number: int) -> int:
+    return (number + 32768) % 65536 - 32768
+
+
+def rescales(dataset: Dataset, frames: int) -> tuple[list[float], list[float]]:
+    """Slope and intercept of every frame, from the functional groups of enhanced objects if they are there."""
+    slope = header.number(dataset, header.RESCALE_SLOPE, 1.0)
+    intercept = header.number(dataset, header.RESCALE_INTERCEPT, 0.0)
+    groups = [functional_group(dataset, "PixelValueTransformationSequence", frame) for frame in range(frames)]
+    return (
+        [slope if group is None else header.number(group, header.RESCALE_SLOPE, 1.0) for group in groups],
+        [intercept if group is None else header.number(group, header.RESCALE_INTERCEPT, 0.0) for group in groups],
+    )
+
+
+def functional_group(dataset: Dataset, macro: str, frame: int) -> Dataset | None:
+    """The item of a functional group macro for ``frame`` (PS3.3 C.7.6.16): its own, else the shared one."""
+    try:
+        for tag, index in ((header.PER_FRAME_FUNCTIONAL_GROUPS, frame), (header.SHARED_FUNCTIONAL_GROUPS, 0)):
+            if tag in dataset and len(dataset[tag].value) > index:
+                found = dataset[tag].value[index].get(macro)
+                if found:
+                    item: Dataset = found[0]
+                    return item
+    except Exception as error:
+        raise InputRejected("BAD_HEADER", "The functional groups can't be read; check the file's source.") from error
+    return None

@@ -1,0 +1,217 @@
+"""Bytes of DICOM files in, pixels in modality units out.
+
+Whatever the bytes are, the answer is an :class:`Image` or an :class:`InputRejected` with one of the codes
+``NOT_DICOM``, ``BAD_HEADER``, ``NO_PIXELS``, ``UNDECODABLE_PIXELS``, ``TOO_LARGE``, ``INCONSISTENT_SERIES``;
+never another exception, and never a word of what the header holds (law A3). Called by the worker.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pydicom
+from pydicom import config
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from medical_image_processing.dicom import header
+from medical_image_processing.dicom.image import Image
+from medical_image_processing.dicom.pixels import MAX_DECODED_BYTES, Pixels, decode, functional_group
+from medical_image_processing.errors import InputRejected
+
+__all__ = ["Image", "read_image", "read_series"]
+
+# pydicom's warnings and log lines quote the values they complain about: patient data (law A3).
+config.settings.reading_validation_mode = config.IGNORE
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+_ORIENTATION_TOLERANCE = 1e-3
+_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
+
+
+def read_image(data: bytes) -> Image:
+    """One DICOM file: a slice (rows, columns), or (frames, rows, columns) if it has several frames."""
+    pixels, source = _read(data)
+    volume = len(pixels) > 1
+    geometry = functional_group(source, "PlaneOrientationSequence", 0) or source
+    return Image(
+        pixels=pixels if volume else pixels[0],
+        spacing=_spacing(source, _frame_positions(source, len(pixels)) if volume else []),
+        orientation=_orientation(geometry),
+        modality=header.text(source, header.MODALITY),
+        sources=(source,),
+    )
+
+
+def read_series(files: Sequence[bytes]) -> Image:
+    """The files of one series as a volume (slices, rows, columns), decoded on all cores.
+
+    The slices lie along the normal of their planes, ascending; where positions are missing, by Instance
+    Number. One file gives the same as :func:`read_image`.
+    """
+    if not files:
+        raise InputRejected("NO_PIXELS", "The series holds no files; check the series_id.")
+    if len(files) == 1:
+        return read_image(files[0])
+    with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
+        slices = list(pool.map(_read, files))
+    _check_consistent(slices)
+    slices.sort(key=_order_key([source for _, source in slices]))
+    sources = tuple(source for _, source in slices)
+    return Image(
+        pixels=_stack(slices),
+        spacing=_spacing(sources[0], _positions(sources)),
+        orientation=_orientation(sources[0]),
+        modality=header.text(sources[0], header.MODALITY),
+        sources=sources,
+    )
+
+
+def _read(data: bytes) -> tuple[Pixels, Dataset]:
+    """Pixels (frames, rows, columns), and the header without them."""
+    parsed = parse(data)
+    pixels = decode(parsed)
+    # A plain Dataset, since a FileDataset would hold the file's bytes as long as it lives.
+    source = Dataset(parsed)
+    source.file_meta = parsed.file_meta
+    for tag in (0x7FE00008, 0x7FE00009, header.PIXEL_DATA):
+        if tag in source:
+            del source[tag]
+    return pixels, source
+
+
+def parse(data: bytes) -> FileDataset:
+    """The elements of :data:`header.TAGS` in a DICOM file; ``NOT_DICOM``, ``BAD_HEADER`` or ``TOO_LARGE``."""
+    if data[128:132] != b"DICM":
+        raise InputRejected("NOT_DICOM", "The file is not DICOM (PS3.10): it lacks the prefix DICM; send a DICOM file.")
+    _check_inflated_size(data)
+    try:
+        return pydicom.dcmread(io.BytesIO(data), specific_tags=header.TAGS)
+    except InvalidDicomError as error:
+        raise InputRejected("NOT_DICOM", "The file is not DICOM (PS3.10); send a DICOM file.") from error
+    except Exception as error:  # pydicom lets through whatever its parsing runs into
+        raise InputRejected("BAD_HEADER", "The DICOM header is broken; fetch the file again.") from error
+
+
+def _check_inflated_size(data: bytes) -> None:
+    """Refuse a deflated file that would inflate without bounds, since pydicom inflates in one go."""
+    if _DEFLATED not in data[132:1024]:
+        return
+    start = 144 + struct.unpack("<I", data[140:144])[0]
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    total, rest = 0, data[start:]
+    try:
+        while rest and total <= MAX_DECODED_BYTES:
+            total += len(inflate.decompress(rest, 2**20))
+            rest = inflate.unconsumed_tail
+    except zlib.error as error:
+        raise InputRejected("BAD_HEADER", "The deflated file is broken; fetch it again.") from error
+    if total > MAX_DECODED_BYTES:
+        raise InputRejected("TOO_LARGE", f"The file inflates to more than {MAX_DECODED_BYTES} bytes.")
+
+
+def _check_consistent(slices: list[tuple[Pixels, Dataset]]) -> None:
+    first_pixels, first = slices[0]
+    if any(len(pixels) > 1 for pixels, _ in slices):
+        raise _inconsistent("some of its objects have several frames; process them one by one")
+    if any(pixels.shape != first_pixels.shape for pixels, _ in slices):
+        raise _inconsistent("its images differ in rows or columns")
+    for tag in (header.STUDY_INSTANCE_UID, header.PATIENT_ID):
+        expected = header.raw(first, tag)
+        if any(header.raw(source, tag) != expected for _, source in slices):
+            raise _inconsistent("its files belong to different patients or studies")
+    orientations = {_orientation(source) for _, source in slices}
+    known = np.array([orientation for orientation in orientations if orientation])
+    if len(known) and (len(known) < len(orientations) or np.ptp(known, axis=0).max() > _ORIENTATION_TOLERANCE):
+        raise _inconsistent("its images lie in different orientations")
+
+
+def _inconsistent(fault: str) -> InputRejected:
+    return InputRejected("INCONSISTENT_SERIES", f"The files don't make one volume: {fault}. Send one series.")
+
+
+def _order_key(sources: list[Dataset]) -> Callable[[tuple[Pixels, Dataset]], float]:
+    """How to sort (pixels, source): along the normal, else by Instance Number."""
+    if len(_positions(sources)) == len(sources):
+        return lambda item: _position(item[1]) or 0.0
+    return lambda item: header.number(item[1], header.INSTANCE_NUMBER, 0.0)
+
+
+def _stack(slices: list[tuple[Pixels, Dataset]]) -> Pixels:
+    """One array; each slice is let go once it is copied, so that memory isn't needed twice."""
+    dtype = np.result_type(*{pixels.dtype for pixels, _ in slices})
+    volume = np.empty((len(slices), *slices[0][0].shape[1:]), dtype)
+    for index, (pixels, source) in enumerate(slices):
+        volume[index] = pixels[0]
+        slices[index] = (pixels[:0], source)
+    return volume
+
+
+def _orientation(source: Dataset) -> tuple[float, ...] | None:
+    return header.numbers(source, header.IMAGE_ORIENTATION, 6)
+
+
+def _normal(source: Dataset) -> tuple[float, float, float] | None:
+    """The cross product of the row and column cosines."""
+    orientation = _orientation(source)
+    if orientation is None:
+        return None
+    a, b, c, d, e, f = orientation
+    return (b * f - c * e, c * d - a * f, a * e - b * d)
+
+
+def _position(source: Dataset) -> float | None:
+    """Where the slice lies along its normal, in mm."""
+    normal, corner = _normal(source), header.numbers(source, header.IMAGE_POSITION, 3)
+    return None if normal is None or corner is None else _along(normal, corner)
+
+
+def _along(normal: Sequence[float], corner: Sequence[float]) -> float:
+    return sum(cosine * millimetres for cosine, millimetres in zip(normal, corner, strict=True))
+
+
+def _positions(sources: Sequence[Dataset]) -> list[float]:
+    found = [_position(source) for source in sources]
+    return [position for position in found if position is not None]
+
+
+def _frame_positions(source: Dataset, frames: int) -> list[float]:
+    """Positions of an enhanced object's frames along the normal; empty if it doesn't give them."""
+    plane = functional_group(source, "PlaneOrientationSequence", 0)
+    normal = None if plane is None else _normal(plane)
+    if normal is None:
+        return []
+    places = (functional_group(source, "PlanePositionSequence", frame) for frame in range(frames))
+    corners = (place and header.numbers(place, header.IMAGE_POSITION, 3) for place in places)
+    return [_along(normal, corner) for corner in corners if corner]
+
+
+def _spacing(source: Dataset, positions: list[float]) -> tuple[float, float, float]:
+    """mm between slices, rows and columns; between slices as measured from their positions if possible."""
+    measures = functional_group(source, "PixelMeasuresSequence", 0) or source
+    in_plane = next(
+        (
+            found
+            for tag in (header.PIXEL_SPACING, header.IMAGER_PIXEL_SPACING, header.NOMINAL_SCANNED_PIXEL_SPACING)
+            if (found := header.numbers(measures, tag, 2)) and min(found) > 0
+        ),
+        (1.0, 1.0),
+    )
+    steps = np.abs(np.diff(positions)) if len(positions) > 1 else np.array([])
+    steps = steps[steps > 0]
+    if len(steps):
+        between = float(np.median(steps))
+    else:
+        thickness = header.number(measures, header.SLICE_THICKNESS, 1.0)
+        between = abs(header.number(measures, header.SPACING_BETWEEN_SLICES, thickness)) or 1.0
+    return (between, in_plane[0], in_plane[1])

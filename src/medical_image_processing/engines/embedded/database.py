@@ -1,0 +1,137 @@
+"""The one SQLite file: registry, jobs, queues.
+
+One writer commits in groups. Whoever wants to write hands in a function of the connection; all functions
+handed in while the previous group was being committed run in one transaction, each in a savepoint of its
+own, and one fsync makes them durable together (synchronous FULL). ``write`` returns only after that fsync,
+so whatever it returned survives kill -9 and a power cut (law J1).
+
+Functions run on the event loop's thread: they are a few indexed statements each. Only COMMIT, the part
+that waits for the disk, runs in a thread. Reads use a connection of their own and see what is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medical_image_processing.engines.embedded.schema import migrate
+from medical_image_processing.errors import MipError, Unavailable
+
+T = TypeVar("T")
+Write = Callable[[sqlite3.Connection], T]
+
+_LOG = logging.getLogger(__name__)
+_GROUP = 256
+
+
+@dataclass
+class _Pending:
+    run: Write[Any]
+    then: Callable[[Any], None] | None
+    done: asyncio.Future[Any]
+
+
+class Database:
+    """Group-committing writer and a reader over one SQLite file. Belongs to one event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer = _connect(path)
+        migrate(self._writer)
+        self._reader = _connect(path)
+        self._reader.execute("PRAGMA query_only = 1")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-commit")
+        self._pending: list[_Pending] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def write(self, run: Write[T], *, then: Callable[[T], None] | None = None) -> T:
+        """Run ``run`` in the next group and return its value once it is durable.
+
+        ``then`` is called with the value right after the commit, even when the caller was cancelled meanwhile.
+        What ``run`` raises undoes only its own changes and is raised here. A full or broken disk raises
+        :class:`Unavailable` (``STORAGE_FULL``, ``STORAGE_FAILED``); nothing of the group is kept then.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Pending(run, then, done))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        return await done
+
+    def read(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
+        """Rows of one short query over committed data."""
+        return self._reader.execute(sql, parameters).fetchall()
+
+    async def close(self) -> None:
+        """Commit what is pending, then close the file."""
+        while self._flushing is not None:
+            await self._flushing
+        self._thread.shutdown()
+        self._reader.close()
+        self._writer.close()
+
+    async def _flush(self) -> None:
+        try:
+            while self._pending:
+                group, self._pending = self._pending[:_GROUP], self._pending[_GROUP:]
+                await self._commit(group)
+        finally:
+            self._flushing = None
+
+    async def _commit(self, group: list[_Pending]) -> None:
+        outcomes: list[tuple[_Pending, Any, Exception | None]] = []
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            outcomes = [self._run(pending) for pending in group]
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.execute, "COMMIT")
+        except Exception as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            stated = _stated(error)
+            outcomes = [(pending, None, stated) for pending in group]
+        for pending, value, failure in outcomes:
+            if pending.then is not None and failure is None:
+                pending.then(value)
+            if pending.done.done():
+                continue  # its caller was cancelled; the write stands
+            if failure is not None:
+                pending.done.set_exception(failure)
+            else:
+                pending.done.set_result(value)
+
+    def _run(self, pending: _Pending) -> tuple[_Pending, Any, Exception | None]:
+        self._writer.execute("SAVEPOINT one")
+        try:
+            value = pending.run(self._writer)
+        except sqlite3.OperationalError:
+            raise  # the disk, not the caller: the whole group fails
+        except Exception as error:
+            self._writer.execute("ROLLBACK TO one")
+            self._writer.execute("RELEASE one")
+            return pending, None, error
+        self._writer.execute("RELEASE one")
+        return pending, value, None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection.row_factory = sqlite3.Row
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -16384"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _stated(error: Exception) -> Exception:
+    if isinstance(error, MipError) or not isinstance(error, sqlite3.Error):
+        return error
+    _LOG.error("the database can't be written: %s", error)
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return Unavailable(
+            "STORAGE_FULL", "the disk that holds the platform's database is full; free some space"
+        )
+    return Unavailable("STORAGE_FAILED", f"the platform's database can't be written: {error}")

@@ -1,0 +1,150 @@
+"""The embedded engine: every port, over one SQLite file, one folder and worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from medical_image_processing import naming
+from medical_image_processing.engines.embedded.access_record import AccessRecord
+from medical_image_processing.engines.embedded.credentials import Credentials
+from medical_image_processing.engines.embedded.database import Database
+from medical_image_processing.engines.embedded.jobs import SqliteJobs
+from medical_image_processing.engines.embedded.keys import SqliteKeys
+from medical_image_processing.engines.embedded.log_groups import LogGroups
+from medical_image_processing.engines.embedded.objects import ObjectStore
+from medical_image_processing.engines.embedded.outputs import SignedOutputs
+from medical_image_processing.engines.embedded.queues import FifoQueues
+from medical_image_processing.engines.embedded.registry import SqliteRegistry
+from medical_image_processing.engines.embedded.resources import VISIBILITY_S, EmbeddedResources
+from medical_image_processing.engines.embedded.supervisor import Supervisor
+from medical_image_processing.engines.embedded.task import Task
+from medical_image_processing.engines.embedded.wire import create_aws_app
+from medical_image_processing.model.job import JobStatus
+from medical_image_processing.ports.keys import digest
+
+ACCOUNT = "000000000000"
+REGION = "us-east-1"
+_TRIM_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the engine must know. ``worker_base`` is the workers' own address of SQS, S3 and the PACS API.
+
+    ``add_pacs_key(digest, algo_id)`` lets an algorithm read from the PACS API.
+    """
+
+    home: Path
+    worker_base: str
+    worker_port: int
+    operator: tuple[str, str]
+    allow_commands: Path | None
+    allow_origins: tuple[str, ...]
+    add_pacs_key: Callable[[str, str], None]
+
+
+class EmbeddedEngine:
+    """The parts, put together. ``open`` before use, ``close`` after; both on the same event loop."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._pacs_keys: dict[str, str] = {}
+        self._trimmed = 0.0
+        self.region = REGION
+        self.output_bucket = naming.output_bucket(ACCOUNT, REGION)
+        self.database = Database(settings.home / "mip.db")
+        self.queues = FifoQueues(self.database)
+        self.logs = LogGroups(settings.home / "logs")
+        self.registry = SqliteRegistry(self.database, clock=time.time)
+        self.jobs = SqliteJobs(self.database, self.queues, clock=time.time)
+        self.keys = SqliteKeys(self.database, clock=time.time)
+        self.access_record = AccessRecord(self.database, clock=time.time)
+        self.credentials = Credentials(operator=settings.operator)
+        self.outputs = SignedOutputs(*settings.operator, region=REGION, port=settings.worker_port)
+        self.supervisor = Supervisor(
+            queues=self.queues,
+            credentials=self.credentials,
+            logs=self.logs,
+            run_dir=settings.home / "run",
+            environment=self._environment,
+        )
+        self.resources = EmbeddedResources(
+            self.database,
+            self.queues,
+            self.logs,
+            self.supervisor,
+            queue_url=self.queue_url,
+            allow_commands=settings.allow_commands,
+        )
+
+    async def open(self) -> None:
+        """End what an earlier life left running, free its leases, and make the shared queues."""
+        self.supervisor.end_leftovers()
+        await self.queues.release_all()
+        # Delivery is this process itself; a result is retried until it is applied, never given up.
+        await self.queues.create(naming.RESULTS_QUEUE, redrive_to=None, visibility_s=VISIBILITY_S)
+
+    def listen(
+        self, *, on_change: Callable[[str], None], on_finish: Callable[[str, JobStatus, float], None]
+    ) -> None:
+        """Call ``on_change`` for algorithms whose record or workers changed, ``on_finish`` for ended jobs."""
+        self.registry.on_change = on_change
+        self.supervisor.on_change = on_change
+        self.jobs.on_finish = on_finish
+
+    def create_aws_app(self) -> ASGIApp:
+        """SQS and S3 for the workers."""
+        objects = ObjectStore(self._settings.home / "output", bucket=self.output_bucket)
+        return create_aws_app(
+            self.queues,
+            objects,
+            self.credentials,
+            region=REGION,
+            account=ACCOUNT,
+            bucket=self.output_bucket,
+            allow_origins=self._settings.allow_origins,
+        )
+
+    async def sweep(self) -> None:
+        """What must happen now and then: ended leases, old deduplication ids, long logs."""
+        await self.queues.sweep()
+        if time.monotonic() - self._trimmed > _TRIM_EVERY_S:
+            self._trimmed = time.monotonic()
+            await asyncio.to_thread(self.logs.trim)
+
+    async def close(self) -> None:
+        """Write what is pending and close the file."""
+        self.queues.close()
+        await self.access_record.flush()
+        await self.database.close()
+
+    def queue_url(self, name: str) -> str:
+        """The queue's URL, as a worker gets it."""
+        return f"{self._settings.worker_base}/{ACCOUNT}/{name}"
+
+    def _environment(self, task: Task) -> dict[str, str]:
+        """What every worker gets (CONTRACT.md, "Environment of every algorithm's container")."""
+        return {
+            "QUEUE_URL": self.queue_url(naming.queue(task.algo_id)),
+            "RESULT_QUEUE": self.queue_url(naming.RESULTS_QUEUE),
+            "OUTPUT_BUCKET": self.output_bucket,
+            "PACS_API_BASE": f"{self._settings.worker_base}/pacs",
+            "PACS_API_KEY": self._pacs_key(task.algo_id),
+            "AWS_ENDPOINT_URL": self._settings.worker_base,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    def _pacs_key(self, algo_id: str) -> str:
+        """One key an algorithm, for as long as the platform runs."""
+        if algo_id not in self._pacs_keys:
+            key = self._pacs_keys[algo_id] = f"mip-pacs-{secrets.token_urlsafe(32)}"
+            self._settings.add_pacs_key(digest(key), algo_id)
+        return self._pacs_keys[algo_id]

@@ -1,0 +1,248 @@
+"""The job records in SQLite: ports.jobs.
+
+A job's record and its message are written in one transaction, so an accepted job can't be lost between
+the two (law J1).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from medical_image_processing import naming
+from medical_image_processing.engines.embedded.database import Database
+from medical_image_processing.engines.embedded.queues import FifoQueues
+from medical_image_processing.engines.embedded.registry import write_audit
+from medical_image_processing.engines.embedded.timestamps import to_iso
+from medical_image_processing.errors import Conflict, NotFound
+from medical_image_processing.model.job import Job, JobError, JobMessage, JobResult, JobStatus
+from medical_image_processing.model.page import Page
+from medical_image_processing.ports.jobs import DEAD_LETTERED, Accepted, JobCount, Report
+from medical_image_processing.ports.queues import OutgoingMessage
+
+_OPEN = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+
+
+class SqliteJobs:
+    """Implements :class:`ports.jobs.Jobs`. ``on_finish`` gets each finished job's algorithm, state and seconds."""
+
+    def __init__(
+        self,
+        database: Database,
+        queues: FifoQueues,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._queues = queues
+        self._clock = clock
+        self.on_finish: Callable[[str, JobStatus, float], None] = lambda *_: None
+
+    async def accept(self, message: JobMessage, fingerprint: str) -> Accepted:
+        """Record the job and enqueue its message, both or neither."""
+        body = message.model_dump_json(exclude_none=True)
+        queue = naming.queue(message.algo_id)
+
+        def insert(connection: sqlite3.Connection) -> Accepted:
+            if (known := _find(connection, message.job_id)) is not None:
+                return _same(known, fingerprint)
+            outgoing = OutgoingMessage(body=body, group_id=message.job_id, dedup_id=message.job_id)
+            message_id, _ = self._queues.send_in(connection, queue, outgoing)
+            connection.execute(
+                "INSERT INTO jobs (job_id, algo_id, client_id, fingerprint, message_id, body, status, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, 'QUEUED', ?)",
+                (
+                    message.job_id,
+                    message.algo_id,
+                    message.client_id,
+                    fingerprint,
+                    message_id,
+                    body,
+                    self._clock(),
+                ),
+            )
+            return Accepted(message.job_id, message.client_id, JobStatus.QUEUED, message_id, created=True)
+
+        accepted = await self._database.write(insert)
+        if accepted.created:
+            self._queues.notify(queue)
+        return accepted
+
+    async def get(self, job_id: str) -> Job | None:
+        """The record, or None."""
+        rows = self._database.read("SELECT * FROM jobs WHERE job_id = ?", job_id)
+        return _job(rows[0]) if rows else None
+
+    async def page(
+        self,
+        *,
+        client_ids: Sequence[str] | None = None,
+        status: JobStatus | None = None,
+        algo_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Job]:
+        """One page, newest first."""
+        where, given = ["1"], []  # type: list[str], list[Any]
+        if client_ids is not None:
+            where.append(f"client_id IN ({', '.join('?' * len(client_ids))})")
+            given.extend(client_ids)
+        for column, value in (("status", status), ("algo_id", algo_id)):
+            if value is not None:
+                where.append(f"{column} = ?")
+                given.append(str(value))
+        if cursor is not None:
+            where.append("seq < ?")
+            given.append(int(cursor) if cursor.isdecimal() and len(cursor) < 19 else 0)
+        rows = self._database.read(
+            f"SELECT * FROM jobs WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - fixed text
+            *given,
+            limit + 1,
+        )
+        page = rows[:limit]
+        return Page(tuple(map(_job, page)), str(page[-1]["seq"]) if len(rows) > limit else None)
+
+    async def apply(self, reports: Sequence[Report]) -> list[Job]:
+        """Apply reports in order; the jobs that this call finished."""
+        now = self._clock()
+
+        def update(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+            return [row for report in reports if (row := _apply(connection, report, now)) is not None]
+
+        return [self._finished(row) for row in await self._database.write(update)] if reports else []
+
+    async def open_count(self, algo_id: str) -> int:
+        """Jobs that are QUEUED or RUNNING."""
+        sql = "SELECT COUNT(*) FROM jobs WHERE algo_id = ? AND status IN (?, ?)"
+        return int(self._database.read(sql, algo_id, *_OPEN)[0][0])
+
+    async def fail_open(self, algo_id: str, error: JobError) -> list[Job]:
+        """End all open jobs of an algorithm, and take their messages off the queue."""
+        now = self._clock()
+
+        def update(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+            self._queues.purge_in(connection, naming.queue(algo_id))
+            sql = "SELECT job_id FROM jobs WHERE algo_id = ? AND status IN (?, ?) ORDER BY seq"
+            ids = [row["job_id"] for row in connection.execute(sql, (algo_id, *_OPEN))]
+            reports = [Report(job_id, algo_id, JobStatus.FAILED, error=error) for job_id in ids]
+            return [row for report in reports if (row := _apply(connection, report, now)) is not None]
+
+        return [self._finished(row) for row in await self._database.write(update)]
+
+    async def replay(self, job_id: str, *, actor: str) -> str:
+        """Send a dead-lettered job again, as a new attempt; the new message's id."""
+
+        def send(connection: sqlite3.Connection) -> tuple[str, str]:
+            row = _find(connection, job_id)
+            if row is None:
+                raise NotFound("UNKNOWN_JOB", f"no job '{job_id}'")
+            if row["status"] != JobStatus.FAILED or json.loads(row["error"])["code"] != DEAD_LETTERED:
+                raise Conflict(
+                    "NOT_REPLAYABLE",
+                    f"only a dead-lettered job can be replayed; '{job_id}' is {row['status']}",
+                )
+            queue, attempt = naming.queue(row["algo_id"]), row["attempts"] + 1
+            self._queues.remove_dead_letter_in(connection, naming.dead_letter_queue(row["algo_id"]), job_id)
+            outgoing = OutgoingMessage(body=row["body"], group_id=job_id, dedup_id=f"{job_id}:{attempt}")
+            message_id, _ = self._queues.send_in(connection, queue, outgoing)
+            connection.execute(
+                "UPDATE jobs SET status = 'QUEUED', started_at = NULL, finished_at = NULL, finish_seq = NULL,"
+                " progress = NULL, attempts = ?, message_id = ?, seen = 0 WHERE job_id = ?",
+                (attempt, message_id, job_id),
+            )
+            write_audit(connection, self._clock(), actor, "replay", job_id, {"attempt": attempt})
+            return queue, message_id
+
+        queue, message_id = await self._database.write(send)
+        self._queues.notify(queue)
+        return message_id
+
+    async def unseen(self, client_id: str, *, after: str | None, limit: int) -> list[Job]:
+        """Finished jobs the client has not received, oldest first, from behind the job ``after``."""
+        rows = self._database.read(
+            "SELECT * FROM jobs WHERE client_id = ? AND seen = 0 AND finish_seq >"
+            " coalesce((SELECT finish_seq FROM jobs WHERE job_id = ?), 0) ORDER BY finish_seq LIMIT ?",
+            client_id,
+            after,
+            limit,
+        )
+        return list(map(_job, rows))
+
+    async def mark_seen(self, job_ids: Sequence[str]) -> None:
+        """The client has these."""
+        rows = [(job_id,) for job_id in job_ids]
+        sql = "UPDATE jobs SET seen = 1 WHERE job_id = ? AND finish_seq IS NOT NULL"
+        await self._database.write(lambda c: c.executemany(sql, rows) and None)
+
+    async def counts(self) -> list[JobCount]:
+        """Jobs by algorithm and state."""
+        rows = self._database.read("SELECT algo_id, status, COUNT(*) AS n FROM jobs GROUP BY algo_id, status")
+        return [JobCount(row["algo_id"], JobStatus(row["status"]), row["n"]) for row in rows]
+
+    def _finished(self, row: sqlite3.Row) -> Job:
+        started = row["started_at"] if row["started_at"] is not None else row["created_at"]
+        self.on_finish(row["algo_id"], JobStatus(row["status"]), max(0.0, row["finished_at"] - started))
+        return _job(row)
+
+
+def _find(connection: sqlite3.Connection, job_id: str) -> Any:
+    return connection.execute("SELECT * FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+
+
+def _same(row: Any, fingerprint: str) -> Accepted:
+    if row["fingerprint"] != fingerprint:
+        raise Conflict(
+            "JOB_ID_TAKEN",
+            f"job_id '{row['job_id']}' belongs to a job with another body; choose another job_id",
+        )
+    status = JobStatus(row["status"])
+    return Accepted(row["job_id"], row["client_id"], status, row["message_id"], created=False)
+
+
+def _apply(connection: sqlite3.Connection, report: Report, now: float) -> Any:
+    """The finished row, or None. A job of another algorithm, or one that has ended, is left alone."""
+    error = report.error.model_dump_json() if report.error else None
+    key = (report.job_id, report.algo_id)
+    if report.status is JobStatus.RUNNING:
+        connection.execute(
+            "UPDATE jobs SET status = 'RUNNING', started_at = coalesce(started_at, ?, ?),"
+            " progress = coalesce(?, progress), attempts = max(attempts, ?), error = coalesce(?, error)"
+            " WHERE job_id = ? AND algo_id = ? AND status IN ('QUEUED', 'RUNNING')",
+            (report.started_at, now, report.progress, report.attempt or 1, error, *key),
+        )
+        return None
+    done = 1.0 if report.status is JobStatus.SUCCEEDED else None
+    return connection.execute(
+        "UPDATE jobs SET status = ?, finished_at = ?, started_at = coalesce(started_at, ?), error = ?, result = ?,"
+        " progress = coalesce(?, progress), attempts = max(attempts, ?),"
+        " finish_seq = (SELECT coalesce(max(finish_seq), 0) + 1 FROM jobs WHERE finish_seq IS NOT NULL)"
+        " WHERE job_id = ? AND algo_id = ? AND status IN ('QUEUED', 'RUNNING') RETURNING *",
+        (
+            report.status.value,
+            now,
+            report.started_at,
+            error,
+            report.result.model_dump_json() if report.result else None,
+            done,
+            report.attempt or 1,
+            *key,
+        ),
+    ).fetchone()
+
+
+def _job(row: Any) -> Job:
+    return Job(
+        job_id=row["job_id"],
+        algo_id=row["algo_id"],
+        client_id=row["client_id"],
+        status=JobStatus(row["status"]),
+        created_at=to_iso(row["created_at"]),
+        started_at=to_iso(row["started_at"]) if row["started_at"] is not None else None,
+        finished_at=to_iso(row["finished_at"]) if row["finished_at"] is not None else None,
+        attempts=row["attempts"],
+        progress=row["progress"],
+        error=JobError.model_validate_json(row["error"]) if row["error"] else None,
+        result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
+    )

@@ -1,0 +1,270 @@
+"""Keeps the worker processes of every service running.
+
+A service has a task and a desired count. Workers of another task, or too many, get SIGTERM: they finish
+their job and leave (law P7). A worker that dies gives its messages back at once (law J4) and is replaced,
+with backoff when it dies again and again. Workers never outlive the platform: they ask the kernel for a
+signal when it dies, and what is left of an earlier life is ended at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medical_image_processing.engines.embedded.credentials import Credentials
+from medical_image_processing.engines.embedded.log_groups import LogGroups
+from medical_image_processing.engines.embedded.queues import FifoQueues
+from medical_image_processing.engines.embedded.task import Task
+
+_LOG = logging.getLogger(__name__)
+_QUICK_DEATH_S = 5.0
+_FIRST_BACKOFF_S = 0.25
+_LAST_BACKOFF_S = 30.0
+_DEATHS_TO_FAIL = 3
+_EX_CONFIG = 78  # sysexits.h: the worker says it can never start
+_EX_TEMPFAIL = 75  # the worker ended itself because its algorithm hung
+
+
+@dataclass
+class _Worker:
+    task: Task
+    process: asyncio.subprocess.Process
+    access_key_id: str
+    started: float
+    draining: bool = False
+
+    def signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@dataclass
+class _Service:
+    task: Task
+    desired_count: int
+    workers: list[_Worker] = field(default_factory=list)
+    starting: int = 0
+    deaths: int = 0
+    not_before: float = 0.0
+    failure: str | None = None
+
+
+class Supervisor:
+    """Starts, drains and replaces worker processes.
+
+    ``environment(task)`` gives what the platform sets for a worker, without credentials. ``on_change`` is
+    called with the algorithm's id when a service's failure or running count has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        queues: FifoQueues,
+        credentials: Credentials,
+        logs: LogGroups,
+        run_dir: Path,
+        environment: Callable[[Task], dict[str, str]],
+    ) -> None:
+        self._queues = queues
+        self._credentials = credentials
+        self._logs = logs
+        self._run_dir = run_dir
+        self._environment = environment
+        self.on_change: Callable[[str], None] = lambda _: None
+        self._services: dict[str, _Service] = {}
+        self._legacy: dict[str, bool] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        run_dir.mkdir(parents=True, exist_ok=True)
+
+    def put(self, task: Task, desired_count: int, *, legacy_output_keys: bool) -> None:
+        """Run ``desired_count`` workers of ``task``."""
+        self._legacy[task.algo_id] = legacy_output_keys
+        service = self._services.get(task.algo_id)
+        if service is None:
+            service = self._services[task.algo_id] = _Service(task, desired_count)
+        elif service.task != task:
+            service.deaths, service.not_before, service.failure = 0, 0.0, None
+        service.task, service.desired_count = task, desired_count
+        self._adjust(service)
+
+    def remove(self, algo_id: str) -> None:
+        """Drain all workers of a service."""
+        if (service := self._services.get(algo_id)) is not None:
+            service.desired_count = 0
+            self._adjust(service)
+            if not service.workers and not service.starting:
+                del self._services[algo_id]
+
+    def running_count(self, algo_id: str) -> int:
+        """Workers alive, draining ones included."""
+        service = self._services.get(algo_id)
+        return len(service.workers) + service.starting if service else 0
+
+    def failure(self, algo_id: str) -> str | None:
+        """Why the service can't keep its workers running, or None."""
+        service = self._services.get(algo_id)
+        return service.failure if service else None
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Let workers finish for ``grace_s``, ask them to give their jobs back, then end them."""
+        self._stopping = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            for worker in self._all():
+                worker.signal(number)
+            await self._until_gone(grace_s if number is signal.SIGTERM else 1.5)
+        for worker in self._all():
+            worker.kill()
+        await self._until_gone(2.0)
+
+    def end_leftovers(self) -> None:
+        """End workers that a killed platform left behind."""
+        for note in self._run_dir.iterdir():
+            if note.name.isdecimal() and _start_time(int(note.name)) == note.read_text():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(int(note.name), signal.SIGKILL)
+            note.unlink(missing_ok=True)
+
+    def _all(self) -> list[_Worker]:
+        return [worker for service in self._services.values() for worker in service.workers]
+
+    async def _until_gone(self, timeout_s: float) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+
+    def _adjust(self, service: _Service) -> None:
+        """Drain what is too much, start what is missing."""
+        if self._stopping:
+            return
+        current = [w for w in service.workers if w.task == service.task and not w.draining]
+        outdated = [w for w in service.workers if w.task != service.task and not w.draining]
+        for worker in (*outdated, *current[service.desired_count :]):
+            worker.draining = True
+            worker.signal(signal.SIGTERM)
+        for _ in range(service.desired_count - len(current) - service.starting):
+            service.starting += 1
+            self._spawn(self._start_later(service))
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start_later(self, service: _Service) -> None:
+        try:
+            while (delay := service.not_before - time.monotonic()) > 0 and not self._stopping:
+                await asyncio.sleep(min(delay, 0.25))
+            wanted = service.desired_count - sum(
+                not w.draining and w.task == service.task for w in service.workers
+            )
+            if self._stopping or wanted <= 0:
+                return
+            worker = await self._start(service.task)
+        except Exception as error:
+            self._note_death(service, f"its process can't be started: {type(error).__name__}", quick=True)
+            _LOG.exception("a worker of %s can't be started", service.task.algo_id)
+            return
+        finally:
+            service.starting -= 1
+            self.on_change(service.task.algo_id)
+            asyncio.get_running_loop().call_soon(self._adjust, service)
+        service.workers.append(worker)
+        self._spawn(self._watch(service, worker))
+
+    async def _start(self, task: Task) -> _Worker:
+        legacy = self._legacy[task.algo_id]
+        credential = self._credentials.issue(task.algo_id, legacy_output_keys=legacy)
+        platform = {
+            **self._environment(task),
+            "AWS_ACCESS_KEY_ID": credential.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": credential.secret_access_key,
+            "MIP_PARENT_PID": str(os.getpid()),
+        }
+        try:
+            with self._logs.open(task.algo_id) as log:
+                process = await asyncio.create_subprocess_exec(
+                    *task.argv,
+                    env=task.environment(platform),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self._run_dir,
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._credentials.revoke(credential.access_key_id)
+            raise
+        (self._run_dir / str(process.pid)).write_text(_start_time(process.pid))
+        return _Worker(task, process, credential.access_key_id, time.monotonic())
+
+    async def _watch(self, service: _Service, worker: _Worker) -> None:
+        status = await worker.process.wait()
+        worker.kill()  # whatever it had started itself
+        service.workers.remove(worker)
+        self._credentials.revoke(worker.access_key_id)
+        (self._run_dir / str(worker.process.pid)).unlink(missing_ok=True)
+        expected = worker.draining or self._stopping or status == _EX_TEMPFAIL
+        held = await self._queues.release(
+            worker.access_key_id, counted=not (worker.draining or self._stopping)
+        )
+        if not expected:
+            quick = time.monotonic() - worker.started < _QUICK_DEATH_S
+            reason = f"{_ending(status)}: {self._logs.last_line(worker.task.algo_id)}"
+            _LOG.warning("a worker of %s ended: %s", worker.task.algo_id, _ending(status))
+            if worker.task == service.task:
+                self._note_death(
+                    service, reason, quick=quick, hopeless=status == _EX_CONFIG, held_jobs=held > 0
+                )
+        if not service.workers and not service.desired_count and service.starting == 0:
+            self._services.pop(worker.task.algo_id, None)
+        self.on_change(worker.task.algo_id)
+        self._adjust(service)
+
+    def _note_death(
+        self, service: _Service, reason: str, *, quick: bool, hopeless: bool = False, held_jobs: bool = False
+    ) -> None:
+        service.deaths = service.deaths + 1 if quick else 1
+        delay = _FIRST_BACKOFF_S * 2 ** (service.deaths - 2) if service.deaths > 1 else 0.0
+        service.not_before = time.monotonic() + min(delay, _LAST_BACKOFF_S)
+        if hopeless:
+            service.not_before = time.monotonic() + min(_LAST_BACKOFF_S, 2.0**service.deaths)
+        # A worker that died with a job in hand died of the job; that is the job's story, not the service's.
+        if hopeless or (service.deaths >= _DEATHS_TO_FAIL and not held_jobs):
+            service.failure = f"the worker {reason}"
+        if service.failure:
+            asyncio.get_running_loop().call_later(
+                _QUICK_DEATH_S + _LAST_BACKOFF_S, self._forgive, service, service.deaths
+            )
+
+    def _forgive(self, service: _Service, deaths: int) -> None:
+        """A service whose workers have stayed up since is well again."""
+        alive = [w for w in service.workers if time.monotonic() - w.started > _QUICK_DEATH_S]
+        if service.failure and service.deaths == deaths and len(alive) >= service.desired_count:
+            service.failure, service.deaths = None, 0
+            self.on_change(service.task.algo_id)
+
+
+def _ending(status: int) -> str:
+    if status < 0:
+        return f"was ended by signal {signal.Signals(-status).name}"
+    return f"exited with status {status}"
+
+
+def _start_time(pid: int) -> str:
+    """A process's start time in clock ticks, which with its id names it for good; '' when there is none."""
+    try:
+        # proc(5): the 22nd field; the second, the name, may hold anything but ends with the last ')'.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

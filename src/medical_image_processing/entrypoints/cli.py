@@ -1,0 +1,199 @@
+"""``mip``: the platform's command line.
+
+Everything but ``up``, ``demo`` and ``test`` is a client of the HTTP API, of the platform that
+``MIP_API_BASE`` names. Exit status: 0 done, 1 it failed and one line says why, 2 wrong usage, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from medical_image_processing.entrypoints import cli_algorithms, cli_jobs, cli_keys
+from medical_image_processing.entrypoints import cli_output as output
+from medical_image_processing.errors import InvalidRequest, MipError, Unavailable
+
+_EPILOG = (
+    "All but up, demo and test call the platform at MIP_API_BASE (else http://127.0.0.1:8080), with the "
+    "keys in MIP_ADMIN_KEY and MIP_CLIENT_KEY; `. HOME/env` sets them. Research use only."
+)
+
+
+class _Mip(TyperGroup):
+    """States failures in one line, and never as a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MipError as error:
+            output.print_error(error, ctx)
+        except BrokenPipeError:
+            # Nobody reads any more, as with `mip jobs list | head`; the rest must not be flushed to them.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            said = f"{place}{error.strerror or error}"
+            output.print_error(Unavailable("OS_ERROR", f"the system refused: {said}"), ctx)
+        raise typer.Exit(1)
+
+
+app = typer.Typer(
+    cls=_Mip,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(cli_algorithms.app, name="algorithms")
+app.add_typer(cli_jobs.app, name="jobs")
+app.add_typer(cli_keys.app, name="keys")
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from medical_image_processing import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def mip(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Run medical-imaging algorithms: register one, send it studies, get DICOM back."""
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    home: Annotated[
+        Path,
+        typer.Option(envvar="MIP_HOME", metavar="DIR", help="Where it keeps everything.", show_default="~/.mip"),
+    ] = Path("~/.mip"),
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    pacs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="DICOM files to serve as the PACS; else a sample CT.", show_default=False
+        ),
+    ] = None,
+    allow_commands: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Let algorithms run the executables in this folder, as your own user and unconfined.",
+            show_default=False,
+        ),
+    ] = None,
+    client_keys: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Clients need a key of this file.", show_default=False),
+    ] = None,
+    open_clients: Annotated[
+        bool, typer.Option("--open-clients", help="Let anybody who reaches it send jobs and read results.")
+    ] = False,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="A web page's origin that may call it; may be repeated."),
+    ] = None,
+) -> None:
+    """Start the platform, and stay up until Ctrl-C.
+
+    Only this machine reaches it, unless --host says otherwise; then clients need keys (--client-keys), or
+    must be let in by name (--open-clients). DIR/env has its addresses and keys: `. DIR/env` sets them in
+    a shell.
+    """
+    from medical_image_processing.entrypoints.server import configure_logging, run_platform
+    from medical_image_processing.entrypoints.settings import Settings
+
+    home = home.expanduser().absolute()
+    settings = Settings(
+        home=home,
+        pacs=(pacs or _sample_pacs()).absolute(),
+        host=host,
+        port=port,
+        allow_commands=allow_commands.absolute() if allow_commands else None,
+        client_keys=client_keys,
+        open_clients=open_clients,
+        admin_key=os.environ.get("MIP_ADMIN_KEY") or None,
+        allow_origins=tuple(cors_origin or Settings.allow_origins),
+    )
+    configure_logging()
+    raise typer.Exit(run_platform(settings, announce=lambda addresses: _announce(addresses.public, home)))
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where the results go.")] = Path(
+        "demo-output"
+    ),
+    as_json: output.AsJson = False,
+) -> None:
+    """See it work on a real abdominal CT.
+
+    Starts a platform of its own, fetches the CT (38 MB, once), registers processing_1, processes one
+    image and the whole series, and writes the DICOM results and a picture of the liver it found.
+    """
+    from medical_image_processing.entrypoints.demo import run_demo
+
+    run_demo(folder, as_json=as_json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def test(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="PYTEST_ARGS", help="Passed on to pytest.", show_default=False)
+    ] = None,
+) -> None:
+    """Install what the tests need, and run them all.
+
+    These are ruff, mypy, import-linter and pytest; arguments are passed on to pytest.
+    """
+    launcher = Path(__file__).parents[3] / "launcher.py"
+    if not launcher.is_file():
+        raise InvalidRequest("NOT_A_CLONE", "the tests come with a clone of the project: run ./mip test there")
+    os.execv(sys.executable, [sys.executable, "-P", str(launcher), "test", *(arguments or [])])  # noqa: S606
+
+
+app.command()(cli_jobs.process)
+
+
+def _sample_pacs() -> Path:
+    from medical_image_processing.entrypoints.sample_pacs import sample_pacs
+
+    return sample_pacs()
+
+
+def _announce(addresses: dict[str, str], home: Path) -> None:
+    output.print_fields(
+        [
+            ("API", addresses["API_BASE"]),
+            ("results", addresses["WS_ENDPOINT"]),
+            ("PACS", addresses["PACS_API_BASE"]),
+            ("SQS and S3", addresses["AWS_ENDPOINT_URL"]),
+            ("in a shell", f". {home / 'env'}"),
+        ]
+    )
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """The ``mip`` command."""
+    app(prog_name="mip")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""``mip process`` and ``mip jobs``: work sent to algorithms, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from medical_image_processing.entrypoints import cli_output as output
+from medical_image_processing.entrypoints.cli_output import AsJson
+from medical_image_processing.entrypoints.client import Client, Results
+from medical_image_processing.errors import AlgorithmFailed, MipError, Unavailable
+from medical_image_processing.model.job import JobStatus, Scope
+
+_POLL_S = 0.5
+_PATIENCE_S = 30.0
+
+app = typer.Typer(no_args_is_help=True, help="Look at jobs.")
+
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="The job's id.", show_default=False)]
+Tell = Callable[[dict[str, Any]], None]
+
+
+def process(
+    context: typer.Context,
+    algo_id: Annotated[str, typer.Argument(metavar="ALGO_ID", help="Who processes it.", show_default=False)],
+    study: Annotated[str, typer.Option(metavar="ID", help="Study Instance UID, or the study's path in the PACS.")],
+    series: Annotated[
+        str | None, typer.Option(metavar="ID", help="Series UID or path.", show_default=False)
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="ID", help="SOP Instance UID or file name.", show_default=False)
+    ] = None,
+    scope: Annotated[
+        Scope | None,
+        typer.Option(
+            metavar="SCOPE", help="image, series or study; unless said, the smallest named.", show_default=False
+        ),
+    ] = None,
+    parameters: Annotated[
+        str | None, typer.Option(metavar="JSON", help="A JSON object for the algorithm.", show_default=False)
+    ] = None,
+    job_id: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="An id of one's own: sent twice, it is one job.", show_default=False),
+    ] = None,
+    client_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="Send it for this client, whose own connection gets the result too.", show_default=False
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result and fetch it.")] = True,
+    file: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Where the result goes; else JOB_ID.dcm, here."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send images to an algorithm, fetch the result.
+
+    They are named as the PACS names them: an image, a series or a whole study. With --no-wait it prints
+    the job's id and ends. A job once accepted is run, whatever becomes of this command: `mip jobs watch
+    JOB_ID` finds it again.
+    """
+    pacs = {"study_id": study, "series_id": series, "image_id": image}
+    pacs = {name: value for name, value in pacs.items() if value is not None}
+    body: dict[str, Any] = {"pacs": {**pacs, "scope": (scope or _smallest(series, image)).value}}
+    if parameters is not None:
+        body["parameters"] = _parse(parameters)
+    if job_id is not None:
+        body["job_id"] = job_id
+    with Client.from_environment() as client, ExitStack() as stack:
+        results = None
+        body["client_id"] = client_id or client.call("POST", "provision", body={})["client_id"]
+        if wait and client_id is None:
+            results = stack.enter_context(client.results(body["client_id"]))
+        accepted = client.call("POST", "process", algo_id, body=body)
+        if not wait:
+            _print_accepted(accepted, as_json)
+            return
+        job = _watch(client, accepted["job_id"], results, quiet=as_json)
+        _finish(client, job, file or Path(f"{job['job_id']}.dcm"), as_json)
+
+
+@app.command("list")
+def list_jobs(
+    context: typer.Context,
+    status: Annotated[
+        JobStatus | None,
+        typer.Option(metavar="STATE", case_sensitive=False, help="Only those in this state.", show_default=False),
+    ] = None,
+    algo: Annotated[
+        str | None, typer.Option(metavar="ALGO_ID", help="Only this algorithm's.", show_default=False)
+    ] = None,
+    client_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only this client's.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The most to show.")] = 20,
+    cursor: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    params = {
+        "status": status.value if status else None,
+        "algo_id": algo,
+        "client_id": client_id,
+        "limit": limit,
+        "cursor": cursor,
+    }
+    with Client.from_environment() as client:
+        page = client.call("GET", "jobs", params=params)
+    if as_json:
+        output.print_json(page)
+        return
+    if not page["jobs"]:
+        output.print_note("no such jobs; `mip process --help` says how to send one")
+        return
+    rows = [
+        (
+            job["job_id"],
+            job["algo_id"],
+            output.state(job["status"]),
+            output.ago(job["created_at"]),
+            time_taken(job),
+        )
+        for job in page["jobs"]
+    ]
+    output.print_table(("job", "algorithm", "state", "sent", "time"), rows, right=("time",))
+    output.print_more(page["next_cursor"])
+
+
+@app.command()
+def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Show a job: state, times, result or why not."""
+    with Client.from_environment() as client:
+        _print_job(client.call("GET", "jobs", job_id), as_json)
+
+
+@app.command()
+def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Wait until a job is finished.
+
+    The exit status is 1 when it failed. The result still goes to the client that sent the job: watching
+    takes nothing from it.
+    """
+    with Client.from_environment() as client:
+        job = _watch(client, job_id, None, quiet=as_json)
+        _print_job(job, as_json)
+    if job["status"] != JobStatus.SUCCEEDED:
+        raise typer.Exit(1)
+
+
+@app.command()
+def replay(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Send a dead-lettered job once more.
+
+    That is a job that failed after all its attempts. Needs the admin key.
+    """
+    with Client.from_environment() as client:
+        answer = client.call("POST", "admin", "jobs", job_id, "replay")
+    if as_json:
+        output.print_json(answer)
+    else:
+        output.print_note(f"{job_id} was sent again; `mip jobs watch {job_id}` waits for it")
+
+
+def wait_until_finished(client: Client, job_id: str, results: Results | None, tell: Tell) -> dict[str, Any]:
+    """The job once it is finished; ``tell`` gets its record while it isn't.
+
+    ``results`` ends the wait as soon as the result is pushed. A platform that is away is waited for half
+    a minute, since the job is safe with it: then Unavailable.
+    """
+    answered = time.monotonic()
+    while True:
+        try:
+            job: dict[str, Any] = client.call("GET", "jobs", job_id)
+            answered = time.monotonic()
+            if JobStatus(job["status"]).is_terminal:
+                return job
+            tell(job)
+        except Unavailable as error:
+            if time.monotonic() - answered > _PATIENCE_S:
+                message = f"{error.message}; the job goes on: `mip jobs watch {job_id}` finds it again"
+                raise Unavailable(error.code, message) from error
+        results = _pause(results, job_id)
+
+
+def _pause(results: Results | None, job_id: str) -> Results | None:
+    """Until the job's result is pushed, or it is time to ask again. None once the WebSocket is lost."""
+    deadline = time.monotonic() + _POLL_S
+    if results is None:
+        time.sleep(_POLL_S)
+        return None
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            message = results.receive(left)
+            if message is not None and message.get("job_id") == job_id:
+                break
+    except Unavailable:
+        return None
+    return results
+
+
+def time_taken(job: dict[str, Any]) -> str:
+    """From sent to finished, or empty while it isn't."""
+    if not job["finished_at"]:
+        return ""
+    passed = output.parse_time(job["finished_at"]) - output.parse_time(job["created_at"])
+    return output.seconds(passed.total_seconds())
+
+
+def _watch(client: Client, job_id: str, results: Results | None, *, quiet: bool) -> dict[str, Any]:
+    if quiet:
+        return wait_until_finished(client, job_id, results, lambda _: None)
+    try:
+        with output.progress() as progress:
+
+            def tell(job: dict[str, Any]) -> None:
+                done = job["progress"]
+                percent = None if done is None else done * 100
+                progress.show(f"{job['algo_id']}: {job['job_id']} is {job['status']}", percent=percent)
+
+            return wait_until_finished(client, job_id, results, tell)
+    except KeyboardInterrupt:
+        output.print_note(f"the job goes on; `mip jobs watch {job_id}` finds it again")
+        raise
+
+
+def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> None:
+    if job["status"] != JobStatus.SUCCEEDED:
+        if as_json:
+            output.print_json(job)
+        raise _failure(job)
+    size = client.download(job["result"]["dicom"]["url"], file)
+    if as_json:
+        output.print_json({**job, "output": str(file)})
+        return
+    row = (job["job_id"], output.state(job["status"]), time_taken(job), f"{file} ({size / 1e6:.1f} MB)")
+    output.print_table(("job", "state", "time", "output"), [row], right=("time",))
+
+
+def _failure(job: dict[str, Any]) -> MipError:
+    error = job["error"] or {"code": job["status"], "message": "no reason was given"}
+    return AlgorithmFailed(error["code"], f"job {job['job_id']} {job['status'].lower()}: {error['message']}")
+
+
+def _print_accepted(accepted: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        output.print_json(accepted)
+    else:
+        typer.echo(accepted["job_id"])
+        output.print_note(f"`mip jobs watch {accepted['job_id']}` waits for it")
+
+
+def _print_job(job: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        output.print_json(job)
+        return
+    error, result = job["error"], job["result"]
+    done = "" if job["progress"] is None else f"{job['progress']:.0%}"
+    output.print_fields(
+        [
+            ("job", job["job_id"]),
+            ("algorithm", job["algo_id"]),
+            ("client", job["client_id"]),
+            ("state", output.state(job["status"])),
+            ("reason", Text(f"{error['message']} ({error['code']})") if error else None),
+            ("progress", done if job["status"] == JobStatus.RUNNING else None),
+            ("sent", output.ago(job["created_at"])),
+            ("time", time_taken(job)),
+            ("attempts", str(job["attempts"])),
+            ("result", result["dicom"]["key"] if result else None),
+            ("link", result["dicom"]["url"] if result else None),
+        ]
+    )
+
+
+def _smallest(series: str | None, image: str | None) -> Scope:
+    if image is not None:
+        return Scope.IMAGE
+    return Scope.STUDY if series is None else Scope.SERIES
+
+
+def _parse(parameters: str) -> dict[str, Any]:
+    try:
+        value = json.loads(parameters)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--parameters") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter("must be a JSON object, as '{\"level\": 3}'", param_hint="--parameters")
+    return value

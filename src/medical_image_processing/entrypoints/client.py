@@ -1,0 +1,213 @@
+"""A client of the platform's HTTP API and its WebSocket, for the command line and the demo.
+
+Failures come as the classes of :mod:`medical_image_processing.errors`, with the code and the sentence the
+platform gave; where no platform answers, Unavailable ``PLATFORM_UNREACHABLE``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+import httpx
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from medical_image_processing.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    MipError,
+    NotFound,
+    StaleRevision,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
+
+DEFAULT_BASE = "http://127.0.0.1:8080"
+# The key of the seed's curl lines; a platform takes it only while it listens on loopback alone (law A2).
+_LOOPBACK_ADMIN_KEY = "dev-admin"
+
+_ERRORS: Mapping[int, Callable[[str, str], MipError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    412: StaleRevision,
+    429: Throttled,
+}
+
+
+def read_env(file: Path) -> dict[str, str]:
+    """The ``export NAME=value`` lines of a platform's ``HOME/env``."""
+    words = [shlex.split(line) for line in file.read_text().splitlines()]
+    return dict(word.split("=", 1) for _, word in (pair for pair in words if len(pair) == 2))
+
+
+class Client:
+    """Speaks to one platform. Use as a context manager.
+
+    ``base`` is its address, with a path where it has one. ``admin_key`` goes with ``/admin`` calls only,
+    ``client_key`` with all others.
+    """
+
+    def __init__(self, base: str, *, admin_key: str | None = None, client_key: str | None = None) -> None:
+        self.base = base.rstrip("/")
+        self._is_loopback = _is_loopback(base)
+        self._admin_key = admin_key or (_LOOPBACK_ADMIN_KEY if self._is_loopback else None)
+        self._client_key = client_key
+        for name, key in (("MIP_ADMIN_KEY", admin_key), ("MIP_CLIENT_KEY", client_key)):
+            if key and not (key.isascii() and key.isprintable()):
+                raise InvalidRequest("BAD_KEY", f"{name} holds characters that no key has; set it again")
+        # A proxy for the outside world is not asked for this machine's own address.
+        self._http = httpx.Client(timeout=30, trust_env=not self._is_loopback)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """The platform that ``MIP_API_BASE``, else ``API_BASE``, names, with the keys beside it."""
+        base = environ.get("MIP_API_BASE") or environ.get("API_BASE") or DEFAULT_BASE
+        return cls(base, admin_key=environ.get("MIP_ADMIN_KEY"), client_key=environ.get("MIP_CLIENT_KEY"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def call(
+        self,
+        method: str,
+        *path: str,
+        body: Any = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """One call; the answer's JSON, None when it has none. ``path`` is given segment by segment."""
+        url = "/".join([self.base, *(quote(segment, safe="") for segment in path)])
+        wanted = {name: value for name, value in (params or {}).items() if value is not None}
+        sent = {**self._key(path[0]), **(headers or {})}
+        try:
+            answer = self._http.request(method, url, json=body, params=wanted, headers=sent)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable() from error
+        if not answer.is_success:
+            raise _error(answer, self.base)
+        if not answer.content:
+            return None
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise self._not_a_platform() from error
+
+    @contextmanager
+    def results(self, client_id: str) -> Iterator[Results]:
+        """The WebSocket on which the results for ``client_id`` come, those it missed first."""
+        base = f"ws{self.base.removeprefix('http')}/ws?{urlencode({'client_id': client_id})}"
+        try:
+            socket = connect(
+                base, additional_headers=self._key("ws"), proxy=None if self._is_loopback else True, max_size=None
+            )
+        except InvalidStatus as error:
+            raise _refused(error, self.base) from error
+        except (WebSocketException, OSError, ValueError) as error:
+            raise self._unreachable() from error
+        with socket:
+            yield Results(socket)
+
+    def download(self, url: str, file: Path) -> int:
+        """Fetch a result by its signed ``url`` into ``file``, whole or not at all; the bytes written."""
+        try:
+            with self._http.stream("GET", url) as answer:
+                if not answer.is_success:
+                    raise Unavailable(
+                        "DOWNLOAD_FAILED",
+                        f"the result's link answered {answer.status_code}; links expire: ask for a new one "
+                        "with `mip jobs show`",
+                    )
+                return _write(answer.iter_bytes(), file)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unavailable("DOWNLOAD_FAILED", "the result's link does not answer; try again") from error
+
+    def _key(self, first_segment: str) -> dict[str, str]:
+        if first_segment == "admin":
+            return {"x-admin-key": self._admin_key} if self._admin_key else {}
+        return {"x-api-key": self._client_key} if self._client_key else {}
+
+    def _unreachable(self) -> Unavailable:
+        return Unavailable(
+            "PLATFORM_UNREACHABLE",
+            f"no platform answers at {self.base}; start one with `mip up`, or set MIP_API_BASE to its address",
+        )
+
+    def _not_a_platform(self) -> Unavailable:
+        return Unavailable(
+            "NOT_A_PLATFORM", f"what answers at {self.base} is no platform; check MIP_API_BASE and its port"
+        )
+
+
+class Results:
+    """Result messages as they come (CONTRACT.md, "Result message")."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    def receive(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next message, or None after ``timeout_s``. Unavailable ``CONNECTION_LOST``."""
+        try:
+            message = json.loads(self._socket.recv(timeout=timeout_s))
+        except TimeoutError:
+            return None
+        except (WebSocketException, OSError, ValueError) as error:
+            raise Unavailable("CONNECTION_LOST", "the platform closed the WebSocket; try again") from error
+        return message if isinstance(message, dict) else None
+
+
+def _is_loopback(base: str) -> bool:
+    try:
+        host = urlsplit(base).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _error(answer: httpx.Response, base: str) -> MipError:
+    try:
+        said = answer.json()["error"]
+        code, message = str(said["code"]), str(said["message"])
+    except (ValueError, KeyError, TypeError):
+        return Unavailable("NOT_A_PLATFORM", f"{base} answered {answer.status_code}; check MIP_API_BASE")
+    if answer.status_code == 401:
+        name = "MIP_ADMIN_KEY" if code.startswith("ADMIN") else "MIP_CLIENT_KEY"
+        message = f"{message}: set {name}, or run `. HOME/env` of the platform"
+    if answer.status_code >= 500:
+        return Unavailable(code, message)
+    return _ERRORS.get(answer.status_code, InvalidRequest)(code, message)
+
+
+def _refused(error: InvalidStatus, base: str) -> MipError:
+    refusal = error.response
+    return _error(httpx.Response(refusal.status_code, content=bytes(refusal.body or b"")), base)
+
+
+def _write(chunks: Iterator[bytes], file: Path) -> int:
+    """Write beside ``file`` and rename, so that a broken download leaves nothing behind."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as temporary:
+        partial = Path(temporary.name)
+        try:
+            size = sum(temporary.write(chunk) for chunk in chunks)
+        except BaseException:
+            partial.unlink()
+            raise
+    partial.chmod(0o600)
+    partial.replace(file)
+    return size

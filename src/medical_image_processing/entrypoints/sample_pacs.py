@@ -1,0 +1,38 @@
+"""A folder of real DICOM files for a platform that was given none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from medical_image_processing import samples
+from medical_image_processing.entrypoints.cli_output import ERR, print_note
+from medical_image_processing.errors import Unavailable
+
+
+def sample_pacs() -> Path:
+    """The abdominal CT series, fetched once; pydicom's small CT where it can't be had."""
+    cache = cache_folder()
+    try:
+        with Progress(TextColumn("sample CT"), BarColumn(), DownloadColumn(), console=ERR, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            return samples.abdominal_ct(cache, lambda done, total: bar.update(task, completed=done, total=total))
+    except Unavailable as error:
+        print_note(f"the abdominal CT can't be had ({error.message}); pydicom's CT_small stands in")
+        return _small_ct(cache)
+
+
+def cache_folder() -> Path:
+    """Where samples are kept: ``MIP_SAMPLES``, else ``~/.cache/mip``."""
+    return Path(os.environ.get("MIP_SAMPLES") or "~/.cache/mip").expanduser()
+
+
+def _small_ct(cache: Path) -> Path:
+    """CT_small has a hundred neighbours in pydicom that no PACS should serve."""
+    folder = cache / "ct-small"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(samples.ct_small(), folder / "CT_small.dcm")
+    return folder

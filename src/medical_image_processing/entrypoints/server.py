@@ -1,0 +1,270 @@
+"""`mip up`: the platform on one machine, put together and run until it is told to stop.
+
+Two ports: the API (admin, processing, WebSocket, and the PACS API for clients), and the one that workers
+use (SQS, S3 and the PACS API), so that what workers reach can be shut off from the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from dataclasses import dataclass
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from medical_image_processing import naming
+from medical_image_processing.api.access import Access
+from medical_image_processing.api.app import Parts, create_app
+from medical_image_processing.api.limits import LimitBody
+from medical_image_processing.api.metrics import Metrics
+from medical_image_processing.api.websocket import PING_INTERVAL_S, PING_TIMEOUT_S, Hub
+from medical_image_processing.control.admin import Admin
+from medical_image_processing.control.delivery import Delivery
+from medical_image_processing.control.provisioner.loop import Provisioner
+from medical_image_processing.control.router import Router
+from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
+from medical_image_processing.entrypoints import client_keys
+from medical_image_processing.entrypoints.home import Home, Secrets
+from medical_image_processing.entrypoints.settings import STOP_GRACE_S, Settings
+from medical_image_processing.errors import Conflict, MipError
+from medical_image_processing.pacs.app import create_app as create_pacs_app
+from medical_image_processing.pacs.folder import FolderIndex
+from medical_image_processing.pacs.keys import HashedKeys
+from medical_image_processing.pacs.links import LinkSigner
+from medical_image_processing.ports.keys import digest
+
+_LOG = logging.getLogger(__name__)
+_KEEP_ALIVE_S = 75
+_TICK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the platform is, for people and programs on this machine: the content of ``DIR/env``."""
+
+    values: dict[str, str]
+
+    @property
+    def public(self) -> dict[str, str]:
+        """What may be shown on a screen: no keys."""
+        return {name: value for name, value in self.values.items() if "KEY" not in name}
+
+
+def run_platform(settings: Settings, *, announce: Callable[[Addresses], None]) -> int:
+    """Run until SIGINT or SIGTERM; ``announce`` is called once it takes jobs. MipError when it can't start."""
+    settings.check()
+    with Home(settings.home) as home, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Platform(settings, home).run(announce))
+    return 0
+
+
+class _Platform:
+    def __init__(self, settings: Settings, home: Home) -> None:
+        self._settings = settings
+        self._home = home
+        self._secrets: Secrets = home.secrets(settings)
+
+    async def run(self, announce: Callable[[Addresses], None]) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        api_socket, worker_socket = _listen(self._settings)
+        server = _Server(_uvicorn_config(self._dispatch))
+        async with self._started(api_socket, worker_socket):
+            serving = asyncio.create_task(server.serve([api_socket, worker_socket]))
+            addresses = self._addresses()
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.005)
+            self._home.write_env(addresses.values)
+            announce(addresses)
+            background = asyncio.create_task(self._background())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([serving, background, stopping], return_when=asyncio.FIRST_COMPLETED)
+            _LOG.info("stopping: workers finish or give their jobs back")
+            await self._engine.supervisor.stop(grace_s=STOP_GRACE_S)
+            self._engine.queues.close()
+            background.cancel()
+            server.should_exit = True
+            await asyncio.gather(serving, background, return_exceptions=True)
+        if background.done() and not background.cancelled() and (error := background.exception()):
+            raise error
+
+    @contextlib.asynccontextmanager
+    async def _started(self, api: socket.socket, worker: socket.socket) -> AsyncIterator[None]:
+        settings, secrets = self._settings, self._secrets
+        self._api_port, self._worker_port = api.getsockname()[1], worker.getsockname()[1]
+        self._worker_base = f"http://{settings.local_host}:{self._worker_port}"
+        pacs_keys = HashedKeys({digest(secrets.pacs_key): "operator"})
+        self._engine = engine = EmbeddedEngine(
+            EngineSettings(
+                home=settings.home,
+                worker_base=self._worker_base,
+                worker_port=self._worker_port,
+                operator=(secrets.operator_access_key_id, secrets.operator_secret_access_key),
+                allow_commands=settings.allow_commands,
+                allow_origins=settings.allow_origins,
+                add_pacs_key=pacs_keys.add,
+            )
+        )
+        index = FolderIndex(settings.pacs, settings.home / "pacs-index.db")
+        index.start()
+        try:
+            await engine.open()
+            if settings.client_keys is not None:
+                await client_keys.load(engine.keys, settings.client_keys)
+            pacs = create_pacs_app(
+                index,
+                pacs_keys,
+                LinkSigner(bytes.fromhex(secrets.link_secret)),
+                engine.access_record.note,
+                allow_origins=settings.allow_origins,
+            )
+            self._assemble(pacs)
+            yield
+        finally:
+            index.close()
+            await engine.close()
+
+    def _assemble(self, pacs: ASGIApp) -> None:
+        engine, settings = self._engine, self._settings
+        hub = Hub(engine.jobs, engine.outputs)
+        open_clients = settings.open_clients or (settings.is_loopback and settings.client_keys is None)
+        root = digest(self._secrets.admin_key)
+        access = Access(engine.keys, root_admin_digest=root, open_clients=open_clients)
+        metrics = Metrics(engine.jobs, engine.queues)
+        self._provisioner = Provisioner(engine.registry, engine.resources, engine.jobs, hub)
+        engine.listen(on_change=self._provisioner.notify, on_finish=metrics.job_finished)
+        self._delivery = Delivery(
+            engine.queues, engine.jobs, engine.registry, hub, output_bucket=engine.output_bucket
+        )
+        parts = Parts(
+            admin=Admin(engine.registry, engine.jobs),
+            router=Router(engine.registry, engine.jobs, engine.queues, queue_limit=settings.queue_limit),
+            jobs=engine.jobs,
+            keys=engine.keys,
+            logs=engine.logs,
+            outputs=engine.outputs,
+            access=access,
+            hub=hub,
+            metrics=metrics,
+        )
+        api = create_app(parts, allow_origins=settings.allow_origins, open_metrics=settings.is_loopback)
+        self._api_app = _mounted(LimitBody(api), {"/pacs": pacs})
+        self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": pacs})
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The port decides what can be reached at all."""
+        app = self._worker_app if scope["server"][1] == self._worker_port else self._api_app
+        await app(scope, receive, send)
+
+    async def _background(self) -> None:
+        self._engine.resources.resume_services()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._provisioner.run())
+            tasks.create_task(self._delivery.run())
+            tasks.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        while True:
+            try:
+                await self._engine.sweep()
+                await self._delivery.bury()
+            except MipError as error:
+                _LOG.error("the periodic sweep failed and will be tried again: %s", error)
+            await asyncio.sleep(_TICK_S)
+
+    def _addresses(self) -> Addresses:
+        base = f"http://{self._settings.local_host}:{self._api_port}"
+        return Addresses(
+            {
+                "API_BASE": base,
+                "WS_ENDPOINT": f"{base.replace('http', 'ws', 1)}/ws",
+                "PACS_API_BASE": f"{base}/pacs",
+                "PACS_API_KEY": self._secrets.pacs_key,
+                "AWS_ENDPOINT_URL": self._worker_base,
+                "RESULTS_QUEUE_URL": self._engine.queue_url(naming.RESULTS_QUEUE),
+                "MIP_ADMIN_KEY": self._secrets.admin_key,
+                "MIP_API_BASE": base,
+                "OUTPUT_BUCKET": self._engine.output_bucket,
+                "AWS_REGION": self._engine.region,
+                "AWS_DEFAULT_REGION": self._engine.region,
+                "AWS_ACCESS_KEY_ID": self._secrets.operator_access_key_id,
+                "AWS_SECRET_ACCESS_KEY": self._secrets.operator_secret_access_key,
+            }
+        )
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: workers must stop before the port they speak to closes."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=1,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ws_max_size=64 * 1024,
+        ws_per_message_deflate=False,
+    )
+
+
+def _mounted(app: ASGIApp, prefixes: dict[str, ASGIApp]) -> ASGIApp:
+    """``app``, with others under path prefixes (ASGI's ``root_path``)."""
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        for prefix, other in prefixes.items():
+            if scope["type"] == "http" and scope["path"].startswith(f"{prefix}/"):
+                await other({**scope, "root_path": scope.get("root_path", "") + prefix}, receive, send)
+                return
+        await app(scope, receive, send)
+
+    return dispatch
+
+
+def _listen(settings: Settings) -> tuple[socket.socket, socket.socket]:
+    """The API's socket, and the workers' on the next port where that is free."""
+    api = _bind(settings.host, settings.port)
+    following = settings.port + 1 if 0 < settings.port < 65535 else 0
+    try:
+        return api, _bind(settings.host, following)
+    except MipError:
+        return api, _bind(settings.host, 0)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise Conflict(
+            "PORT_UNUSABLE",
+            f"can't listen on {host} port {port}: {error.strerror}; choose another --port, or 0 for a free one",
+        ) from error
+
+
+def configure_logging() -> None:
+    """The platform's own log: one line an event, to standard error."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

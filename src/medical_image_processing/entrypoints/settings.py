@@ -1,0 +1,66 @@
+"""What `mip up` was asked to do, read once."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medical_image_processing.errors import InvalidRequest
+
+QUEUE_LIMIT = 200_000
+STOP_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The platform's configuration. ``port`` 0 takes a free one; ``pacs`` is a folder of DICOM files."""
+
+    home: Path
+    pacs: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    allow_commands: Path | None = None
+    client_keys: Path | None = None
+    open_clients: bool = False
+    allow_origins: tuple[str, ...] = ("http://localhost:3000", "http://127.0.0.1:3000")
+    admin_key: str | None = field(default=None, repr=False)
+    queue_limit: int = QUEUE_LIMIT
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the platform."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def local_host(self) -> str:
+        """A name under which this machine itself reaches the platform."""
+        if self.host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            return "127.0.0.1"
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def check(self) -> None:
+        """Raise InvalidRequest when this would be unsafe or can't work; the message says what to do."""
+        if not 0 <= self.port <= 65535:
+            raise InvalidRequest("BAD_PORT", f"--port {self.port}: ports are 0 to 65535; 0 takes a free one")
+        if not self.is_loopback and self.client_keys is None and not self.open_clients:
+            raise InvalidRequest(
+                "CLIENTS_UNPROTECTED",
+                f"--host {self.host} lets other machines in, so clients need keys: give --client-keys FILE "
+                "(make it with `mip keys add NAME --file FILE`), or --open-clients if anybody there may "
+                "send jobs and read results",
+            )
+        if not self.is_loopback and self.admin_key is not None and len(self.admin_key) < 16:
+            raise InvalidRequest(
+                "WEAK_ADMIN_KEY",
+                "MIP_ADMIN_KEY is too short for a platform that other machines reach; use 16 characters or "
+                "more, or leave it unset and one is made",
+            )
+        for name, folder in (("--pacs", self.pacs), ("--allow-commands", self.allow_commands)):
+            if folder is not None and not folder.is_dir():
+                raise InvalidRequest("NO_SUCH_FOLDER", f"{name} {folder}: there is no such folder")

@@ -1,0 +1,114 @@
+"""The little of HTTP that the PACS API needs, over ASGI."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+from starlette.types import Scope, Send
+
+from medical_image_processing.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    MipError,
+    NotFound,
+    TransientError,
+    Unauthorized,
+)
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+_STATUS: tuple[tuple[type[MipError], int], ...] = (
+    (InvalidRequest, 422),
+    (Unauthorized, 401),
+    (Forbidden, 403),
+    (NotFound, 404),
+    (Conflict, 409),
+    (TransientError, 503),
+)
+_ALWAYS: Headers = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+
+
+class Request:
+    """What was asked, below the place where the application is mounted."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._root_path: str = scope.get("root_path", "")
+        self.method: str = scope["method"]
+        self.path: str = scope["path"].removeprefix(self._root_path)
+        self._headers = dict(scope["headers"])
+        self._query: dict[str, list[str]] | None = None
+
+    def header(self, name: bytes) -> str | None:
+        """The header's value; ``name`` in lower case."""
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def query(self, name: str) -> str | None:
+        """The query parameter; None when it is missing or empty. Raises InvalidRequest ``INVALID_QUERY``."""
+        if self._query is None:
+            try:
+                self._query = parse_qs(self._scope["query_string"].decode("latin-1"), max_num_fields=20)
+            except ValueError as error:
+                raise InvalidRequest("INVALID_QUERY", "the query has too many parameters") from error
+        values = self._query.get(name)
+        return values[-1] if values else None
+
+    def base_url(self) -> str:
+        """The address under which the caller reached the application.
+
+        Raises InvalidRequest ``INVALID_HOST`` for a Host header that is no host.
+        """
+        host = self.header(b"host") or ":".join(str(part) for part in self._scope.get("server") or ())
+        if not _HOST.fullmatch(host):
+            raise InvalidRequest("INVALID_HOST", "the Host header is missing or malformed")
+        return f"{self._scope.get('scheme', 'http')}://{host}{quote(self._root_path)}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response that fits in memory."""
+
+    status: int
+    body: bytes
+    headers: Headers = ()
+    media_type: bytes = b"application/json"
+
+
+def json_answer(value: Any) -> Answer:
+    """200 with ``value`` as JSON."""
+    return Answer(200, json.dumps(value, separators=(",", ":")).encode())
+
+
+def error_answer(status: int, code: str, message: str, headers: Headers = ()) -> Answer:
+    """An error in the shape of CONTRACT.md."""
+    return Answer(status, json.dumps({"error": {"code": code, "message": message}}).encode(), headers)
+
+
+def failure_answer(error: MipError) -> Answer:
+    """The answer that states ``error``."""
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    retry: Headers = ()
+    if isinstance(error, TransientError):
+        retry = ((b"retry-after", b"%d" % max(1, round(error.retry_after_s))),)
+    return error_answer(status, error.code, error.message, retry)
+
+
+async def send_start(send: Send, status: int, length: int, media_type: bytes, headers: Headers) -> None:
+    """Begin a response whose body is ``length`` bytes."""
+    own = ((b"content-type", media_type), (b"content-length", b"%d" % length))
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *_ALWAYS, *headers]})
+
+
+async def send_answer(send: Send, answer: Answer, headers: Headers = ()) -> None:
+    """Send a whole response; ``headers`` are added to its own."""
+    both = (*answer.headers, *headers)
+    await send_start(send, answer.status, len(answer.body), answer.media_type, both)
+    await send({"type": "http.response.body", "body": answer.body})

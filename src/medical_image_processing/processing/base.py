@@ -1,0 +1,153 @@
+"""What an algorithm is, and how the one a container is meant to run is found (CONTRACT.md, "A Python algorithm")."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from medical_image_processing.errors import AlgorithmFailed, NotFound
+
+ENTRY_POINT_GROUP = "medical_image_processing.processors"
+_PACKAGE = "medical_image_processing.processing"
+
+
+class Processor(ABC):
+    """One algorithm. A subclass names itself and turns an image into a mask.
+
+    It lives in a module of :mod:`medical_image_processing.processing`, best named after its ``ALGO_ID``, or
+    in any installed package that names the class in the entry-point group
+    ``medical_image_processing.processors``. One instance serves every job of its worker, one at a time:
+    load models in ``__init__``.
+    """
+
+    ALGO_ID: ClassVar[str]
+
+    @abstractmethod
+    def run(self, img: npt.NDArray[Any], meta: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Process one image.
+
+        ``img``: (rows, columns) or (slices, rows, columns), int16 or float32, in modality units (HU for CT).
+        ``meta``: ``parameters`` (the job's own), ``spacing`` (mm between slices, rows, columns), ``modality``
+        ("CT"), ``orientation`` (six direction cosines of rows and columns, or None) and, in a worker,
+        ``progress``: a function to call now and then with how much is done, 0.0 to 1.0. Any may be missing.
+
+        Returns ``{"mask": uint8 array of img's shape, "labels": anything or None, "meta": {...}}``; ``meta``
+        must be JSON and is kept with the result, so no patient data. Whatever it raises fails the job.
+        """
+
+    @staticmethod
+    def factory(algo_id: str) -> Processor:
+        """A new instance of the processor whose ``ALGO_ID`` is ``algo_id``.
+
+        Raises :class:`NotFound` ``UNKNOWN_PROCESSOR``, which says what there is, and
+        :class:`AlgorithmFailed` ``PROCESSOR_UNUSABLE`` if its module or its constructor fails.
+        """
+        found = _find_in_package(algo_id) or _find_by_entry_point(algo_id)
+        if found is None:
+            known = ", ".join(known_processors()) or "none"
+            raise NotFound(
+                "UNKNOWN_PROCESSOR",
+                f"No installed processor has ALGO_ID '{algo_id}'; there are: {known}. "
+                f"Install the package that has it, or correct its entry point in '{ENTRY_POINT_GROUP}'.",
+            )
+        try:
+            return found()
+        except Exception as error:
+            raise _unusable(algo_id, error) from error
+
+
+def check_result(result: object, img: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The mask of what :meth:`Processor.run` returned for ``img``: uint8, its shape; bool is converted.
+
+    Raises :class:`AlgorithmFailed` ``INVALID_RESULT``.
+    """
+    if not isinstance(result, Mapping) or "mask" not in result:
+        raise _invalid(f"run() must return a dict with 'mask', not {type(result).__name__}")
+    mask = result["mask"]
+    if not isinstance(mask, np.ndarray):
+        raise _invalid(f"'mask' must be a numpy array, not {type(mask).__name__}")
+    if mask.shape != img.shape:
+        raise _invalid(f"'mask' must have the image's shape {img.shape}, not {mask.shape}")
+    if mask.dtype not in (np.uint8, np.bool_):
+        raise _invalid(f"'mask' must be uint8 or bool, not {mask.dtype}")
+    return np.ascontiguousarray(mask, dtype=np.uint8)
+
+
+def known_processors() -> list[str]:
+    """The ``ALGO_ID`` of every processor in this package, and the names of the installed entry points."""
+    for module in pkgutil.iter_modules(importlib.import_module(_PACKAGE).__path__):
+        importlib.import_module(f"{_PACKAGE}.{module.name}")
+    own = {cls.ALGO_ID for cls in _subclasses(Processor)}
+    return sorted(own | {point.name for point in _entry_points()})
+
+
+def _find_in_package(algo_id: str) -> type[Processor] | None:
+    """The class in the module named after the algorithm, so that no other one is imported; else in any."""
+    module = f"{_PACKAGE}.{algo_id.replace('-', '_')}"
+    if importlib.util.find_spec(module) is not None:
+        _import(module, algo_id)
+        if (found := _loaded(algo_id)) is not None:
+            return found
+    for other in pkgutil.iter_modules(importlib.import_module(_PACKAGE).__path__):
+        _import(f"{_PACKAGE}.{other.name}", algo_id)
+    return _loaded(algo_id)
+
+
+def _find_by_entry_point(algo_id: str) -> type[Processor] | None:
+    """The class of the entry point with that name; else of any. Broken packages stop only who asks for them."""
+    points = _entry_points()
+    for point in points:
+        if point.name == algo_id:
+            try:
+                point.load()
+            except Exception as error:
+                raise _unusable(algo_id, error) from error
+    if (found := _loaded(algo_id)) is not None:
+        return found
+    for point in points:
+        try:
+            point.load()
+        except Exception:  # noqa: S112 - another algorithm's fault, reported when that one is started
+            continue
+    return _loaded(algo_id)
+
+
+def _entry_points() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _import(module: str, algo_id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise _unusable(algo_id, error) from error
+
+
+def _loaded(algo_id: str) -> type[Processor] | None:
+    return next((cls for cls in _subclasses(Processor) if cls.ALGO_ID == algo_id), None)
+
+
+def _subclasses(parent: type[Processor]) -> Iterator[type[Processor]]:
+    for child in parent.__subclasses__():
+        if getattr(child, "ALGO_ID", None):
+            yield child
+        yield from _subclasses(child)
+
+
+def _invalid(fault: str) -> AlgorithmFailed:
+    return AlgorithmFailed("INVALID_RESULT", f"The algorithm's answer can't be used: {fault}.")
+
+
+def _unusable(algo_id: str, error: Exception) -> AlgorithmFailed:
+    return AlgorithmFailed(
+        "PROCESSOR_UNUSABLE",
+        f"The processor '{algo_id}' can't be started: {type(error).__name__}; its log has the traceback.",
+    )

@@ -1,0 +1,91 @@
+"""A worker's configuration: its environment (CONTRACT.md), read once.
+
+Beside the contract's names the platform may set ``MIP_REVISION``, ``MIP_TASK`` (both go into the result's
+provenance), ``MIP_TIME_LIMIT_S``, ``MIP_STOP_TIMEOUT_S``, ``MIP_MAX_INPUT_MIB`` and ``MIP_PARENT_PID``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from medical_image_processing import naming
+from medical_image_processing.errors import InvalidRequest
+from medical_image_processing.worker.http import origin_of
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """``endpoint``s are None on AWS. ``parent_pid``: the process whose death ends this one."""
+
+    algo_id: str
+    queue_url: str
+    results_queue_url: str
+    output_bucket: str
+    pacs_base: str
+    pacs_key: str
+    region: str
+    sqs_endpoint: str | None
+    s3_endpoint: str | None
+    revision: str
+    task: str
+    time_limit_s: float
+    stop_timeout_s: float
+    max_input_bytes: int
+    parent_pid: int | None
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """InvalidRequest ``BAD_ENVIRONMENT`` that names the variable, never its value."""
+        endpoint = env.get("AWS_ENDPOINT_URL")
+        algo_id = _required(env, "ALGO_ID")
+        if not naming.is_algo_id(algo_id):
+            raise _bad("ALGO_ID", f"does not match {naming.ALGO_ID_PATTERN}")
+        return cls(
+            algo_id=algo_id,
+            queue_url=_address(env, "QUEUE_URL"),
+            results_queue_url=_address(env, "RESULT_QUEUE"),
+            output_bucket=_required(env, "OUTPUT_BUCKET"),
+            pacs_base=_address(env, "PACS_API_BASE").rstrip("/"),
+            pacs_key=env.get("PACS_API_KEY", ""),
+            region=env.get("AWS_REGION") or _required(env, "AWS_DEFAULT_REGION"),
+            sqs_endpoint=env.get("AWS_ENDPOINT_URL_SQS") or endpoint,
+            s3_endpoint=env.get("AWS_ENDPOINT_URL_S3") or endpoint,
+            revision=env.get("MIP_REVISION", "0"),
+            task=env.get("MIP_TASK", ""),
+            time_limit_s=_seconds(env, "MIP_TIME_LIMIT_S", 900),
+            stop_timeout_s=_seconds(env, "MIP_STOP_TIMEOUT_S", 25),
+            max_input_bytes=int(_seconds(env, "MIP_MAX_INPUT_MIB", 2048) * 2**20),
+            parent_pid=int(_seconds(env, "MIP_PARENT_PID", 0)) or None,
+        )
+
+
+def _required(env: Mapping[str, str], name: str) -> str:
+    if not (value := env.get(name, "").strip()):
+        raise _bad(name, "is not set")
+    return value
+
+
+def _address(env: Mapping[str, str], name: str) -> str:
+    value = _required(env, name)
+    try:
+        origin_of(value)
+    except ValueError as error:
+        raise _bad(name, str(error)) from error
+    return value
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        value = float(env.get(name) or default)
+    except ValueError as error:
+        raise _bad(name, "is not a number") from error
+    if not (math.isfinite(value) and value >= 0):
+        raise _bad(name, "must be a number, not negative")
+    return value
+
+
+def _bad(name: str, fault: str) -> InvalidRequest:
+    return InvalidRequest("BAD_ENVIRONMENT", f"the environment variable {name} {fault}; the platform sets it")
