@@ -120,7 +120,8 @@ def install(kind: str) -> None:
     step("installer", [*pip, "--require-hashes", "-r", str(ROOT / "requirements-setup.lock")])
     # pip knows mirrors that are set up for it alone, so it has a try where uv finds nothing.
     step(f"packages of {LOCKS[kind]}", [*uv, "--compile-bytecode", *lock], [*pip, *lock])
-    step("this project", [*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)])
+    project = ["--no-deps", "--no-build-isolation", "-e", str(ROOT)]
+    step("this project", [*uv, *project], [*pip, *project])
     stamp_file(kind).write_bytes(stamp(kind))
     UNFINISHED.unlink()
 

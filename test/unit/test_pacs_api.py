@@ -234,9 +234,9 @@ def test_a_forged_link_opens_nothing(pacs: Pacs) -> None:
         url.copy_set_param("signature", signature[:-1] + ("0" if signature[-1] != "0" else "1")),
         url.copy_set_param("signature", "\u00e9"),
         url.copy_remove_param("signature"),
-        url.copy_with(path=f"/files/{epoch}-{int(row) + 1}"),
-        url.copy_with(path="/files/"),
-        url.copy_with(path=f"/files/{token}/x"),
+        url.copy_with(path=f"{pacs.mount}/files/{epoch}-{int(row) + 1}"),
+        url.copy_with(path=f"{pacs.mount}/files/"),
+        url.copy_with(path=f"{pacs.mount}/files/{token}/x"),
     ]
     for link in forged:
         answer = httpx.get(link)
@@ -249,9 +249,9 @@ def test_a_signer_with_another_secret_makes_other_links(tmp_path: Path) -> None:
     with serve(folder, cache_db=cache, links=LinkSigner(b"a" * 32)) as pacs:
         query = httpx.URL(pacs.link(IMAGE))
     with serve(folder, cache_db=cache, links=LinkSigner(b"b" * 32)) as pacs:
-        other = httpx.get(query.copy_with(port=pacs.port))
+        other = httpx.get(pacs.here(query))
     with serve(folder, cache_db=cache, links=LinkSigner(b"a" * 32)) as pacs:
-        same = httpx.get(query.copy_with(port=pacs.port))
+        same = httpx.get(pacs.here(query))
 
     assert (other.status_code, same.status_code) == (403, 200)
 
@@ -349,6 +349,19 @@ def test_a_file_deleted_after_its_link_was_given_is_a_404(tmp_path: Path) -> Non
     assert (again.status_code, error_code(again)) == (404, "IMAGE_NOT_FOUND")
 
 
+def test_the_link_of_a_deleted_file_never_opens_a_later_one(tmp_path: Path) -> None:
+    write_image(tmp_path / "study-1/series-1/image-1.dcm")
+    with serve(tmp_path) as pacs:
+        url = pacs.link(IMAGE)
+        (tmp_path / "study-1/series-1/image-1.dcm").unlink()
+        assert pacs.get("/studies/study-1/images").status_code == 404
+        write_image(tmp_path / "study-2/series-1/image-1.dcm")
+        pacs.link("/studies/study-2/images/series-1/image-1")
+        answer = httpx.get(url)
+
+    assert answer.status_code == 404
+
+
 def test_a_file_changed_after_its_link_was_given_is_a_409_and_a_new_link_works(tmp_path: Path) -> None:
     path = tmp_path / "study-1/series-1/image-1.dcm"
     write_image(path)
@@ -396,14 +409,12 @@ def test_every_link_given_out_is_recorded_with_its_job(tmp_path: Path) -> None:
 
 def test_links_carry_the_address_the_caller_used(tmp_path: Path) -> None:
     write_image(tmp_path / "study-1/series-1/image-1.dcm")
-    with serve(tmp_path, root_path="/pacs") as pacs:
+    with serve(tmp_path) as pacs:
         url = httpx.URL(pacs.get(IMAGE, host="hospital.example:8443").json()["url"])
-        answer = httpx.get(
-            url.copy_with(host="127.0.0.1", port=pacs.port, path=url.path.removeprefix("/pacs"))
-        )
+        answer = httpx.get(pacs.here(url))
 
-    assert (url.host, url.port) == ("hospital.example", 8443)
-    assert url.path.startswith("/pacs/files/")
+    assert (url.scheme, url.host, url.port) == ("http", "hospital.example", 8443)
+    assert url.path.startswith(f"{pacs.mount}/files/")
     assert answer.status_code == 200
 
 

@@ -43,8 +43,9 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
 segments = st.sampled_from(
     [
         "study", "series", "image", "image.dcm", "plain", "images", "1.2.3", "secret", "secret.dcm", "root",
-        "root-2", "link", "link.dcm", "loop", "notes", ".hidden", ".image.dcm", "..", ".", "", "%2e%2e", "%2E", 
-        "%252e%252e", "%00", "image.dcm%00", "..%2f..", "%2fetc%2fpasswd", "..%5c..", "etc", "passwd", "%c0%ae", "%", "~", "*",
+        "root-2", "link", "link.dcm", "loop", "notes", ".hidden", ".image.dcm", "..", ".", "", "%2e%2e", "%2E",
+        "%252e%252e", "%00",
+        "image.dcm%00", "..%2f..", "%2fetc%2fpasswd", "..%5c..", "etc", "passwd", "%c0%ae", "%", "~", "*",
     ]
 )  # fmt: skip
 slashes = st.sampled_from(["/", "/", "/", "%2F", "//", "\\"])
@@ -80,7 +81,7 @@ def test_nothing_outside_the_folder_is_ever_served(pacs: Pacs, target: str) -> N
     links = [answer] if isinstance(answer, dict) else [one for one in answer if isinstance(one, dict)]
     for link in links:
         url = urlsplit(link["url"])
-        status, content = pacs.raw(f"{url.path}?{url.query}")
+        status, content = pacs.raw(f"{url.path.removeprefix(pacs.mount)}?{url.query}")
         assert status == 200
         assert content in allowed
 

@@ -219,7 +219,7 @@ def test_a_cache_of_another_folder_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     with serve(tmp_path / "two", cache_db=cache) as pacs:
         assert pacs.get(IMAGE).status_code == 404
-        assert httpx.get(old.copy_with(port=pacs.port)).status_code == 403
+        assert httpx.get(pacs.here(old)).status_code == 403
 
 
 def test_the_cache_is_for_its_owner_only(tmp_path: Path) -> None:
@@ -256,6 +256,21 @@ def test_what_is_known_stays_available_when_the_folder_goes_away(tmp_path: Path)
         assert httpx.get(url).status_code == 404
         (tmp_path / "away").rename(folder)
         assert httpx.get(url).status_code == 200
+
+
+def test_a_subfolder_that_cannot_be_listed_hides_nothing_else(tmp_path: Path) -> None:
+    """Deeper than the system's longest path: nobody, root included, can list it by its name."""
+    write_image(tmp_path / "study-1/series-1/image-1.dcm")
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=at)
+        inner = os.open("d" * 250, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    with serve(tmp_path) as pacs:
+        assert len(pacs.get("/studies").json()) == 1
+        pacs.link(IMAGE)
 
 
 def test_a_flood_of_unknown_ids_does_not_make_a_flood_of_scans(tmp_path: Path) -> None:

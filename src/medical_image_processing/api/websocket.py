@@ -143,7 +143,7 @@ def create_router(hub: Hub, access: Access) -> APIRouter:
     async def results(socket: WebSocket, client_id: str = "", key: str | None = None) -> None:
         try:
             caller = await access.client(socket.headers.get("x-api-key") or key)
-            if not _NAME.match(client_id):
+            if not _NAME.fullmatch(client_id):
                 await socket.send_denial_response(
                     answer(422, "INVALID_REQUEST", "client_id: connect to /ws?client_id=…")
                 )

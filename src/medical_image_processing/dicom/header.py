@@ -10,9 +10,10 @@ from itertools import chain
 from typing import Any, cast
 
 from pydicom.charset import convert_encodings, encode_string
-from pydicom.dataelem import RawDataElement
 from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
 
 from medical_image_processing.errors import InputRejected
 
@@ -134,9 +135,14 @@ def raw(dataset: Dataset, tag: int) -> bytes:
     if isinstance(element, RawDataElement):
         return (element.value or b"").strip(b" \0")
     values = element.value if element.VM > 1 else [element.value]
-    text = "\\".join("" if value is None else str(value) for value in values)
     encodings = convert_encodings(cast(Any, dataset.get("SpecificCharacterSet")))
-    return encode_string(text, encodings).strip(b" \0")
+    return b"\\".join(_encoded(value, encodings) for value in values).strip(b" \0")
+
+
+def _encoded(value: object, encodings: list[str]) -> bytes:
+    if isinstance(value, PersonName):
+        return value.encode(encodings)
+    return encode_string("" if value is None else str(value), encodings)
 
 
 def text(dataset: Dataset, tag: int) -> str:
@@ -200,4 +206,6 @@ def _from_file_meta(dataset: Dataset, keyword: str) -> str:
 def bad(tag: int, fault: str) -> InputRejected:
     """The error for an element whose value can't be used; it names the element, never the value."""
     name = keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
-    return InputRejected("BAD_HEADER", f"The DICOM header can't be used: {name} {fault}; check the file's source.")
+    return InputRejected(
+        "BAD_HEADER", f"The DICOM header can't be used: {name} {fault}; check the file's source."
+    )

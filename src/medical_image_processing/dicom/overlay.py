@@ -58,18 +58,20 @@ def choose_window(pixels: Pixels, modality: str) -> Window:
     return (float(low), float(high) if high > low else float(low) + 1.0)
 
 
-def index_image(pixels: Pixels, mask: Pixels, window: Window) -> npt.NDArray[np.uint8]:
-    """One slice and its mask (rows, columns) as indices into :func:`palette`."""
+def index_image(pixels: Pixels, mask: Pixels, window: Window) -> Pixels:
+    """One slice and its mask (rows, columns) as uint8 indices into :func:`palette`."""
     low, high = window
     scale = (_GRAYS - 1) / (high - low)
     # Saturates at 0 and 255 on its way to eight bits.
-    gray = cv2.addWeighted(pixels, scale, pixels, 0.0, -low * scale, dtype=cv2.CV_8U)
-    cv2.min(gray, _GRAYS - 1, dst=gray)
-    inside = cv2.compare(mask, 0, cv2.CMP_NE)
+    gray: Pixels = cv2.addWeighted(pixels, scale, pixels, 0.0, -low * scale, dtype=cv2.CV_8U)
+    np.minimum(gray, _GRAYS - 1, out=gray)
+    _, inside = cv2.threshold(mask, 0, 255, cv2.THRESH_BINARY)
     if not cv2.hasNonZero(inside):
         return gray
-    contour = cv2.bitwise_xor(inside, cv2.erode(inside, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0))
-    tinted = cv2.bitwise_or(cv2.min(gray, _GRAYS - 2), FIRST_MASK_INDEX)
+    contour = cv2.bitwise_xor(
+        inside, cv2.erode(inside, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=[0])
+    )
+    tinted = np.minimum(gray, _GRAYS - 2)
+    np.bitwise_or(tinted, FIRST_MASK_INDEX, out=tinted)
     cv2.copyTo(tinted, inside, gray)
-    cv2.max(gray, contour, dst=gray)
-    return gray
+    return np.maximum(gray, contour, out=gray)

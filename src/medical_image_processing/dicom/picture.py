@@ -43,7 +43,9 @@ def side_by_side_png(original: Image, result: Dataset) -> bytes:
     ]
     if len(masks) > 1:
         rows.append(_strip(drawn, height, width))
-    picture = cv2.copyMakeBorder(np.vstack(rows), *[_GAP] * 4, cv2.BORDER_CONSTANT, value=[_BACKGROUND] * 3)
+    picture = cv2.copyMakeBorder(
+        np.vstack(rows), _GAP, _GAP, _GAP, _GAP, cv2.BORDER_CONSTANT, value=[_BACKGROUND] * 3
+    )
     _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     return encoded.tobytes()
 
@@ -95,5 +97,8 @@ def _strip(drawn: Pixels, height: int, width: int) -> Pixels:
     edges = np.linspace(0, whole, len(chosen) + 1).round().astype(int)
     low = max(1, round(height * (whole / len(chosen)) / width))
     return np.hstack(
-        [_fit(drawn[index], low, int(end - start)) for index, start, end in zip(chosen, edges[:-1], edges[1:], strict=True)]
+        [
+            _fit(drawn[index], low, int(end - start))
+            for index, start, end in zip(chosen, edges[:-1], edges[1:], strict=True)
+        ]
     )

@@ -17,14 +17,17 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
-    UID_dictionary,
 )
 
 from medical_image_processing.dicom import header
@@ -38,7 +41,7 @@ _MAX_COMPRESSION = 1000
 _ALWAYS_ALLOWED_BYTES = 64 * 2**20
 
 _LITTLE_ENDIAN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
-_JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless})
+_JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL})
 _PIXEL_TAGS = (header.PIXEL_DATA, 0x7FE00008, 0x7FE00009)
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _RED_GREEN_BLUE = np.array([0.299, 0.587, 0.114], np.float32)
@@ -110,7 +113,11 @@ def decode(dataset: FileDataset) -> Pixels:
     layout = read_layout(dataset)
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
-        raise InputRejected("BAD_HEADER", "The file does not say its transfer syntax; ask its source for a complete file.")
+        raise InputRejected(
+            "BAD_HEADER", "The file lacks its transfer syntax; ask its source for a complete file."
+        )
+    if not syntax.is_transfer_syntax:
+        raise InputRejected("UNDECODABLE_PIXELS", _why_undecodable(syntax))
     _check_size(layout, len(encoded), syntax)
     stored = _view(encoded, layout) if syntax in _LITTLE_ENDIAN and layout.is_plain else None
     if stored is None and syntax in _JPEG_2000:
@@ -123,9 +130,8 @@ def decode(dataset: FileDataset) -> Pixels:
 def _encoded(dataset: Dataset) -> bytes:
     for tag in _PIXEL_TAGS:
         element = dataset.get_item(tag, keep_deferred=True)
-        if element is not None:
-            if isinstance(element.value, bytes) and element.value:
-                return element.value
+        if element is not None and isinstance(element.value, bytes) and element.value:
+            return element.value
     raise InputRejected("NO_PIXELS", "The DICOM object holds no pixel data; send an image.")
 
 
@@ -162,9 +168,13 @@ def without_unused_bits(stored: Pixels, layout: Layout) -> Pixels:
     unused = stored.dtype.itemsize * 8 - layout.bits_stored
     if unused == 0:
         return stored
-    low, high = (-(1 << layout.bits_stored - 1), 1 << layout.bits_stored - 1) if layout.is_signed else (
-        0,
-        1 << layout.bits_stored,
+    low, high = (
+        (-(1 << layout.bits_stored - 1), 1 << layout.bits_stored - 1)
+        if layout.is_signed
+        else (
+            0,
+            1 << layout.bits_stored,
+        )
     )
     if int(stored.max()) < high and int(stored.min()) >= low:
         return stored
@@ -173,29 +183,60 @@ def without_unused_bits(stored: Pixels, layout: Layout) -> Pixels:
 
 
 def _decode_jpeg_2000(encoded: bytes, layout: Layout) -> Pixels | None:
-    """Unsigned monochrome frames by OpenCV, or None where it can't or where it might differ."""
-    if not layout.is_plain or layout.is_signed:
-        return None
+    """Unsigned monochrome frames by OpenCV, or None where it can't or where it might differ from pydicom.
+
+    Raises :class:`InputRejected` where a codestream contradicts the header: decoders would believe it, and
+    take memory or, in pydicom's case, time without end.
+    """
     try:
         frames = list(generate_frames(encoded, number_of_frames=layout.frames))
-    except Exception:  # noqa: BLE001 - pydicom raises many kinds on broken encapsulation; its own path says which
+    except Exception as error:
+        raise _broken_jpeg_2000() from error
+    components = [_read_component(frame, layout) for frame in frames]
+    if len(frames) != layout.frames:
+        raise _broken_jpeg_2000()
+    if not layout.is_plain or layout.is_signed or set(components) != {(layout.bits_stored, False)}:
         return None
-    if len(frames) != layout.frames or not all(_is_unsigned_codestream(frame, layout) for frame in frames):
-        return None
-    decoded = [cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED) for frame in frames]
-    if any(image is None or image.shape != (layout.rows, layout.columns) for image in decoded):
-        return None
-    return without_unused_bits(np.stack(decoded), layout) if len(decoded) > 1 else decoded[0][np.newaxis]
+    decoded: list[Pixels] = []
+    for frame in frames:
+        image = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None or image.shape != (layout.rows, layout.columns):
+            return None
+        decoded.append(image)
+    return np.stack(decoded) if len(decoded) > 1 else decoded[0][np.newaxis]
 
 
-def _is_unsigned_codestream(frame: bytes, layout: Layout) -> bool:
-    """Whether the SIZ marker (ITU-T T.800 A.5.1) agrees with the header: one unsigned component, same size."""
-    if frame[:4] != b"\xff\x4f\xff\x51" or len(frame) < 43:
-        return False
-    _, _, right, bottom, left, top = struct.unpack(">HHIIII", frame[4:24])
-    components, depth = struct.unpack(">HB", frame[40:43])
-    size = (bottom - top, right - left)
-    return size == (layout.rows, layout.columns) and components == 1 and depth + 1 == layout.bits_stored
+def _read_component(frame: bytes, layout: Layout) -> tuple[int, bool]:
+    """Precision in bits and signedness from the SIZ marker (ITU-T T.800 A.5.1), which must fit the header."""
+    start = _codestream_start(frame)
+    siz = frame[start : start + 43]
+    if siz[:4] != b"\xff\x4f\xff\x51" or len(siz) < 43:
+        raise _broken_jpeg_2000()
+    right, bottom, left, top = struct.unpack(">4I", siz[8:24])
+    components, depth = struct.unpack(">HB", siz[40:43])
+    if (bottom - top, right - left, components) != (layout.rows, layout.columns, layout.samples):
+        raise _broken_jpeg_2000()
+    return (depth & 0x7F) + 1, depth >= 0x80
+
+
+def _codestream_start(frame: bytes) -> int:
+    """0, unless somebody left the boxes of a JP2 file around the codestream (ITU-T T.800 I.4)."""
+    if frame[4:8] != b"jP  ":
+        return 0
+    offset = 12
+    while frame[offset + 4 : offset + 8] != b"jp2c":
+        length = int.from_bytes(frame[offset : offset + 4], "big")
+        if length < 8 or offset > len(frame):
+            raise _broken_jpeg_2000()
+        offset += length
+    return offset + 8
+
+
+def _broken_jpeg_2000() -> InputRejected:
+    return InputRejected(
+        "UNDECODABLE_PIXELS",
+        "The JPEG 2000 pixel data is broken or contradicts the header; fetch the file again.",
+    )
 
 
 def _decode_any(dataset: FileDataset, layout: Layout, syntax: Any) -> Pixels:
@@ -223,7 +264,7 @@ def _luminance(colours: Pixels) -> Pixels:
 
 
 def _why_undecodable(syntax: Any) -> str:
-    known = syntax in UID_dictionary
+    known = syntax.name != syntax
     name = f"'{syntax.name}'" if known else "an unknown transfer syntax"
     try:
         has_decoder = known and get_decoder(syntax).is_available
@@ -253,7 +294,10 @@ def to_modality_units(stored: Pixels, dataset: Dataset) -> Pixels:
 def narrowed(stored: Pixels, slope: float, intercept: float) -> Pixels:
     """``stored * slope + intercept`` as int16 when that is exact, else as float32."""
     if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
-        ends = (int(stored.min()) * int(slope) + int(intercept), int(stored.max()) * int(slope) + int(intercept))
+        ends = (
+            int(stored.min()) * int(slope) + int(intercept),
+            int(stored.max()) * int(slope) + int(intercept),
+        )
         if min(ends) >= -32768 and max(ends) <= 32767:
             # 16-bit arithmetic wraps, so whatever fits in the end is exact however it got there.
             values = stored.view(np.int16) if stored.dtype.itemsize == 2 else stored.astype(np.int16)
@@ -279,7 +323,10 @@ def rescales(dataset: Dataset, frames: int) -> tuple[list[float], list[float]]:
     groups = [functional_group(dataset, "PixelValueTransformationSequence", frame) for frame in range(frames)]
     return (
         [slope if group is None else header.number(group, header.RESCALE_SLOPE, 1.0) for group in groups],
-        [intercept if group is None else header.number(group, header.RESCALE_INTERCEPT, 0.0) for group in groups],
+        [
+            intercept if group is None else header.number(group, header.RESCALE_INTERCEPT, 0.0)
+            for group in groups
+        ],
     )
 
 
@@ -293,5 +340,7 @@ def functional_group(dataset: Dataset, macro: str, frame: int) -> Dataset | None
                     item: Dataset = found[0]
                     return item
     except Exception as error:
-        raise InputRejected("BAD_HEADER", "The functional groups can't be read; check the file's source.") from error
+        raise InputRejected(
+            "BAD_HEADER", "The functional groups can't be read; check the file's source."
+        ) from error
     return None

@@ -25,7 +25,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medical_image_processing.dicom import header
 from medical_image_processing.dicom.image import Image
-from medical_image_processing.dicom.pixels import MAX_DECODED_BYTES, Pixels, decode, functional_group
+from medical_image_processing.dicom.pixels import Pixels, decode, functional_group
 from medical_image_processing.errors import InputRejected
 
 __all__ = ["Image", "read_image", "read_series"]
@@ -36,6 +36,8 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _ORIENTATION_TOLERANCE = 1e-3
+_MAX_INFLATED_BYTES = 2**28
+_INFLATE_STEP = 2**14
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 
 
@@ -93,7 +95,9 @@ def _read(data: bytes) -> tuple[Pixels, Dataset]:
 def parse(data: bytes) -> FileDataset:
     """The elements of :data:`header.TAGS` in a DICOM file; ``NOT_DICOM``, ``BAD_HEADER`` or ``TOO_LARGE``."""
     if data[128:132] != b"DICM":
-        raise InputRejected("NOT_DICOM", "The file is not DICOM (PS3.10): it lacks the prefix DICM; send a DICOM file.")
+        raise InputRejected(
+            "NOT_DICOM", "The file is not DICOM (PS3.10): it lacks the prefix DICM; send a DICOM file."
+        )
     _check_inflated_size(data)
     try:
         return pydicom.dcmread(io.BytesIO(data), specific_tags=header.TAGS)
@@ -107,17 +111,18 @@ def _check_inflated_size(data: bytes) -> None:
     """Refuse a deflated file that would inflate without bounds, since pydicom inflates in one go."""
     if _DEFLATED not in data[132:1024]:
         return
-    start = 144 + struct.unpack("<I", data[140:144])[0]
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    total, rest = 0, data[start:]
+    position = 144 + struct.unpack("<I", data[140:144])[0]
+    inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
     try:
-        while rest and total <= MAX_DECODED_BYTES:
-            total += len(inflate.decompress(rest, 2**20))
-            rest = inflate.unconsumed_tail
+        while position < len(data) and total <= _MAX_INFLATED_BYTES:
+            total += len(inflate.decompress(data[position : position + _INFLATE_STEP]))
+            position += _INFLATE_STEP
     except zlib.error as error:
         raise InputRejected("BAD_HEADER", "The deflated file is broken; fetch it again.") from error
-    if total > MAX_DECODED_BYTES:
-        raise InputRejected("TOO_LARGE", f"The file inflates to more than {MAX_DECODED_BYTES} bytes.")
+    if total > _MAX_INFLATED_BYTES:
+        raise InputRejected(
+            "TOO_LARGE", f"The file inflates to more than {_MAX_INFLATED_BYTES} bytes; send it as it is."
+        )
 
 
 def _check_consistent(slices: list[tuple[Pixels, Dataset]]) -> None:
@@ -132,7 +137,9 @@ def _check_consistent(slices: list[tuple[Pixels, Dataset]]) -> None:
             raise _inconsistent("its files belong to different patients or studies")
     orientations = {_orientation(source) for _, source in slices}
     known = np.array([orientation for orientation in orientations if orientation])
-    if len(known) and (len(known) < len(orientations) or np.ptp(known, axis=0).max() > _ORIENTATION_TOLERANCE):
+    if len(known) and (
+        len(known) < len(orientations) or np.ptp(known, axis=0).max() > _ORIENTATION_TOLERANCE
+    ):
         raise _inconsistent("its images lie in different orientations")
 
 
@@ -202,7 +209,11 @@ def _spacing(source: Dataset, positions: list[float]) -> tuple[float, float, flo
     in_plane = next(
         (
             found
-            for tag in (header.PIXEL_SPACING, header.IMAGER_PIXEL_SPACING, header.NOMINAL_SCANNED_PIXEL_SPACING)
+            for tag in (
+                header.PIXEL_SPACING,
+                header.IMAGER_PIXEL_SPACING,
+                header.NOMINAL_SCANNED_PIXEL_SPACING,
+            )
             if (found := header.numbers(measures, tag, 2)) and min(found) > 0
         ),
         (1.0, 1.0),

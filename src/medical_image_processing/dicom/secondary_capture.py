@@ -16,7 +16,6 @@ from functools import cache
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from medical_image_processing import __version__
@@ -82,7 +81,9 @@ def write_secondary_capture(
     sop_class = MULTI_FRAME_TRUE_COLOR_SECONDARY_CAPTURE if image.is_volume else SECONDARY_CAPTURE
     sop_instance = made_uid(job_id, algo_id, "instance")
     elements = _carried_on(image.sources[0], job_id, algo_id)
-    elements |= _series_and_equipment(job_id, algo_id, revision, series_description, made_at or datetime.now())
+    elements |= _series_and_equipment(
+        job_id, algo_id, revision, series_description, made_at or datetime.now()
+    )
     elements |= _provenance(image, algo_id, revision)
     elements[0x00080016] = encode(0x00080016, "UI", sop_class)
     elements[0x00080018] = encode(0x00080018, "UI", sop_instance)
@@ -99,19 +100,21 @@ def write_secondary_capture(
     return file.getvalue()
 
 
-def read_mask(dataset: Dataset) -> npt.NDArray[np.uint8]:
-    """The mask, 0 or 1, that :func:`write_secondary_capture` drew: (rows, columns) or (slices, rows, columns).
+def read_mask(dataset: Dataset) -> Pixels:
+    """The mask that :func:`write_secondary_capture` drew: uint8, 0 or 1, in the shape of the image.
 
     ``dataset``: the whole result as pydicom reads it.
     """
-    rows, columns = dataset.Rows, dataset.Columns
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
     drawn = np.frombuffer(dataset.PixelData, np.uint8)
     if dataset.SOPClassUID == SECONDARY_CAPTURE:
-        return (drawn[: rows * columns].reshape(rows, columns) >= overlay.FIRST_MASK_INDEX).astype(np.uint8)
+        inside: Pixels = drawn[: rows * columns].reshape(rows, columns) >= overlay.FIRST_MASK_INDEX
+        return inside.astype(np.uint8)
     frames = int(dataset.NumberOfFrames)
     colours = drawn[: frames * rows * columns * 3].reshape(frames, rows, columns, 3)
     # Every gray of the palette has equal red and blue; no colour of the mask has.
-    return (colours[..., 0] != colours[..., 2]).astype(np.uint8)
+    coloured: Pixels = colours[..., 0] != colours[..., 2]
+    return coloured.astype(np.uint8)
 
 
 def made_uid(*parts: str) -> str:
@@ -130,7 +133,9 @@ def _drawn(image: Image, mask: Pixels, window: Window) -> Iterator[Pixels]:
 def _carried_on(source: Dataset, job_id: str, algo_id: str) -> dict[int, bytes]:
     """Patient and study as the source has them, bytes and character set unchanged."""
     found = {tag: (vr, header.raw(source, tag)) for tag, vr in header.CARRIED_ON.items()}
-    elements = {tag: encode(tag, vr, value) for tag, (vr, value) in found.items() if 0 < len(value) <= _LONGEST_VALUE}
+    elements = {
+        tag: encode(tag, vr, value) for tag, (vr, value) in found.items() if 0 < len(value) <= _LONGEST_VALUE
+    }
     for tag in _TYPE_2:
         elements.setdefault(tag, encode(tag, header.CARRIED_ON[tag], b""))
     if header.STUDY_INSTANCE_UID not in elements:
@@ -246,7 +251,9 @@ def _volume_elements(image: Image) -> dict[int, bytes]:
     step = image.spacing[0]
     locations = "\\".join(f"{index * step:.6g}" for index in range(len(image.pixels)))
     if len(locations) > _LONGEST_VALUE or image.pixels.size * 3 > _LONGEST_PIXEL_DATA:
-        raise InputRejected("TOO_LARGE", f"{len(image.pixels)} slices don't fit one DICOM object; send fewer.")
+        raise InputRejected(
+            "TOO_LARGE", f"{len(image.pixels)} slices don't fit one DICOM object; send fewer."
+        )
     return {
         0x00182005: encode(0x00182005, "DS", locations),
         header.SAMPLES_PER_PIXEL: unsigned_shorts(header.SAMPLES_PER_PIXEL, 3),

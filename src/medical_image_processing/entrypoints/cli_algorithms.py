@@ -205,6 +205,8 @@ def remove(
     if force and not hard:
         raise typer.BadParameter("--force goes with --hard", param_hint="--force")
     if hard and not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("nobody is there to be asked; say --yes", param_hint="--hard")
         what = " and fails the jobs that wait" if force else ""
         typer.confirm(f"This removes '{algo_id}' for good{what}. Go on?", abort=True, err=True)
     params = {"hard": "true" if hard else None, "force": "true" if force else None}
@@ -301,8 +303,10 @@ def _read_spec(file: Path | None) -> dict[str, Any]:
         return {}
     try:
         spec = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidRequest("BAD_FILE", f"--file {file}: {error}") from error
+    except OSError as error:
+        raise InvalidRequest("BAD_FILE", f"--file {file} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidRequest("BAD_FILE", f"--file {file} is not JSON: {error}") from error
     if not isinstance(spec, dict):
         raise InvalidRequest("BAD_FILE", f"--file {file}: must hold one JSON object, the body of the POST")
     return spec

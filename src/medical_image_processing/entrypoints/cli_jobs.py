@@ -16,8 +16,8 @@ from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.entrypoints.cli_output import AsJson
 from medical_image_processing.entrypoints.client import Client, Results
 from medical_image_processing.errors import AlgorithmFailed, MipError, Unavailable
-from medical_image_processing.model.job import JobStatus, Scope
 
+SUCCEEDED = "SUCCEEDED"
 _POLL_S = 0.5
 _PATIENCE_S = 30.0
 
@@ -38,7 +38,7 @@ def process(
         str | None, typer.Option(metavar="ID", help="SOP Instance UID or file name.", show_default=False)
     ] = None,
     scope: Annotated[
-        Scope | None,
+        str | None,
         typer.Option(
             metavar="SCOPE", help="image, series or study; unless said, the smallest named.", show_default=False
         ),
@@ -53,7 +53,9 @@ def process(
     client_id: Annotated[
         str | None,
         typer.Option(
-            metavar="ID", help="Send it for this client, whose own connection gets the result too.", show_default=False
+            metavar="ID",
+            help="Send it for this client, whose own connection gets the result too.",
+            show_default=False,
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result and fetch it.")] = True,
@@ -71,7 +73,7 @@ def process(
     """
     pacs = {"study_id": study, "series_id": series, "image_id": image}
     pacs = {name: value for name, value in pacs.items() if value is not None}
-    body: dict[str, Any] = {"pacs": {**pacs, "scope": (scope or _smallest(series, image)).value}}
+    body: dict[str, Any] = {"pacs": {**pacs, "scope": scope or _smallest(series, image)}}
     if parameters is not None:
         body["parameters"] = _parse(parameters)
     if job_id is not None:
@@ -93,8 +95,8 @@ def process(
 def list_jobs(
     context: typer.Context,
     status: Annotated[
-        JobStatus | None,
-        typer.Option(metavar="STATE", case_sensitive=False, help="Only those in this state.", show_default=False),
+        str | None,
+        typer.Option(metavar="STATE", help="Only those in this state.", show_default=False),
     ] = None,
     algo: Annotated[
         str | None, typer.Option(metavar="ALGO_ID", help="Only this algorithm's.", show_default=False)
@@ -110,7 +112,7 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     params = {
-        "status": status.value if status else None,
+        "status": status.upper() if status else None,
         "algo_id": algo,
         "client_id": client_id,
         "limit": limit,
@@ -155,7 +157,7 @@ def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
     with Client.from_environment() as client:
         job = _watch(client, job_id, None, quiet=as_json)
         _print_job(job, as_json)
-    if job["status"] != JobStatus.SUCCEEDED:
+    if job["status"] != SUCCEEDED:
         raise typer.Exit(1)
 
 
@@ -184,7 +186,7 @@ def wait_until_finished(client: Client, job_id: str, results: Results | None, te
         try:
             job: dict[str, Any] = client.call("GET", "jobs", job_id)
             answered = time.monotonic()
-            if JobStatus(job["status"]).is_terminal:
+            if job["finished_at"] is not None:
                 return job
             tell(job)
         except Unavailable as error:
@@ -236,10 +238,10 @@ def _watch(client: Client, job_id: str, results: Results | None, *, quiet: bool)
 
 
 def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> None:
-    if job["status"] != JobStatus.SUCCEEDED:
+    if job["status"] != SUCCEEDED:
         if as_json:
             output.print_json(job)
-        raise _failure(job)
+        raise failure(job)
     size = client.download(job["result"]["dicom"]["url"], file)
     if as_json:
         output.print_json({**job, "output": str(file)})
@@ -248,7 +250,7 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
     output.print_table(("job", "state", "time", "output"), [row], right=("time",))
 
 
-def _failure(job: dict[str, Any]) -> MipError:
+def failure(job: dict[str, Any]) -> MipError:
     error = job["error"] or {"code": job["status"], "message": "no reason was given"}
     return AlgorithmFailed(error["code"], f"job {job['job_id']} {job['status'].lower()}: {error['message']}")
 
@@ -274,7 +276,7 @@ def _print_job(job: dict[str, Any], as_json: bool) -> None:
             ("client", job["client_id"]),
             ("state", output.state(job["status"])),
             ("reason", Text(f"{error['message']} ({error['code']})") if error else None),
-            ("progress", done if job["status"] == JobStatus.RUNNING else None),
+            ("progress", done if job["status"] == "RUNNING" else None),
             ("sent", output.ago(job["created_at"])),
             ("time", time_taken(job)),
             ("attempts", str(job["attempts"])),
@@ -284,10 +286,10 @@ def _print_job(job: dict[str, Any], as_json: bool) -> None:
     )
 
 
-def _smallest(series: str | None, image: str | None) -> Scope:
+def _smallest(series: str | None, image: str | None) -> str:
     if image is not None:
-        return Scope.IMAGE
-    return Scope.STUDY if series is None else Scope.SERIES
+        return "image"
+    return "study" if series is None else "series"
 
 
 def _parse(parameters: str) -> dict[str, Any]:

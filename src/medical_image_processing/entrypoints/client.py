@@ -14,12 +14,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
-from websockets.exceptions import InvalidStatus, WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
 from medical_image_processing.errors import (
     Conflict,
@@ -32,6 +30,10 @@ from medical_image_processing.errors import (
     Unauthorized,
     Unavailable,
 )
+
+if TYPE_CHECKING:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import ClientConnection
 
 DEFAULT_BASE = "http://127.0.0.1:8080"
 # The key of the seed's curl lines; a platform takes it only while it listens on loopback alone (law A2).
@@ -49,8 +51,8 @@ _ERRORS: Mapping[int, Callable[[str, str], MipError]] = {
 
 def read_env(file: Path) -> dict[str, str]:
     """The ``export NAME=value`` lines of a platform's ``HOME/env``."""
-    words = [shlex.split(line) for line in file.read_text().splitlines()]
-    return dict(word.split("=", 1) for _, word in (pair for pair in words if len(pair) == 2))
+    lines = [line for line in file.read_text().splitlines() if line.startswith("export ")]
+    return dict(shlex.split(line)[1].split("=", 1) for line in lines)
 
 
 class Client:
@@ -62,6 +64,8 @@ class Client:
 
     def __init__(self, base: str, *, admin_key: str | None = None, client_key: str | None = None) -> None:
         self.base = base.rstrip("/")
+        if not self.base.startswith(("http://", "https://")):
+            raise InvalidRequest("BAD_ADDRESS", f"MIP_API_BASE is '{base}'; it must be like {DEFAULT_BASE}")
         self._is_loopback = _is_loopback(base)
         self._admin_key = admin_key or (_LOOPBACK_ADMIN_KEY if self._is_loopback else None)
         self._client_key = client_key
@@ -111,6 +115,10 @@ class Client:
     @contextmanager
     def results(self, client_id: str) -> Iterator[Results]:
         """The WebSocket on which the results for ``client_id`` come, those it missed first."""
+        # Most commands need no WebSocket, and importing this takes a while.
+        from websockets.exceptions import InvalidStatus, WebSocketException
+        from websockets.sync.client import connect
+
         base = f"ws{self.base.removeprefix('http')}/ws?{urlencode({'client_id': client_id})}"
         try:
             socket = connect(
@@ -162,6 +170,8 @@ class Results:
 
     def receive(self, timeout_s: float) -> dict[str, Any] | None:
         """The next message, or None after ``timeout_s``. Unavailable ``CONNECTION_LOST``."""
+        from websockets.exceptions import WebSocketException
+
         try:
             message = json.loads(self._socket.recv(timeout=timeout_s))
         except TimeoutError:

@@ -37,11 +37,16 @@ def read(file: Path) -> list[ClientKey]:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest("BAD_CLIENT_KEYS", f"--client-keys {file} can't be read: {error}") from error
-    keys = []
+    keys: dict[str, ClientKey] = {}
     for number, line in enumerate(lines, start=1):
         if words := line.partition("#")[0].split():
-            keys.append(_parse(file, number, words))
-    return keys
+            key = _parse(file, number, words)
+            if key.name in keys:
+                raise InvalidRequest(
+                    "BAD_CLIENT_KEYS", f"{file}, line {number}: an earlier line has the same NAME; remove one"
+                )
+            keys[key.name] = key
+    return list(keys.values())
 
 
 def add(file: Path, name: str, client_ids: list[str]) -> str:

@@ -21,7 +21,7 @@ def sample_pacs() -> Path:
             task = bar.add_task("", total=None)
             return samples.abdominal_ct(cache, lambda done, total: bar.update(task, completed=done, total=total))
     except Unavailable as error:
-        print_note(f"the abdominal CT can't be had ({error.message}); pydicom's CT_small stands in")
+        print_note(f"pydicom's small CT stands in for the abdominal one. {error.message}")
         return _small_ct(cache)
 
 

@@ -215,6 +215,7 @@ def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
         app,
         loop="uvloop",
         http="httptools",
+        interface="asgi3",
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -158,8 +158,8 @@ class ResultMessage(BaseModel):
     progress: Annotated[float, Field(ge=0, le=1)] | None = None
     attempt: Annotated[int, Field(ge=1, le=1000)] | None = None
     """The receive count of the job message; how often the job was started."""
-    started_at: Annotated[float, Field(gt=0)] | None = None
-    """When this attempt began, epoch seconds; for jobs too short to be reported RUNNING."""
+    started_at: Annotated[float, Field(gt=0, lt=32_503_680_000)] | None = None
+    """When this attempt began, epoch seconds before the year 3000; for jobs too short to be reported RUNNING."""
     error: JobError | None = None
     provenance: dict[str, Any] | None = None
 

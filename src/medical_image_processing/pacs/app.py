@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 import time
+import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, suppress
 
@@ -103,7 +104,8 @@ class PacsApp:
             answer = failure_answer(error)
         except Exception as error:
             # Not the error's own text: it may quote a path.
-            _LOG.error("a PACS request failed: %s", type(error).__name__)
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            _LOG.error("a PACS request failed: %s at %s:%s", type(error).__name__, at.filename, at.lineno)
             answer = error_answer(500, "INTERNAL", "the PACS API failed; its log says where")
         await send_answer(send, answer, cors)
 

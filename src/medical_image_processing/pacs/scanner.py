@@ -25,11 +25,13 @@ def scan_folder(folder: bytes, catalogue: Catalogue, stopped: Callable[[], bool]
     Only files whose size or time changed are opened. Symbolic links are never followed; hidden files and
     folders are skipped. What was read is committed in batches, so that a long first scan shows early.
 
-    Raises OSError when the folder can't be read, and :class:`Stopped`; what was committed stays.
+    What can't be read now is not forgotten. Raises OSError when the folder itself can't be listed, and
+    :class:`Stopped`; what was committed stays.
     """
     gone = catalogue.stamps()
+    unreadable: list[bytes] = []
     batch: list[Found] = []
-    for path, stamp in _walk(folder):
+    for path, stamp in _walk(folder, unreadable):
         if stopped():
             raise Stopped
         if gone.pop(path, None) == stamp:
@@ -41,33 +43,42 @@ def scan_folder(folder: bytes, catalogue: Catalogue, stopped: Callable[[], bool]
             catalogue.put(batch)
             batch = []
     catalogue.put(batch)
-    catalogue.remove(gone)
+    kept = tuple(path + b"/" for path in unreadable)
+    catalogue.remove(path for path in gone if not (path + b"/").startswith(kept))
 
 
-def _walk(folder: bytes) -> Iterator[tuple[bytes, Stamp]]:
-    """Paths relative to ``folder``, with slashes, of the regular files below it."""
+def _walk(folder: bytes, unreadable: list[bytes]) -> Iterator[tuple[bytes, Stamp]]:
+    """Paths relative to ``folder``, with slashes, of the regular files below it.
+
+    Files and subfolders that are there and can't be read are added to ``unreadable``.
+    """
     pending = [b""]
     while pending:
         prefix = pending.pop()
         try:
-            entries = os.scandir(below(folder, prefix))
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            with os.scandir(below(folder, prefix)) as listing:
+                entries = list(listing)
+        except OSError as error:
             if not prefix:
                 raise
-            continue  # went away, or was never ours to read
-        with entries:
-            for entry in entries:
-                if entry.name.startswith(b".") or entry.is_symlink():
-                    continue
-                path = prefix + b"/" + entry.name if prefix else entry.name
+            _note(error, prefix, unreadable)
+            continue
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            path = prefix + b"/" + entry.name if prefix else entry.name
+            try:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(path)
                 elif entry.is_file(follow_symlinks=False):
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    yield path, stamp_of(status)
+                    yield path, stamp_of(entry.stat(follow_symlinks=False))
+            except OSError as error:
+                _note(error, path, unreadable)
+
+
+def _note(error: OSError, path: bytes, unreadable: list[bytes]) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        unreadable.append(path)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:

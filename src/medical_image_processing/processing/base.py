@@ -1,4 +1,4 @@
-"""What an algorithm is, and how the one a container is meant to run is found (CONTRACT.md, "A Python algorithm")."""
+"""What an algorithm is, and how a container's is found (CONTRACT.md, "A Python algorithm")."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
@@ -132,11 +132,12 @@ def _import(module: str, algo_id: str) -> None:
 
 
 def _loaded(algo_id: str) -> type[Processor] | None:
-    return next((cls for cls in _subclasses(Processor) if cls.ALGO_ID == algo_id), None)
+    return next((cls for cls in _subclasses(Processor) if algo_id == cls.ALGO_ID), None)
 
 
-def _subclasses(parent: type[Processor]) -> Iterator[type[Processor]]:
-    for child in parent.__subclasses__():
+def _subclasses(parent: type) -> Iterator[type[Processor]]:
+    children: Sequence[type[Processor]] = parent.__subclasses__()
+    for child in children:
         if getattr(child, "ALGO_ID", None):
             yield child
         yield from _subclasses(child)

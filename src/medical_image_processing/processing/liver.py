@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -20,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[Any]
-Mask = npt.NDArray[np.uint8]
+Mask = npt.NDArray[Any]
+"""uint8, set where it isn't zero."""
 
 # Workers and slices are what runs side by side; OpenCV's own threads on top only cost CPU.
 cv2.setNumThreads(1)
@@ -35,13 +37,17 @@ class Components:
     columns: Pixels
 
 
-def segment(candidates: Callable[[Pixels], Mask], img: Pixels, meta: Mapping[str, Any] | None) -> dict[str, Any]:
+def segment(
+    candidates: Callable[[Pixels], Mask], img: Pixels, meta: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """The liver among ``candidates(slice)`` as a Processor returns it; ``img`` in HU, a slice or a volume."""
     meta = meta or {}
     slices = img if img.ndim == 3 else img[np.newaxis]
     report = meta.get("progress")
     components = []
-    for done, found in enumerate(_side_by_side(lambda pixels: find_components(candidates(pixels)), slices), 1):
+    for done, found in enumerate(
+        _side_by_side(lambda pixels: find_components(candidates(pixels)), slices), 1
+    ):
         components.append(found)
         if report is not None:
             report(0.9 * done / len(slices))
@@ -100,7 +106,7 @@ def choose_liver(slices: list[Components], right_half: tuple[float, float]) -> l
         return [[] for _ in slices]
     return [
         [index - start + 1 for index in range(start, end) if owner[index] == liver]
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True)
+        for start, end in pairwise(offsets)
     ]
 
 
@@ -139,7 +145,7 @@ def _touching(lower: Components, upper: Components) -> Pixels:
 
 
 def _right_half(columns: int, orientation: tuple[float, ...] | None) -> tuple[float, float]:
-    """The columns that show the patient's right: the first half, unless rows run from left to right (PS3.3 C.7.6.2)."""
+    """The columns of the patient's right: the first half, unless rows run towards it (PS3.3 C.7.6.2)."""
     runs_to_the_right = orientation is not None and orientation[0] < 0
     return (columns / 2, float(columns)) if runs_to_the_right else (0.0, columns / 2)
 

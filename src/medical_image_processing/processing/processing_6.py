@@ -28,7 +28,7 @@ class Processing6(Processor):
 
 def _candidates(pixels: Pixels) -> Mask:
     # A median of 16-bit integers is OpenCV's fast one; fractions of a HU don't matter to it.
-    whole = np.clip(pixels, -32768, 32767).astype(np.int16, copy=False)
+    whole = np.nan_to_num(np.clip(pixels, -32768, 32767)).astype(np.int16, copy=False)
     return close_fill_open(
         cv2.inRange(cv2.medianBlur(whole, MEDIAN_PIXELS), *LIVER_HU), CLOSING_PIXELS, OPENING_PIXELS
     )

@@ -114,7 +114,10 @@ class JobsContract:
             assert [job.job_id for job in await ports.jobs.unseen("client-1", after=None, limit=10)] == ["j0"]
             # One that had not ended when it was marked is not lost by that.
             await ports.jobs.apply([succeeded("j1")])
-            assert [job.job_id for job in await ports.jobs.unseen("client-1", after=None, limit=10)] == ["j0", "j1"]
+            assert [job.job_id for job in await ports.jobs.unseen("client-1", after=None, limit=10)] == [
+                "j0",
+                "j1",
+            ]
 
         self.run(work)
 

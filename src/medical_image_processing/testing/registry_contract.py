@@ -39,6 +39,12 @@ async def refused(kind: type[MipError], code: str, work: Awaitable[object]) -> M
     raise AssertionError(f"expected {kind.__name__} {code}, but nothing was raised")
 
 
+async def set_status(registry: Registry, status: AlgorithmStatus) -> None:
+    """What a provisioner writes that knows revision 1."""
+    found = ResourceStatus(queue_url="http://q")
+    await registry.set_status("liver", revision=1, status=status, reason=None, resources=found)
+
+
 @dataclass(frozen=True)
 class RegistryPorts:
     """What the suite needs of an engine. ``audit`` reads the actions on record for a subject."""
@@ -93,8 +99,7 @@ class RegistryContract:
     def test_r3_a_status_leaves_the_revision_alone_and_comes_too_late_after_a_change(self) -> None:
         async def work(ports: RegistryPorts) -> None:
             await ports.registry.create(a_spec(), actor="anna")
-            status = {"reason": None, "resources": ResourceStatus(queue_url="http://q")}
-            await ports.registry.set_status("liver", revision=1, status=AlgorithmStatus.ACTIVE, **status)
+            await set_status(ports.registry, AlgorithmStatus.ACTIVE)
             record = await ports.registry.get("liver")
             assert record is not None and (record.revision, record.status) == (1, AlgorithmStatus.ACTIVE)
             await ports.registry.update(
@@ -104,7 +109,7 @@ class RegistryContract:
                 actor="anna",
                 action="update",
             )
-            late = ports.registry.set_status("liver", revision=1, status=AlgorithmStatus.FAILED, **status)
+            late = set_status(ports.registry, AlgorithmStatus.FAILED)
             await refused(StaleRevision, "STALE_REVISION", late)
 
         self.run(work)

@@ -24,6 +24,7 @@ from medical_image_processing.worker.sigv4 import UNSIGNED_PAYLOAD, CredentialSo
 LEASE_S = 30
 """How long a received job stays ours without being renewed."""
 MAX_BATCH = 10
+_RETRY_WITHIN_S = 10.0
 
 T = TypeVar("T")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -68,7 +69,13 @@ class SqsClient:
     """Receives from one queue, sends to another."""
 
     def __init__(
-        self, http: HttpClient, credentials: CredentialSource, *, region: str, endpoint: str | None, queue_url: str
+        self,
+        http: HttpClient,
+        credentials: CredentialSource,
+        *,
+        region: str,
+        endpoint: str | None,
+        queue_url: str,
     ) -> None:
         self._http = http
         self._origin = origin_of(endpoint or queue_url)
@@ -123,9 +130,7 @@ class SqsClient:
             {"Id": str(index), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
             for index, (handle, seconds) in enumerate(leases)
         ]
-        answer = self._call(
-            "ChangeMessageVisibilityBatch", {"QueueUrl": self._queue_url, "Entries": entries}
-        )
+        answer = self._call("ChangeMessageVisibilityBatch", {"QueueUrl": self._queue_url, "Entries": entries})
         lost = {entry["Id"] for entry in answer.get("Failed") or () if entry.get("SenderFault")}
         return [str(index) not in lost for index in range(len(leases))]
 
@@ -143,7 +148,9 @@ class SqsClient:
         try:
             answer: dict[str, Any] = json.loads(response.body) if response.body else {}
         except ValueError as error:
-            raise Unavailable("NO_ANSWER", f"{self._origin.netloc} answers {action} with something else") from error
+            raise Unavailable(
+                "NO_ANSWER", f"{self._origin.netloc} answers {action} with something else"
+            ) from error
         return answer
 
 
@@ -151,7 +158,13 @@ class S3Client:
     """Puts objects into one bucket."""
 
     def __init__(
-        self, http: HttpClient, credentials: CredentialSource, *, region: str, endpoint: str | None, bucket: str
+        self,
+        http: HttpClient,
+        credentials: CredentialSource,
+        *,
+        region: str,
+        endpoint: str | None,
+        bucket: str,
     ) -> None:
         self._http = http
         self._origin, self._prefix = _bucket_address(endpoint, region, bucket)
@@ -182,11 +195,14 @@ def _bucket_address(endpoint: str | None, region: str, bucket: str) -> tuple[Ori
 
 
 def retried(ask: Callable[[], T], *, attempts: int = 4, first_delay_s: float = 0.1) -> T:
-    """What ``ask`` returns; it is asked again after a TransientError, ever later, with jitter."""
+    """What ``ask`` returns; it is asked again after a quick TransientError, ever later, with jitter."""
+    give_up_at = time.monotonic() + _RETRY_WITHIN_S
     for attempt in range(1, attempts):
         try:
             return ask()
         except TransientError:
+            if time.monotonic() > give_up_at:
+                raise
             time.sleep(first_delay_s * 3 ** (attempt - 1) * random.uniform(0.5, 1.0))  # noqa: S311
     return ask()
 

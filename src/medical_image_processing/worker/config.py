@@ -50,15 +50,17 @@ class WorkerConfig:
             output_bucket=_required(env, "OUTPUT_BUCKET"),
             pacs_base=_address(env, "PACS_API_BASE").rstrip("/"),
             pacs_key=env.get("PACS_API_KEY", ""),
-            region=env.get("AWS_REGION") or _required(env, "AWS_DEFAULT_REGION"),
+            region=_required(
+                {"AWS_REGION": env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION", "")}, "AWS_REGION"
+            ),
             sqs_endpoint=env.get("AWS_ENDPOINT_URL_SQS") or endpoint,
             s3_endpoint=env.get("AWS_ENDPOINT_URL_S3") or endpoint,
             revision=env.get("MIP_REVISION", "0"),
             task=env.get("MIP_TASK", ""),
-            time_limit_s=_seconds(env, "MIP_TIME_LIMIT_S", 900),
-            stop_timeout_s=_seconds(env, "MIP_STOP_TIMEOUT_S", 25),
-            max_input_bytes=int(_seconds(env, "MIP_MAX_INPUT_MIB", 2048) * 2**20),
-            parent_pid=int(_seconds(env, "MIP_PARENT_PID", 0)) or None,
+            time_limit_s=_number(env, "MIP_TIME_LIMIT_S", 900),
+            stop_timeout_s=_number(env, "MIP_STOP_TIMEOUT_S", 25),
+            max_input_bytes=int(_number(env, "MIP_MAX_INPUT_MIB", 2048) * 2**20),
+            parent_pid=int(_number(env, "MIP_PARENT_PID", 0)) or None,
         )
 
 
@@ -77,7 +79,7 @@ def _address(env: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+def _number(env: Mapping[str, str], name: str, default: float) -> float:
     try:
         value = float(env.get(name) or default)
     except ValueError as error:

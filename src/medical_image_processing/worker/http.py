@@ -1,13 +1,14 @@
 """A small HTTP/1.1 client with connections that stay open.
 
-A worker makes four calls a job. ``http.client`` costs 140 µs of CPU each, ``urllib3`` 320 µs, this 50 µs,
-mostly because it does not parse headers as e-mail. It speaks what AWS, the platform and a PACS send:
+A worker makes four calls a job. ``http.client`` costs 70 µs of CPU each, ``urllib3`` 230 µs, this 20 µs
+(bench_signing.py), mostly because it does not parse headers as e-mail. It speaks what AWS, the platform and a PACS send:
 Content-Length and chunked bodies, TLS checked against the system's authorities. No redirects, no proxies.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import socket
@@ -17,7 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 from medical_image_processing.errors import InputRejected, Unavailable
@@ -56,7 +57,7 @@ class Response:
 
 
 class ConnectionFailed(Unavailable):
-    """No answer: refused, reset, timed out, or not HTTP. ``may_have_arrived`` tells whether bytes were sent."""
+    """No answer: refused, reset, timed out, or not HTTP."""
 
     def __init__(self, origin: Origin, reason: str) -> None:
         super().__init__("NO_ANSWER", f"{origin.netloc} does not answer: {reason}")
@@ -74,7 +75,9 @@ def origin_of(base: str) -> Origin:
 class HttpClient:
     """Sends requests, from any thread, and keeps the connections for the next ones."""
 
-    def __init__(self, *, connect_timeout_s: float = CONNECT_TIMEOUT_S, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self, *, connect_timeout_s: float = CONNECT_TIMEOUT_S, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
         self._idle: dict[Origin, list[_Connection]] = {}
@@ -183,7 +186,7 @@ class _Connection:
         except OSError as error:
             raise ConnectionFailed(origin, _reason(error)) from error
         self._socket.settimeout(read_timeout_s)
-        self._file: BinaryIO = self._socket.makefile("rb", 65_536)
+        self._file = cast(io.BufferedReader, self._socket.makefile("rb", 65_536))
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
@@ -256,7 +259,7 @@ class _Connection:
             raise _too_large(max_bytes)
         parts = []
         while length > 0:
-            part = self._file.read1(min(length, 2**20))  # type: ignore[attr-defined]
+            part = self._file.read1(min(length, 2**20))
             if not part:
                 raise ValueError("the answer was cut short")
             _check_time(deadline)
@@ -278,7 +281,7 @@ class _Connection:
     def _until_closed(self, max_bytes: int, deadline: float) -> bytes:
         parts: list[bytes] = []
         total = 0
-        while part := self._file.read1(2**20):  # type: ignore[attr-defined]
+        while part := self._file.read1(2**20):
             _check_time(deadline)
             parts.append(part)
             total += len(part)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from medical_image_processing import naming
 from medical_image_processing.engines.embedded.access_record import AccessRecord
-from medical_image_processing.engines.embedded.credentials import Credentials
+from medical_image_processing.engines.embedded.credentials import Credential, Credentials, Operator
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
 from medical_image_processing.engines.embedded.keys import SqliteKeys
@@ -66,8 +66,10 @@ class EmbeddedEngine:
         self.jobs = SqliteJobs(self.database, self.queues, clock=time.time)
         self.keys = SqliteKeys(self.database, clock=time.time)
         self.access_record = AccessRecord(self.database, clock=time.time)
-        self.credentials = Credentials(operator=settings.operator)
-        self.outputs = SignedOutputs(*settings.operator, region=REGION, port=settings.worker_port)
+        self.credentials = Credentials()
+        operator = Credential(*settings.operator, Operator())
+        self.credentials.add(operator)
+        self.outputs = SignedOutputs(operator, region=REGION, port=settings.worker_port)
         self.supervisor = Supervisor(
             queues=self.queues,
             credentials=self.credentials,

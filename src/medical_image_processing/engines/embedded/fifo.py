@@ -12,6 +12,7 @@ Each call is a handful of indexed statements, whatever the queue holds.
 
 from __future__ import annotations
 
+import re
 import secrets
 import sqlite3
 import uuid
@@ -28,6 +29,7 @@ DEDUPLICATION_S = 300.0
 MAX_OF_GROUP = 10
 """How many messages of one group are in flight at most: those of one receive."""
 
+_HANDLE = re.compile(r"([0-9a-f]{1,15})\.[A-Za-z0-9_-]{16}")
 _RETURNED = (
     "SELECT m.seq, m.queue_id, m.group_id, m.receive_count, q.name, q.redrive_to, q.max_receives"
     " FROM messages m JOIN queues q ON q.queue_id = m.queue_id "
@@ -83,8 +85,8 @@ def send(
     ).fetchone()
     message_id = str(uuid.uuid4())
     seq = connection.execute(
-        "INSERT INTO messages (queue_id, message_id, group_id, dedup_id, body, attributes, sent_at, is_head, sender)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO messages"
+        " (queue_id, message_id, group_id, dedup_id, body, attributes, sent_at, is_head, sender) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             queue_id,
             message_id,
@@ -211,7 +213,8 @@ def change_visibility(
     if seq is None:
         return HandleTrouble.INVALID
     row = connection.execute(
-        _RETURNED + "WHERE m.seq = ? AND m.queue_id = ? AND m.receipt = ? AND m.in_flight = 1 AND m.visible_at > ?",
+        _RETURNED
+        + "WHERE m.seq = ? AND m.queue_id = ? AND m.receipt = ? AND m.in_flight = 1 AND m.visible_at > ?",
         (seq, queue["queue_id"], handle, now),
     ).fetchone()
     if row is None:
@@ -348,8 +351,5 @@ def _with_queue(message: Any, queue: Any) -> dict[str, Any]:
 
 
 def _seq_of(handle: str) -> int | None:
-    number, dot, nonce = handle.partition(".")
-    try:
-        return int(number, 16) if dot and len(nonce) == 16 and len(number) <= 15 else None
-    except ValueError:
-        return None
+    match = _HANDLE.fullmatch(handle)
+    return int(match[1], 16) if match else None

@@ -25,7 +25,7 @@ from medical_image_processing.engines.embedded.waiting import Line
 from medical_image_processing.ports.queues import DeadLetter, OutgoingMessage, QueueGauge, ReceivedMessage
 
 T = TypeVar("T")
-_PURGE_LIMIT = 5_000
+_PURGE_LIMIT = 500
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,12 @@ class FifoQueues:
         self._closed = False
 
     async def create(
-        self, name: str, *, redrive_to: str | None, max_receives: int = naming.MAX_RECEIVES, visibility_s: float = 30.0
+        self,
+        name: str,
+        *,
+        redrive_to: str | None,
+        max_receives: int = naming.MAX_RECEIVES,
+        visibility_s: float = 30.0,
     ) -> None:
         """Make the queue, or give an existing one these attributes."""
         row = (name, redrive_to, max_receives if redrive_to else None, visibility_s, self._clock())
@@ -130,7 +135,9 @@ class FifoQueues:
             *given,
         )
         now = self._clock()
-        return [QueueGauge(row["name"], row["depth"], max(0.0, now - (row["sent_at"] or now))) for row in rows]
+        return [
+            QueueGauge(row["name"], row["depth"], max(0.0, now - (row["sent_at"] or now))) for row in rows
+        ]
 
     async def send(self, queue: str, messages: Sequence[OutgoingMessage]) -> list[str]:
         """Message ids, in order. NotFound ``UNKNOWN_QUEUE``."""
@@ -149,8 +156,10 @@ class FifoQueues:
 
         return await self._write(insert)
 
-    def send_in(self, connection: sqlite3.Connection, queue: str, message: OutgoingMessage) -> tuple[str, int]:
-        """Message id and sequence number, inside a transaction of the caller's, who calls :meth:`notify` after it."""
+    def send_in(
+        self, connection: sqlite3.Connection, queue: str, message: OutgoingMessage
+    ) -> tuple[str, int]:
+        """Message id and sequence number. The transaction is the caller's, who calls :meth:`notify` after it."""
         sent, _ = fifo.send(connection, fifo.find_queue(connection, queue), message, self._clock())
         return sent.message_id, sent.seq
 
@@ -241,7 +250,9 @@ class FifoQueues:
 
     async def delete_batch(self, queue: str, handles: Sequence[str]) -> list[HandleTrouble | None]:
         """Like :meth:`delete`, with what was wrong with each."""
-        return await self._write(lambda c, effects: fifo.delete(c, fifo.find_queue(c, queue), handles, effects))
+        return await self._write(
+            lambda c, effects: fifo.delete(c, fifo.find_queue(c, queue), handles, effects)
+        )
 
     async def change_visibility(
         self, queue: str, changes: Sequence[tuple[str, float]]
@@ -256,7 +267,9 @@ class FifoQueues:
 
     async def release(self, receiver: str, *, counted: bool) -> int:
         """Give back what ``receiver`` holds, because it has ended; how many messages that were."""
-        return await self._write(lambda c, effects: fifo.release(c, receiver, counted=counted, effects=effects))
+        return await self._write(
+            lambda c, effects: fifo.release(c, receiver, counted=counted, effects=effects)
+        )
 
     async def release_all(self) -> int:
         """At start-up: give back, uncounted, what receivers of the platform's previous life held."""
@@ -293,18 +306,21 @@ class FifoQueues:
     async def sweep(self) -> None:
         """What the timer does, and the rest: end leases, forget deduplication ids, repair lost wake-ups.
 
-        Call it once at start-up and every few seconds; receivers do not depend on how often.
+        Call it once at start-up and then every second or so.
         """
         await self._end_leases()
         for queue, line in list(self._lines.items()):
             if line.is_waiting and self._may_have_messages(queue):
                 line.wake(1)
+        await self._forget_deduplication_ids()
+
+    async def _forget_deduplication_ids(self) -> None:
         now = self._clock()
-        if self._database.read("SELECT 1 FROM deduplication WHERE expires_at <= ? LIMIT 1", now):
-            sql = (
-                "DELETE FROM deduplication WHERE (queue_id, dedup_id) IN"
-                " (SELECT queue_id, dedup_id FROM deduplication WHERE expires_at <= ? LIMIT ?)"
-            )
+        sql = (
+            "DELETE FROM deduplication WHERE (queue_id, dedup_id) IN"
+            " (SELECT queue_id, dedup_id FROM deduplication WHERE expires_at <= ? LIMIT ?)"
+        )
+        while self._database.read("SELECT 1 FROM deduplication WHERE expires_at <= ? LIMIT 1", now):
             await self._database.write(lambda c: c.execute(sql, (now, _PURGE_LIMIT)) and None)
 
     def close(self) -> None:

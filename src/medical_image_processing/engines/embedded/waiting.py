@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 
 
 class Line:
@@ -28,13 +29,10 @@ class Line:
         if count <= 0:
             return
         self.version += 1
-        for waiter in list(self._waiters)[:count] if count > 1 else list(self._first()):
+        for waiter in list(islice(self._waiters, count)):
             del self._waiters[waiter]
             if not waiter.done():
                 waiter.set_result(None)
-
-    def _first(self) -> list[asyncio.Future[None]]:
-        return [next(iter(self._waiters))] if self._waiters else []
 
     def wake_all(self) -> None:
         """Wake everybody."""
@@ -49,7 +47,9 @@ class Line:
         try:
             await waiter
         except asyncio.CancelledError:
-            if self._waiters.pop(waiter, waiter) is waiter:
+            if waiter in self._waiters:
+                del self._waiters[waiter]
+            else:
                 self.wake(1)
             raise
         finally:

@@ -1,0 +1,92 @@
+"""An HTTP request and its answer, as the SQS and S3 endpoints see them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.types import Receive, Scope
+
+from medical_image_processing.engines.embedded.aws_error import AwsError
+from medical_image_processing.engines.embedded.sigv4 import Query, Request
+
+
+class ClientGone(Exception):
+    """The connection was closed before the request was complete; there is nobody to answer."""
+
+
+class AwsRequest:
+    """One request. ``headers`` have names in lower case; repeated ones are joined by commas."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.method: str = scope["method"]
+        self.receive = receive
+        self._scope = scope
+        self.headers: dict[str, str] = {}
+        for raw_name, raw_value in scope["headers"]:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("utf-8", "replace")
+            self.headers[name] = f"{self.headers[name]},{value}" if name in self.headers else value
+
+    @cached_property
+    def raw_path(self) -> str:
+        """The path as it was sent, percent-encoded."""
+        return (self._scope.get("raw_path") or b"/").partition(b"?")[0].decode("latin-1")
+
+    @cached_property
+    def query(self) -> Query:
+        """Decoded names and values in order."""
+        text = self._scope["query_string"].decode("latin-1")
+        parts = (part.partition("=") for part in text.split("&") if part)
+        return [(unquote(name), unquote(value)) for name, _, value in parts]
+
+    @cached_property
+    def parameters(self) -> dict[str, str]:
+        """The query without order; the last of a repeated name."""
+        return dict(self.query)
+
+    @property
+    def base_url(self) -> str:
+        """Scheme and host by which the caller has reached us."""
+        return f"{self._scope['scheme']}://{self.headers.get('host', 'localhost')}"
+
+    @property
+    def signed(self) -> Request:
+        """What a signature covers."""
+        return Request(self.method, self.raw_path, self.query, self.headers)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it arrives. ClientGone."""
+        more = True
+        while more:
+            message: Any = await self.receive()
+            if message["type"] != "http.request":
+                raise ClientGone
+            more = message.get("more_body", False)
+            if body := message.get("body"):
+                yield body
+
+    async def body(self, *, max_bytes: int) -> bytes:
+        """The whole body. AwsError ``EntityTooLarge``; ClientGone."""
+        received: list[bytes] = []
+        size = 0
+        async for piece in self.pieces():
+            size += len(piece)
+            if size > max_bytes:
+                raise AwsError(
+                    "EntityTooLarge", f"the body of this request has at most {max_bytes} bytes", status=413
+                )
+            received.append(piece)
+        return received[0] if len(received) == 1 else b"".join(received)
+
+
+@dataclass
+class Response:
+    """An answer. ``stream``, when given, follows ``body``, and ``content-length`` is among the headers then."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    stream: AsyncIterator[bytes] | None = None

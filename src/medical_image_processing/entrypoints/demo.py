@@ -1,0 +1,153 @@
+"""``mip demo``: the whole of it, on a platform of its own that is gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pydicom
+
+from medical_image_processing.dicom.picture import side_by_side_png
+from medical_image_processing.dicom.read import read_series
+from medical_image_processing.entrypoints import cli_output as output
+from medical_image_processing.entrypoints.cli_algorithms import wait_until_settled
+from medical_image_processing.entrypoints.cli_jobs import SUCCEEDED, failure, time_taken
+from medical_image_processing.entrypoints.client import Client, Results, read_env
+from medical_image_processing.entrypoints.sample_pacs import sample_pacs
+from medical_image_processing.errors import Unavailable
+
+_START_S = 30.0
+_ACTIVE_S = 60.0
+_RESULT_S = 120.0
+_STOP_S = 15.0
+
+# The body of the seed's own POST.
+_ALGORITHM = {
+    "algo_id": "processing_1",
+    "image_uri": "123456789.dkr.ecr.us-east-1.amazonaws.com/mip-algos:processing_1",
+    "cpu": 1024,
+    "memory": 2048,
+    "command": ["/app/worker.sh"],
+}
+
+
+def run_demo(folder: Path, *, as_json: bool) -> None:
+    """Process the sample CT and leave ``image-result.dcm``, ``series-result.dcm`` and ``overlay.png``.
+
+    Unavailable or AlgorithmFailed where a step fails; whatever was started is stopped.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    pacs = sample_pacs()
+    began = time.monotonic()
+    with output.progress() as progress:
+        progress.show("starting a platform")
+        with private_platform(pacs) as client:
+            progress.show("registering processing_1")
+            client.call("POST", "admin", "algorithms", body=_ALGORITHM)
+            wait_until_settled(client, "processing_1", _ACTIVE_S, lambda _: None)
+            jobs = []
+            client_id = client.call("POST", "provision", body={})["client_id"]
+            with client.results(client_id) as results:
+                for scope, reference in _references(pacs).items():
+                    progress.show(f"processing {'one image' if scope == 'image' else 'the whole series'}")
+                    body = {"client_id": client_id, "pacs": reference}
+                    jobs.append(_process(client, results, body, folder / f"{scope}-result.dcm"))
+            progress.show("drawing the result, stopping the platform")
+            _draw(pacs, folder)
+    _print(jobs, folder / "overlay.png", time.monotonic() - began, as_json)
+
+
+@contextmanager
+def private_platform(pacs: Path) -> Iterator[Client]:
+    """A platform of one's own over the files in ``pacs``; it is stopped and removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="mip-demo-", ignore_cleanup_errors=True) as place:
+        home, log = Path(place) / "home", Path(place) / "log"
+        command = [sys.executable, "-P", "-m", "medical_image_processing.entrypoints.cli", "up"]
+        command += ["--home", str(home), "--port", "0", "--pacs", str(pacs)]
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("MIP_")}
+        with log.open("wb") as stream:
+            platform = subprocess.Popen(  # noqa: S603 - ourselves
+                command, env=environ, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+            )
+        try:
+            env = _await_env(platform, home / "env", log)
+            with Client(env["API_BASE"], admin_key=env["MIP_ADMIN_KEY"]) as client:
+                yield client
+        finally:
+            platform.terminate()
+            try:
+                platform.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                platform.kill()
+                platform.wait()
+
+
+def _await_env(platform: subprocess.Popen[bytes], file: Path, log: Path) -> dict[str, str]:
+    """What the platform writes once it takes jobs."""
+    deadline = time.monotonic() + _START_S
+    while not file.exists():
+        if platform.poll() is not None or time.monotonic() > deadline:
+            said = log.read_text(errors="replace").strip().splitlines()
+            reason = said[-1].removeprefix("error: ") if said else "it said nothing"
+            raise Unavailable("DEMO_PLATFORM_FAILED", f"the demo's platform did not start: {reason}")
+        time.sleep(0.05)
+    return read_env(file)
+
+
+def _references(pacs: Path) -> dict[str, dict[str, str]]:
+    """The middle image of the series, and the series, by scope."""
+    files = sorted(pacs.glob("*.dcm"))
+    middle = pydicom.dcmread(files[len(files) // 2], stop_before_pixels=True)
+    series = {"study_id": str(middle.StudyInstanceUID), "series_id": str(middle.SeriesInstanceUID)}
+    return {
+        "image": {**series, "image_id": str(middle.SOPInstanceUID), "scope": "image"},
+        "series": {**series, "scope": "series"},
+    }
+
+
+def _process(client: Client, results: Results, body: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Send one job, await its result on the WebSocket, and fetch that into ``file``; the job."""
+    job_id = client.call("POST", "process", "processing_1", body=body)["job_id"]
+    message = _await_result(results, job_id)
+    job: dict[str, Any] = client.call("GET", "jobs", job_id)
+    if job["status"] != SUCCEEDED:
+        raise failure(job)
+    client.download(message["dicom"]["url"], file)
+    return {**job, "output": str(file)}
+
+
+def _await_result(results: Results, job_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + _RESULT_S
+    while (left := deadline - time.monotonic()) > 0:
+        message = results.receive(left)
+        if message is not None and message.get("job_id") == job_id:
+            return message
+    raise Unavailable("NO_RESULT", f"no result came within {_RESULT_S:.0f} s; try `mip demo` again")
+
+
+def _draw(pacs: Path, folder: Path) -> None:
+    original = read_series([file.read_bytes() for file in sorted(pacs.glob("*.dcm"))])
+    picture = side_by_side_png(original, pydicom.dcmread(folder / "series-result.dcm"))
+    (folder / "overlay.png").write_bytes(picture)
+
+
+def _print(jobs: list[dict[str, Any]], picture: Path, passed_s: float, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"jobs": jobs, "picture": str(picture), "seconds": round(passed_s, 3)})
+        return
+    rows = [(job["job_id"], output.state(job["status"]), time_taken(job), job["output"]) for job in jobs]
+    output.print_table(("job", "state", "time", "output"), rows, right=("time",))
+    output.print_note(f"The liver it found, beside the original: {picture}   (all in {output.seconds(passed_s)})")
+
+
+def _stop(*_: object) -> None:
+    """SIGTERM ends the demo as Ctrl-C does, so that the platform it started is stopped."""
+    raise SystemExit(143)

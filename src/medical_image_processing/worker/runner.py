@@ -1,0 +1,150 @@
+"""Computes: decodes what is not decoded yet, runs the algorithm, writes the DICOM result.
+
+Whatever the algorithm raises ends its job, never the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from functools import partial
+from typing import Any
+
+from medical_image_processing import naming
+from medical_image_processing.dicom.image import Image
+from medical_image_processing.dicom.read import read_series
+from medical_image_processing.dicom.secondary_capture import write_secondary_capture
+from medical_image_processing.errors import AlgorithmFailed, MipError, TransientError
+from medical_image_processing.processing.base import Processor, check_result
+from medical_image_processing.worker import log, report
+from medical_image_processing.worker.aws import Outgoing
+from medical_image_processing.worker.backlog import Backlog, Prepared
+from medical_image_processing.worker.config import WorkerConfig
+from medical_image_processing.worker.courier import Courier, Upload
+from medical_image_processing.worker.leases import Attempt, Leases
+
+
+class Runner(threading.Thread):
+    """One thread, so that native thread pools are made once. Ends when the backlog is closed."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        processor: Processor,
+        leases: Leases,
+        backlog: Backlog,
+        courier: Courier,
+        lines: log.JsonLines,
+    ) -> None:
+        super().__init__(name="runner", daemon=True)
+        self._config = config
+        self._processor = processor
+        self._leases = leases
+        self._backlog = backlog
+        self._courier = courier
+        self._lines = lines
+
+    def run(self) -> None:
+        """Compute job after job."""
+        while (prepared := self._backlog.take()) is not None:
+            attempt = prepared.attempt
+            if attempt.is_suspect:
+                self._courier.flush()  # if it kills this worker, it kills no other job's result
+            begun = time.perf_counter()
+            if self._leases.start(attempt):
+                self._lines.job_id = attempt.job.job_id
+                self._finish(prepared)
+                self._lines.job_id = None
+            self._backlog.done(attempt, time.perf_counter() - begun)
+
+    def _finish(self, prepared: Prepared) -> None:
+        attempt = prepared.attempt
+        try:
+            upload = self._compute(prepared)
+        except TransientError as error:
+            log.event(f"the job goes back to its queue: {error}", level=logging.WARNING)
+            self._courier.retry_later(attempt, error)
+        except MipError as error:
+            log.event(f"the job failed: {error}", level=logging.WARNING, error=error.__cause__)
+            self._courier.fail(attempt, error)
+        except Exception as error:
+            log.event("the job failed in the worker itself", level=logging.ERROR, error=error)
+            failed = AlgorithmFailed(
+                "WORKER_FAILED", f"the worker failed ({type(error).__name__}); see its log"
+            )
+            self._courier.fail(attempt, failed)
+        else:
+            self._courier.deliver(attempt, upload)
+
+    def _compute(self, prepared: Prepared) -> Upload:
+        job, durations = prepared.attempt.job, dict(prepared.durations_ms)
+        clock = time.perf_counter
+        begun = clock()
+        image = prepared.image
+        if image is None:
+            image = read_series(prepared.files)
+            prepared.files.clear()
+            durations["decode"] = 1e3 * (clock() - begun)
+        begun = clock()
+        result = self._run(prepared.attempt, image)
+        mask = check_result(result, image.pixels)
+        durations["run"] = 1e3 * (clock() - begun)
+        begun = clock()
+        data = write_secondary_capture(
+            image,
+            mask,
+            job_id=job.job_id,
+            algo_id=job.algo_id,
+            revision=self._config.revision,
+            series_description=f"{job.algo_id} overlay, research use only",
+        )
+        durations["write"] = 1e3 * (clock() - begun)
+        key = naming.output_key(
+            job.algo_id, job.pacs.study_id, job.pacs.series_id, job.pacs.image_id, job.job_id
+        )
+        message = partial(
+            self._result, prepared.attempt, key, image.source_uids, durations, result.get("meta")
+        )
+        return Upload(key, data, message)
+
+    def _run(self, attempt: Attempt, image: Image) -> Any:
+        meta = image.meta() | {
+            "parameters": attempt.job.parameters,
+            "progress": partial(_set_progress, attempt),
+        }
+        try:
+            return self._processor.run(image.pixels, meta)
+        except MipError:
+            raise  # said on purpose
+        except BaseException as error:  # SystemExit and KeyboardInterrupt are an algorithm's failures too
+            raise AlgorithmFailed(
+                "ALGORITHM_RAISED",
+                f"the algorithm raised {type(error).__name__} at {log.origin(error)}; its log has the traceback",
+            ) from error
+
+    def _result(
+        self,
+        attempt: Attempt,
+        key: str,
+        source_uids: tuple[str, ...],
+        durations_ms: dict[str, float],
+        meta: Any,
+        upload_ms: float,
+    ) -> Outgoing:
+        durations_ms["upload"] = upload_ms
+        rounded = {name: round(value, 2) for name, value in durations_ms.items()}
+        log.event("the job is done", job_id=attempt.job.job_id, durations_ms=rounded)
+        made = report.provenance(
+            revision=self._config.revision,
+            task=self._config.task,
+            source_uids=source_uids,
+            scope=attempt.job.pacs.scope.value,
+            durations_ms=durations_ms,
+            meta=meta,
+        )
+        return report.succeeded(attempt, bucket=self._config.output_bucket, key=key, provenance=made)
+
+
+def _set_progress(attempt: Attempt, done: float) -> None:
+    attempt.progress = min(1.0, max(0.0, float(done)))

@@ -1,0 +1,89 @@
+"""``mip test``: gets the system parts that tests need, checks the code, then runs pytest.
+
+Arguments are pytest's. Every check runs whatever came before it; the exit status is 0 when all passed.
+pytest comes last, so that its own closing line ends the output.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = Path(sys.executable).parent
+
+# Debian package → the program in it that tests ask for with ``@pytest.mark.needs``.
+DEBIAN_PACKAGES = {"dicom3tools": "dciodvfy"}
+STEP_TIMEOUT_S = 300
+
+CHECKS = {
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "mypy": ["mypy"],
+    "import-linter": ["lint-imports"],
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run everything; the exit status."""
+    os.chdir(ROOT)
+    install_system_parts()
+    failed = [name for name, command in CHECKS.items() if not passes(name, command)]
+    if failed:
+        print(f"== failed: {', '.join(failed)}; what is wrong stands above", flush=True)
+    print("== pytest", flush=True)
+    tests = subprocess.run([sys.executable, "-m", "pytest", *arguments], stdin=subprocess.DEVNULL, check=False)
+    return tests.returncode or (1 if failed else 0)
+
+
+def install_system_parts() -> None:
+    """Install the Debian packages that are missing, where we may; the tests say what else is missing."""
+    missing = [package for package, program in DEBIAN_PACKAGES.items() if shutil.which(program) is None]
+    if not missing:
+        return
+    names = " ".join(missing)
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        print(f"== tests that need {names} are skipped; to run them: sudo apt-get install -y {names}", flush=True)
+        return
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = ["apt-get", "-q", "install", "-y", "--no-install-recommends", *missing]
+    for name, command in {
+        "apt-get update": ["apt-get", "-q", "update"],
+        f"apt-get install {names}": install,
+    }.items():
+        passes(name, command, env=env)
+
+
+def passes(name: str, command: list[str], *, env: dict[str, str] | None = None) -> bool:
+    """Run one step, and show what it said if it failed."""
+    program = SCRIPTS / command[0]
+    command = [str(program) if program.exists() else command[0], *command[1:]]
+    print(f"== {name} …", end="", flush=True)
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=STEP_TIMEOUT_S,
+            check=False,
+        )
+        said, passed = done.stdout, done.returncode == 0
+    except subprocess.TimeoutExpired as error:
+        said, passed = f"did not end within {error.timeout} s", False
+    print(f" {'passed' if passed else 'FAILED'} ({time.monotonic() - began:.1f} s)", flush=True)
+    if not passed:
+        print(said.rstrip(), flush=True)
+    return passed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,196 @@
+"""The command line against a platform that runs: what a person types, and what a program reads."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from typer.testing import CliRunner, Result
+
+from medical_image_processing import samples
+from medical_image_processing.entrypoints.cli import app
+from platform_process import CLI, Platform, clean_environment
+
+IMAGE = "123456789.dkr.ecr.us-east-1.amazonaws.com/mip-algos:processing_1"
+
+
+class Mip:
+    """``mip`` pointed at one platform."""
+
+    def __init__(self, platform: Platform, **env: str) -> None:
+        keys = {"MIP_ADMIN_KEY": platform.env["MIP_ADMIN_KEY"], "MIP_CLIENT_KEY": ""}
+        self._env = {"MIP_API_BASE": platform.base, "COLUMNS": "80", **keys, **env}
+
+    def run(self, *arguments: str) -> Result:
+        return CliRunner(env=self._env).invoke(app, arguments, prog_name="mip")
+
+    def json(self, *arguments: str) -> Any:
+        answer = self.run(*arguments, "--json")
+        assert answer.exit_code == 0, answer.stderr
+        return json.loads(answer.stdout)
+
+    def fails(self, *arguments: str) -> dict[str, str]:
+        answer = self.run(*arguments, "--json")
+        assert answer.exit_code == 1, answer.output
+        error: dict[str, str] = json.loads(answer.stderr)["error"]
+        return error
+
+    def text(self, *arguments: str) -> str:
+        """What people see: no line is wider than their terminal, and nothing is coloured in a pipe."""
+        answer = self.run(*arguments)
+        assert answer.exit_code == 0, answer.stderr
+        assert max(map(len, answer.stdout.splitlines()), default=0) <= 80
+        assert "\x1b" not in answer.stdout
+        return answer.stdout
+
+
+@pytest.fixture(scope="module")
+def mip(platform: Platform) -> Mip:
+    return Mip(platform)
+
+
+@pytest.fixture(scope="module")
+def ct() -> list[str]:
+    """The options that name pydicom's small CT."""
+    header = pydicom.dcmread(samples.ct_small(), stop_before_pixels=True)
+    return [
+        *("--study", header.StudyInstanceUID),
+        *("--series", header.SeriesInstanceUID),
+        *("--image", header.SOPInstanceUID),
+    ]
+
+
+@pytest.fixture(scope="module")
+def algorithm(mip: Mip) -> str:
+    """processing_1, ACTIVE."""
+    record = mip.json("algorithms", "register", "processing_1", "--image", IMAGE, "--wait", "--timeout", "30")
+    assert record["status"] == "ACTIVE"
+    return "processing_1"
+
+
+def test_process_and_look_at_the_job(mip: Mip, algorithm: str, ct: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "result.dcm"
+    job = mip.json("process", algorithm, *ct, "--output", str(file))
+    assert (job["status"], job["output"]) == ("SUCCEEDED", str(file))
+    assert pydicom.dcmread(file).SOPInstanceUID
+    job_id = job["job_id"]
+    assert job_id in mip.text("jobs", "list")
+    assert job_id in mip.text("jobs", "show", job_id)
+    assert "SUCCEEDED" in mip.text("jobs", "watch", job_id)
+    listed = mip.json("jobs", "list", "--algo", algorithm, "--status", "succeeded", "--limit", "1000")
+    assert job_id in [found["job_id"] for found in listed["jobs"]]
+    assert mip.json("jobs", "list", "--client-id", job["client_id"])["jobs"][0]["job_id"] == job_id
+
+
+def test_table_names_the_output(mip: Mip, algorithm: str, ct: list[str], tmp_path: Path) -> None:
+    said = mip.text("process", algorithm, *ct, "--job-id", "by-hand", "--output", str(tmp_path / "r.dcm"))
+    for word in ("by-hand", "SUCCEEDED", "r.dcm"):
+        assert word in said
+
+
+def test_no_wait_then_watch(mip: Mip, algorithm: str, ct: list[str]) -> None:
+    job_id = mip.text("process", algorithm, *ct, "--no-wait").strip()
+    assert mip.json("jobs", "watch", job_id)["status"] == "SUCCEEDED"
+
+
+def test_watching_leaves_the_result_to_its_client(
+    platform: Platform, mip: Mip, algorithm: str, ct: list[str], tmp_path: Path
+) -> None:
+    with platform.client() as client:
+        mine = client.call("POST", "provision", body={})["client_id"]
+        options = ("--client-id", mine, "--output", str(tmp_path / "result.dcm"))
+        job = mip.json("process", algorithm, *ct, *options)
+        mip.json("jobs", "watch", job["job_id"])
+        with client.results(mine) as results:
+            message = results.receive(10)
+    assert message is not None
+    assert message["job_id"] == job["job_id"]
+
+
+def test_failed_job_says_why(mip: Mip, algorithm: str) -> None:
+    answer = mip.run("process", algorithm, "--study", "1.2.3.4.5", "--job-id", "no-such-study")
+    assert (answer.exit_code, answer.stdout) == (1, "")
+    assert "no-such-study" in answer.stderr.splitlines()[-1]
+    shown = mip.json("jobs", "show", "no-such-study")
+    assert shown["status"] == "FAILED"
+    assert shown["error"]["code"] in answer.stderr
+    assert mip.run("jobs", "watch", "no-such-study").exit_code == 1
+    assert shown["error"]["code"] in " ".join(mip.text("jobs", "show", "no-such-study").split())
+
+
+def test_refusals(mip: Mip, algorithm: str, ct: list[str]) -> None:
+    assert mip.fails("algorithms", "show", "no_such")["code"] == "UNKNOWN_ALGORITHM"
+    assert mip.fails("process", "no_such", *ct)["code"] == "UNKNOWN_ALGORITHM"
+    assert mip.fails("jobs", "show", "no-such-job")["code"] == "UNKNOWN_JOB"
+    assert mip.fails("algorithms", "register", algorithm, "--image", "another")["code"] == "ALGORITHM_ID_TAKEN"
+    assert "memory" in mip.fails("algorithms", "update", algorithm, "--memory", "3")["message"]
+    assert mip.fails("process", algorithm, "--study", "../x")["code"] == "INVALID_REQUEST"
+    assert mip.fails("process", algorithm, *ct, "--scope", "all")["code"] == "INVALID_REQUEST"
+
+
+def test_wrong_admin_key(platform: Platform) -> None:
+    error = Mip(platform, MIP_ADMIN_KEY="wrong").fails("algorithms", "list")
+    assert error["code"] == "ADMIN_KEY_REQUIRED"
+    assert "MIP_ADMIN_KEY" in error["message"]
+    assert "wrong" not in error["message"].replace("wrong key", "")
+
+
+def test_life_of_an_algorithm(mip: Mip, tmp_path: Path) -> None:
+    spec = {"image_uri": "another", "cpu": 512, "memory": 1024, "command": ["/app/worker.sh"], "desired_count": 0}
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(spec))
+    name = "processing_6"
+    made = mip.json("algorithms", "register", name, "--file", str(file), "--env", "A=b=c", "--wait")
+    assert (made["status"], made["cpu"], made["env"]) == ("INACTIVE", 512, {"A": "b=c"})
+    assert "processing_6" in mip.text("algorithms", "list")
+    assert "A=b=c" in mip.text("algorithms", "show", name)
+
+    revision = made["revision"]
+    changed = mip.json("algorithms", "update", name, "--memory", "2048", "--if-revision", str(revision))
+    assert (changed["memory"], changed["cpu"], changed["revision"]) == (2048, 512, revision + 1)
+    stale = mip.fails("algorithms", "update", name, "--memory", "1024", "--if-revision", str(revision))
+    assert stale["code"] == "STALE_REVISION"
+
+    assert mip.json("algorithms", "scale", name, "1", "--wait")["status"] == "ACTIVE"
+    assert mip.json("algorithms", "scale", name, "0", "--wait")["status"] == "INACTIVE"
+    assert f"scale {name} 1" in mip.run("algorithms", "remove", name).stderr
+    assert mip.run("algorithms", "remove", name, "--hard").exit_code == 2, "nobody was asked"
+    assert mip.run("algorithms", "remove", name, "--hard", "--yes").exit_code == 0
+
+
+def test_logs(mip: Mip, algorithm: str, ct: list[str], tmp_path: Path) -> None:
+    mip.json("process", algorithm, *ct, "--output", str(tmp_path / "result.dcm"))
+    lines = mip.json("algorithms", "logs", algorithm, "--lines", "5")["lines"]
+    assert 1 <= len(lines) <= 5
+    assert all(json.loads(line)["algo_id"] == algorithm for line in lines)
+
+
+def test_keys(mip: Mip) -> None:
+    made = mip.json("keys", "add", "ops", "--role", "admin")
+    assert "ops" in mip.text("keys", "list")
+    assert made["key"] not in mip.run("keys", "list").output
+    assert mip.fails("keys", "add", "ops")["code"] == "KEY_NAME_TAKEN"
+    assert mip.run("keys", "remove", "ops").exit_code == 0
+    assert mip.fails("keys", "remove", "ops")["code"] == "UNKNOWN_KEY"
+
+
+def test_env_file_points_a_shell_at_the_platform(platform: Platform, algorithm: str) -> None:
+    script = '. "$1" && shift && "$@"'
+    command = ["sh", "-c", script, "sh", str(platform.home / "env"), *CLI, "algorithms", "list", "--json"]
+    done = subprocess.run(command, env=clean_environment(), check=True, capture_output=True, timeout=60)
+    assert algorithm in [record["algorithm_id"] for record in json.loads(done.stdout)["algorithms"]]
+
+
+def test_client_keys(tmp_path: Path, small_pacs: Path, ct: list[str]) -> None:
+    file = tmp_path / "client-keys"
+    key = CliRunner().invoke(app, ["keys", "add", "ward", "--file", str(file)]).stdout.strip()
+    with Platform(tmp_path / "home", pacs=small_pacs, options=["--client-keys", str(file)]) as platform:
+        refused = Mip(platform).fails("jobs", "list")
+        assert refused["code"] == "CLIENT_KEY_REQUIRED"
+        assert "MIP_CLIENT_KEY" in refused["message"]
+        ward = Mip(platform, MIP_CLIENT_KEY=key)
+        ward.json("algorithms", "register", "processing_1", "--image", IMAGE, "--wait")
+        job = ward.json("process", "processing_1", *ct, "--output", str(tmp_path / "result.dcm"))
+        assert ward.json("jobs", "list")["jobs"][0]["job_id"] == job["job_id"]

@@ -1,0 +1,62 @@
+"""A finished job as its client sees it."""
+
+import pytest
+
+from medical_image_processing.api.results import host_of, job_answer, result_message
+from medical_image_processing.model.job import Job, JobError, JobResult, JobStatus, Output, StoredObject
+
+
+class Addresses:
+    """Names the object instead of signing it."""
+
+    def sign(self, bucket: str, key: str, *, host: str) -> str:
+        return f"signed://{host}/{bucket}/{key}"
+
+
+def a_job(**changes: object) -> Job:
+    fields = {
+        "job_id": "test-123",
+        "algo_id": "liver",
+        "client_id": "client-456",
+        "status": JobStatus.SUCCEEDED,
+        "created_at": "2026-01-01T00:00:00Z",
+        "result": JobResult(
+            dicom=StoredObject(bucket="out", key="liver/a.dcm", url="https://evil.example/a.dcm"),
+            outputs=(Output(kind="SC", bucket="out", key="liver/a.dcm"),),
+        ),
+    }
+    return Job.model_validate({**fields, **changes})
+
+
+def test_every_url_is_made_anew_and_none_is_the_senders() -> None:
+    message = result_message(a_job(), Addresses(), "pacs.local")
+    assert message["dicom"]["url"] == "signed://pacs.local/out/liver/a.dcm"
+    assert message["outputs"][0]["url"] == "signed://pacs.local/out/liver/a.dcm"
+    assert "evil" not in str(message) + str(job_answer(a_job(), Addresses(), "pacs.local"))
+    assert (message["job_id"], message["algo_id"], message["client_id"]) == ("test-123", "liver", "client-456")
+
+
+def test_a_failure_has_its_reason_and_no_dicom() -> None:
+    error = JobError(code="NO_PIXELS", message="the image has no pixels")
+    job = a_job(status=JobStatus.FAILED, result=None, error=error)
+    message = result_message(job, Addresses(), "h")
+    assert message["status"] == "FAILED" and message["error"]["code"] == "NO_PIXELS"
+    assert "dicom" not in message
+    assert job_answer(job, Addresses(), "h")["result"] is None
+
+
+@pytest.mark.parametrize(
+    ("header", "host"),
+    [
+        ("pacs.local:8080", "pacs.local"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("[::1]:8080", "[::1]"),
+        (None, "127.0.0.1"),
+        ("evil/../x", "127.0.0.1"),
+        ("a b", "127.0.0.1"),
+        ("user@evil", "127.0.0.1"),
+        ("", "127.0.0.1"),
+    ],
+)
+def test_a_host_header_that_is_no_host_is_not_repeated(header: str | None, host: str) -> None:
+    assert host_of(header) == host
