@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medical_image_processing import naming
@@ -130,7 +131,7 @@ class Stage:
     def __init__(self, folder: Path, pacs_folder: Path) -> None:
         self._folder = folder
         self._pacs_folder = pacs_folder
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
         self._ready = threading.Event()
         self._changed = threading.Condition()

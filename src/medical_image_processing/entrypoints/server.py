@@ -90,10 +90,11 @@ class _Platform:
             await asyncio.wait([serving, background, stopping], return_when=asyncio.FIRST_COMPLETED)
             _LOG.info("stopping: workers finish or give their jobs back")
             await self._engine.supervisor.stop(grace_s=STOP_GRACE_S)
-            self._engine.queues.close()
             background.cancel()
+            await asyncio.gather(background, return_exceptions=True)
+            self._engine.queues.close()  # long polls end, so that the server can
             server.should_exit = True
-            await asyncio.gather(serving, background, return_exceptions=True)
+            await asyncio.gather(serving, return_exceptions=True)
         if background.done() and not background.cancelled() and (error := background.exception()):
             raise error
 

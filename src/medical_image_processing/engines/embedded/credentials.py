@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medical_image_processing import naming
 
@@ -72,6 +72,13 @@ class Credentials:
         """Let keys that were made elsewhere in, such as an operator's that outlive a restart."""
         self._known[credential.access_key_id] = credential
 
+    def permit(self, access_key_id: str, *, legacy_output_keys: bool) -> None:
+        """Change what a worker's keys allow, as a role's new policy does: at once."""
+        known = self._known.get(access_key_id)
+        if known is not None and isinstance(known.principal, Algorithm):
+            principal = replace(known.principal, legacy_output_keys=legacy_output_keys)
+            self.add(replace(known, principal=principal))
+
     def revoke(self, access_key_id: str) -> None:
         """The keys open nothing from now on."""
         self._known.pop(access_key_id, None)
@@ -95,9 +102,9 @@ def allows(principal: Principal, action: str, resource: str) -> bool:
     if isinstance(principal, Operator):
         return True
     if action.startswith("sqs:"):
-        if resource == naming.queue(principal.algo_id):
-            return action in _OWN_QUEUE
-        return resource == naming.RESULTS_QUEUE and action in _RESULTS_QUEUE
+        if resource == naming.RESULTS_QUEUE:
+            return action in _RESULTS_QUEUE
+        return resource == naming.queue(principal.algo_id) and action in _OWN_QUEUE
     return action in _OWN_OUTPUT and naming.is_output_key(
         principal.algo_id, resource, legacy=principal.legacy_output_keys
     )

@@ -86,7 +86,8 @@ def send(
     message_id = str(uuid.uuid4())
     seq = connection.execute(
         "INSERT INTO messages"
-        " (queue_id, message_id, group_id, dedup_id, body, attributes, sent_at, is_head, sender) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " (queue_id, message_id, group_id, dedup_id, body, attributes, sent_at, is_head, sender)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             queue_id,
             message_id,

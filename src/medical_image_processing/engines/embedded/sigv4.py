@@ -76,12 +76,16 @@ def parse(request: Request) -> Signature | None:
         return _parse_header(authorization, request.headers)
     values = {name: value for name, value in request.query if name.startswith("X-Amz-")}
     if "X-Amz-Signature" not in values and "X-Amz-Algorithm" not in values:
+        if any(name == "AWSAccessKeyId" for name, _ in request.query):
+            raise _version_2()
         return None
     return _parse_query(values)
 
 
 def _parse_header(authorization: str, headers: Mapping[str, str]) -> Signature:
     match = _AUTHORIZATION.fullmatch(authorization)
+    if authorization.startswith("AWS "):
+        raise _version_2()
     if match is None:
         raise AwsError(
             "AuthorizationHeaderMalformed", "the Authorization header is not one of Signature Version 4"
@@ -91,6 +95,14 @@ def _parse_header(authorization: str, headers: Mapping[str, str]) -> Signature:
     if timestamp is None:
         raise AwsError("AccessDenied", "a signed request needs an x-amz-date header", status=403)
     return Signature(key_id, date, region, service, timestamp, signed, signature)
+
+
+def _version_2() -> AwsError:
+    # boto3 still presigns so in us-east-1, unless told Config(signature_version="s3v4").
+    return AwsError(
+        "InvalidRequest",
+        "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.",
+    )
 
 
 def _parse_query(values: Mapping[str, str]) -> Signature:

@@ -97,6 +97,8 @@ class Supervisor:
         elif service.task != task:
             service.deaths, service.not_before, service.failure = 0, 0.0, None
         service.task, service.desired_count = task, desired_count
+        for worker in service.workers:
+            self._credentials.permit(worker.access_key_id, legacy_output_keys=legacy_output_keys)
         self._adjust(service)
 
     def remove(self, algo_id: str) -> None:

@@ -26,6 +26,7 @@ class Task:
     argv: tuple[str, ...]
     env: dict[str, str]
     cpu: int
+    revision: int
 
     @classmethod
     def of(cls, spec: AlgorithmSpec, *, revision: int, allow_commands: Path | None) -> Self:
@@ -37,6 +38,7 @@ class Task:
             argv=_argv(spec.command, allow_commands),
             env=dict(spec.env),
             cpu=spec.cpu,
+            revision=revision,
         )
 
     def environment(self, platform: dict[str, str]) -> dict[str, str]:
@@ -45,7 +47,8 @@ class Task:
             name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ", "HOME") if name in os.environ
         }
         threads = {"OMP_NUM_THREADS": str(max(1, self.cpu // 1024))}
-        return {**plain, **threads, **self.env, **platform, "ALGO_ID": self.algo_id, "MIP_TASK": self.name}
+        mine = {"ALGO_ID": self.algo_id, "MIP_TASK": self.name, "MIP_REVISION": str(self.revision)}
+        return {**plain, **threads, **self.env, **platform, **mine}
 
 
 def _argv(command: tuple[str, ...], allow_commands: Path | None) -> tuple[str, ...]:
