@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +108,8 @@ class Api:
         assert len(job["error"]["message"]) > 20
         return str(job["error"]["code"])
 
-    @contextmanager
-    def listen(self, client_id: str) -> Iterator[ClientConnection]:
+    def listen(self, client_id: str, **options: Any) -> AbstractContextManager[ClientConnection]:
         """The client's WebSocket, closed properly at the end."""
-        socket = self.connect(client_id)
-        try:
-            yield socket
-        finally:
-            socket.close()
-
-    def connect(self, client_id: str, **options: Any) -> ClientConnection:
         headers = {"x-api-key": self.client_key} if self.client_key else {}
         address = f"{self.platform.env['WS_ENDPOINT']}?client_id={client_id}"
         return connect(address, additional_headers=headers, proxy=None, open_timeout=10, **options)

@@ -81,8 +81,7 @@ class _Platform:
         async with self._started(api_socket, worker_socket):
             serving = asyncio.create_task(server.serve([api_socket, worker_socket]))
             addresses = self._addresses()
-            while not server.started and not serving.done():
-                await asyncio.sleep(0.005)
+            await server.listening.wait()
             self._home.write_env(addresses.values)
             announce(addresses)
             background = asyncio.create_task(self._background())
@@ -205,6 +204,14 @@ class _Platform:
 
 class _Server(uvicorn.Server):
     """Leaves signals to us: workers must stop before the port they speak to closes."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

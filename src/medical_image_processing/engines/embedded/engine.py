@@ -142,6 +142,9 @@ class EmbeddedEngine:
             "AWS_ENDPOINT_URL": self._settings.worker_base,
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
+            # A worker that is asked to go finishes its job however long it takes (law P7); when the platform
+            # itself stops, the supervisor asks again, and then jobs are given back.
+            "MIP_STOP_TIMEOUT_S": str(24 * 3600),
         }
 
     def _pacs_key(self, algo_id: str) -> str:

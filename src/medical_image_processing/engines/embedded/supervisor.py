@@ -58,6 +58,8 @@ class _Service:
     deaths: int = 0
     not_before: float = 0.0
     failure: str | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when waiting out a backoff has lost its point."""
 
 
 class Supervisor:
@@ -96,6 +98,7 @@ class Supervisor:
             service = self._services[task.algo_id] = _Service(task, desired_count)
         elif service.task != task:
             service.deaths, service.not_before, service.failure = 0, 0.0, None
+            service.changed.set()
         service.task, service.desired_count = task, desired_count
         for worker in service.workers:
             self._credentials.permit(worker.access_key_id, legacy_output_keys=legacy_output_keys)
@@ -105,6 +108,7 @@ class Supervisor:
         """Drain all workers of a service."""
         if (service := self._services.get(algo_id)) is not None:
             service.desired_count = 0
+            service.changed.set()
             self._adjust(service)
             if not service.workers and not service.starting:
                 del self._services[algo_id]
@@ -122,6 +126,8 @@ class Supervisor:
     async def stop(self, *, grace_s: float) -> None:
         """Let workers finish for ``grace_s``, ask them to give their jobs back, then end them."""
         self._stopping = True
+        for service in self._services.values():
+            service.changed.set()
         for number in (signal.SIGTERM, signal.SIGINT):
             for worker in self._all():
                 worker.signal(number)
@@ -165,8 +171,7 @@ class Supervisor:
 
     async def _start_later(self, service: _Service) -> None:
         try:
-            while (delay := service.not_before - time.monotonic()) > 0 and not self._stopping:
-                await asyncio.sleep(min(delay, 0.25))
+            await self._wait_out_backoff(service)
             wanted = service.desired_count - sum(
                 not w.draining and w.task == service.task for w in service.workers
             )
@@ -183,6 +188,12 @@ class Supervisor:
             asyncio.get_running_loop().call_soon(self._adjust, service)
         service.workers.append(worker)
         self._spawn(self._watch(service, worker))
+
+    async def _wait_out_backoff(self, service: _Service) -> None:
+        if (delay := service.not_before - time.monotonic()) > 0 and not self._stopping:
+            service.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(service.changed.wait(), delay)
 
     async def _start(self, task: Task) -> _Worker:
         legacy = self._legacy[task.algo_id]
