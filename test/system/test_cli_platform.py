@@ -124,7 +124,7 @@ def test_refusals(mip: Mip, algorithm: str, ct: list[str]) -> None:
     assert mip.fails("algorithms", "show", "no_such")["code"] == "UNKNOWN_ALGORITHM"
     assert mip.fails("process", "no_such", *ct)["code"] == "UNKNOWN_ALGORITHM"
     assert mip.fails("jobs", "show", "no-such-job")["code"] == "UNKNOWN_JOB"
-    assert mip.fails("algorithms", "register", algorithm, "--image", "another")["code"] == "ALGORITHM_ID_TAKEN"
+    assert mip.fails("algorithms", "register", algorithm, "--image", "another")["code"] == "ALGORITHM_EXISTS"
     assert "memory" in mip.fails("algorithms", "update", algorithm, "--memory", "3")["message"]
     assert mip.fails("process", algorithm, "--study", "../x")["code"] == "INVALID_REQUEST"
     assert mip.fails("process", algorithm, *ct, "--scope", "all")["code"] == "INVALID_REQUEST"

@@ -211,7 +211,9 @@ def _client(platform: Platform, service: str) -> Any:
         region_name=env["AWS_REGION"],
         aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-        config=Config(s3={"addressing_style": "path"}, signature_version="v4" if service == "sqs" else "s3v4", proxies={}),
+        config=Config(
+            s3={"addressing_style": "path"}, signature_version="v4" if service == "sqs" else "s3v4", proxies={}
+        ),
     )
 
 

@@ -246,8 +246,14 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
     if as_json:
         output.print_json({**job, "output": str(file)})
         return
-    row = (job["job_id"], output.state(job["status"]), time_taken(job), f"{file} ({size / 1e6:.1f} MB)")
-    output.print_table(("job", "state", "time", "output"), [row], right=("time",))
+    output.print_fields(
+        [
+            ("job", job["job_id"]),
+            ("state", output.state(job["status"])),
+            ("time", time_taken(job)),
+            ("output", f"{file} ({output.size(size)})"),
+        ]
+    )
 
 
 def failure(job: dict[str, Any]) -> MipError:

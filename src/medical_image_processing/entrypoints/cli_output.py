@@ -108,6 +108,11 @@ def seconds(value: float) -> str:
     return f"{value / 3600:.0f} h"
 
 
+def size(count: int) -> str:
+    """A number of bytes: ``265 kB``, ``15.7 MB``."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
 def ago(moment: str | float, *, now: datetime | None = None) -> str:
     """How long ago ``moment`` was: ISO 8601 in UTC, or seconds since the epoch."""
     then = datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else parse_time(moment)

@@ -30,7 +30,7 @@ _RESULT_S = 120.0
 _STOP_S = 15.0
 
 # The body of the seed's own POST.
-_ALGORITHM = {
+_ALGORITHM: dict[str, Any] = {
     "algo_id": "processing_1",
     "image_uri": "123456789.dkr.ecr.us-east-1.amazonaws.com/mip-algos:processing_1",
     "cpu": 1024,
@@ -58,7 +58,7 @@ def run_demo(folder: Path, *, as_json: bool) -> None:
             with client.results(client_id) as results:
                 for scope, reference in _references(pacs).items():
                     progress.show(f"processing {'one image' if scope == 'image' else 'the whole series'}")
-                    body = {"client_id": client_id, "pacs": reference}
+                    body = {"job_id": f"demo-{scope}", "client_id": client_id, "pacs": reference}
                     jobs.append(_process(client, results, body, folder / f"{scope}-result.dcm"))
             progress.show("drawing the result, stopping the platform")
             _draw(pacs, folder)
@@ -115,7 +115,7 @@ def _references(pacs: Path) -> dict[str, dict[str, str]]:
 
 def _process(client: Client, results: Results, body: dict[str, Any], file: Path) -> dict[str, Any]:
     """Send one job, await its result on the WebSocket, and fetch that into ``file``; the job."""
-    job_id = client.call("POST", "process", "processing_1", body=body)["job_id"]
+    job_id = client.call("POST", "process", _ALGORITHM["algo_id"], body=body)["job_id"]
     message = _await_result(results, job_id)
     job: dict[str, Any] = client.call("GET", "jobs", job_id)
     if job["status"] != SUCCEEDED:

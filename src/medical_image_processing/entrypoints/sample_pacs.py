@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from medical_image_processing import samples
-from medical_image_processing.entrypoints.cli_output import ERR, print_note
+from medical_image_processing.entrypoints.cli_output import ERR, print_note, size
 from medical_image_processing.errors import Unavailable
 
 
@@ -17,9 +19,8 @@ def sample_pacs() -> Path:
     """The abdominal CT series, fetched once; pydicom's small CT where it can't be had."""
     cache = cache_folder()
     try:
-        with Progress(TextColumn("sample CT"), BarColumn(), DownloadColumn(), console=ERR, transient=True) as bar:
-            task = bar.add_task("", total=None)
-            return samples.abdominal_ct(cache, lambda done, total: bar.update(task, completed=done, total=total))
+        with _download_progress() as progress:
+            return samples.abdominal_ct(cache, progress)
     except Unavailable as error:
         print_note(f"pydicom's small CT stands in for the abdominal one. {error.message}")
         return _small_ct(cache)
@@ -28,6 +29,26 @@ def sample_pacs() -> Path:
 def cache_folder() -> Path:
     """Where samples are kept: ``MIP_SAMPLES``, else ``~/.cache/mip``."""
     return Path(os.environ.get("MIP_SAMPLES") or "~/.cache/mip").expanduser()
+
+
+@contextmanager
+def _download_progress() -> Iterator[samples.Progress]:
+    """A bar on a terminal, else one line; nothing when nothing has to be fetched."""
+    with Progress(
+        TextColumn("fetching the sample CT"), BarColumn(), DownloadColumn(), console=ERR, transient=True
+    ) as bar:
+        task = bar.add_task("", visible=False)
+        told = False
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            if ERR.is_terminal:
+                bar.update(task, completed=done, total=total, visible=True)
+            elif not told:
+                print_note(f"fetching the sample CT ({size(total)}, once)")
+            told = True
+
+        yield progress
 
 
 def _small_ct(cache: Path) -> Path:

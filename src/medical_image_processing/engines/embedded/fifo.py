@@ -195,7 +195,10 @@ def delete(
     troubles: list[HandleTrouble | None] = []
     for handle in handles:
         seq = _seq_of(handle)
-        troubles.append(HandleTrouble.INVALID if seq is None else None)
+        if seq is None:
+            troubles.append(HandleTrouble.INVALID)
+            continue
+        troubles.append(None)
         row = connection.execute(
             "DELETE FROM messages WHERE seq = ? AND queue_id = ? AND receipt = ? RETURNING group_id",
             (seq, queue["queue_id"], handle),

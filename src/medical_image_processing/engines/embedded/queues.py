@@ -135,9 +135,7 @@ class FifoQueues:
             *given,
         )
         now = self._clock()
-        return [
-            QueueGauge(row["name"], row["depth"], max(0.0, now - (row["sent_at"] or now))) for row in rows
-        ]
+        return [QueueGauge(row["name"], row["depth"], max(0.0, now - row["sent_at"])) for row in rows]
 
     async def send(self, queue: str, messages: Sequence[OutgoingMessage]) -> list[str]:
         """Message ids, in order. NotFound ``UNKNOWN_QUEUE``."""
@@ -290,7 +288,8 @@ class FifoQueues:
     async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
         """Dead letters of algorithms' queues that nobody has answered for. They stay where they are."""
         rows = self._database.read(
-            "SELECT m.message_id, q.name, m.body FROM messages m JOIN queues q ON q.queue_id = m.queue_id"
+            "SELECT m.message_id, q.name, m.body FROM messages m INDEXED BY messages_dead"
+            " JOIN queues q ON q.queue_id = m.queue_id"
             " WHERE m.settled = 0 AND q.name <> ? ORDER BY m.seq LIMIT ?",
             naming.RESULTS_DEAD_LETTER_QUEUE,
             limit,
