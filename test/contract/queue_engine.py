@@ -28,9 +28,7 @@ class EmbeddedQueueEngine:
 
     async def create(self) -> None:
         await self.queues.create(DEAD, redrive_to=None)
-        await self.queues.create(
-            QUEUE, redrive_to=DEAD, max_receives=MAX_RECEIVES, visibility_s=VISIBILITY_S
-        )
+        await self.queues.create(QUEUE, redrive_to=DEAD, max_receives=MAX_RECEIVES, visibility_s=VISIBILITY_S)
 
     async def close(self) -> None:
         self.queues.close()

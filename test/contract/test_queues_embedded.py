@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from queue_engine import EmbeddedQueueEngine, queue_engine
 
 from medical_image_processing.engines.embedded.fifo import HandleTrouble
 from medical_image_processing.errors import NotFound
@@ -23,7 +24,6 @@ from medical_image_processing.testing.queues_contract import (
     bodies,
 )
 from medical_image_processing.testing.queues_model import FifoMachine, ModelledEngine
-from queue_engine import EmbeddedQueueEngine, queue_engine
 
 Work = Callable[[EmbeddedQueueEngine], Awaitable[None]]
 
@@ -252,7 +252,11 @@ def test_attributes_count_what_waits_and_what_is_out(tmp_path: Path) -> None:
         found = engine.queues.attributes(QUEUE)
         assert found is not None
         assert (found.visible, found.in_flight) == (2, 1)
-        assert (found.redrive_to, found.max_receives, found.visibility_s) == (DEAD, MAX_RECEIVES, VISIBILITY_S)
+        assert (found.redrive_to, found.max_receives, found.visibility_s) == (
+            DEAD,
+            MAX_RECEIVES,
+            VISIBILITY_S,
+        )
         assert engine.queues.attributes("nope.fifo") is None
         assert engine.queues.oldest_age(DEAD) is None
 
@@ -287,7 +291,9 @@ def test_no_call_scans_a_table_however_much_waits(tmp_path: Path) -> None:
         queues, database = engine.queues, engine.database
         for connection in (database._writer, database._reader):
             connection.set_trace_callback(statements.add)
-        await queues.send(QUEUE, [a_message(name, group=group) for name, group in zip("abcd", "xxyz", strict=True)])
+        await queues.send(
+            QUEUE, [a_message(name, group=group) for name, group in zip("abcd", "xxyz", strict=True)]
+        )
         received = await queues.receive(QUEUE, limit=10, receiver="worker")
         await queues.change_visibility(QUEUE, [(m.receipt_handle, 60) for m in received])
         await queues.delete(QUEUE, [received[0].receipt_handle])
@@ -307,7 +313,9 @@ def test_no_call_scans_a_table_however_much_waits(tmp_path: Path) -> None:
                 plan = str(row["detail"])
                 # Of messages, the few in flight may be looked through; nothing that grows with the queue.
                 allowed = "USING INDEX messages_in_flight" in plan or "messages_dead" in plan
-                allowed = allowed or "COVERING INDEX messages_in_flight" in plan or plan == "SCAN CONSTANT ROW"
+                allowed = (
+                    allowed or "COVERING INDEX messages_in_flight" in plan or plan == "SCAN CONSTANT ROW"
+                )
                 assert "SCAN" not in plan or allowed, f"{plan}: {statement}"
 
     on_engine(tmp_path, work)

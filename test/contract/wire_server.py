@@ -25,7 +25,9 @@ from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.wire import create_aws_app
 
 T = TypeVar("T")
-ACCOUNT, REGION = "000000000000", "us-east-1"
+# In AWS's own older regions boto3 still presigns with Signature V2, and version 1 of the aws command ignores
+# AWS_ENDPOINT_URL for SQS; any other name will do.
+ACCOUNT, REGION = "000000000000", "mip-local-1"
 BUCKET = naming.output_bucket(ACCOUNT, REGION)
 ORIGIN = "http://viewer.example"
 
@@ -90,7 +92,12 @@ class WireServer:
             allow_origins=(ORIGIN,),
         )
         config = uvicorn.Config(
-            app, loop="none", http="httptools", lifespan="off", log_level="warning", timeout_graceful_shutdown=1
+            app,
+            loop="none",
+            http="httptools",
+            lifespan="off",
+            log_level="warning",
+            timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
         serving = asyncio.create_task(self._server._serve([self._socket]))
@@ -112,7 +119,9 @@ class WireServer:
             config=Config(retries={"total_max_attempts": 1}, **config),
         )
 
-    def aws(self, credential: Credential, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def aws(
+        self, credential: Credential, *arguments: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Run the aws command."""
         done = subprocess.run(
             [str(Path(sys.executable).with_name("aws")), *arguments],

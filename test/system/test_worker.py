@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,12 +180,22 @@ def test_a_pacs_in_trouble_sends_the_job_back_with_the_reason(stage: Stage) -> N
     stage.start_worker()
     stage.pacs_faults[:] = [500] * 3
     stage.submit("troubled")
-    trouble = stage.reported(lambda r: r.error is not None)
+    trouble = stage.reported(lambda r: r.job_id == "troubled")
     assert trouble.status is ReportedStatus.RUNNING
     assert trouble.error is not None and trouble.error.code == "PACS_UNAVAILABLE"
     assert "answers 500" in trouble.error.message
-    result = stage.result("troubled")
-    assert (result.status, result.attempt) == (ReportedStatus.SUCCEEDED, 2)
+    assert stage.held() + stage.waiting() == 1
+    stage.submit("meanwhile")
+    assert stage.result("meanwhile").status is ReportedStatus.SUCCEEDED
+
+
+def test_what_may_pass_is_tried_again_and_in_the_end_given_up(stage: Stage) -> None:
+    stage.start_worker()
+    stage.submit("again", do="wait")
+    stage.eventually(stage.dead_letters)
+    tried = [r for r in stage.results if r.error is not None and r.error.code == "MODEL_BUSY"]
+    assert [r.attempt for r in tried] == [1, 2, 3]
+    assert all(r.status is ReportedStatus.RUNNING for r in tried)
 
 
 def test_an_algorithm_that_hangs_fails_its_job_and_ends_its_worker(stage: Stage, tmp_path: Path) -> None:
@@ -199,7 +213,9 @@ def test_an_algorithm_that_hangs_fails_its_job_and_ends_its_worker(stage: Stage,
     assert stage.result("next").status is ReportedStatus.SUCCEEDED
 
 
-def test_sigterm_lets_the_running_job_finish_and_gives_the_waiting_one_back(stage: Stage, tmp_path: Path) -> None:
+def test_sigterm_lets_the_running_job_finish_and_gives_the_waiting_one_back(
+    stage: Stage, tmp_path: Path
+) -> None:
     worker = stage.start_worker()
     stage.submit("warm")
     stage.result("warm")
@@ -317,12 +333,48 @@ def test_a_wrong_pacs_key_fails_the_job(stage: Stage) -> None:
     ],
 )
 def test_a_worker_that_cannot_start_says_why_and_exits_with_78(
-    stage: Stage, env: dict[str, str], words: str
+    calm: Stage, env: dict[str, str], words: str
 ) -> None:
-    worker = stage.start_worker(**env)
+    worker = calm.start_worker(**env)
     assert worker.wait() == 78
     (line,) = worker.lines()
     assert words in line["message"] and line["level"] == "CRITICAL"
+
+
+def test_a_worker_ends_with_its_supervisor() -> None:
+    """Ours is a process that starts a worker, tells its id, and is killed."""
+    script = (
+        "import os, subprocess, sys, time\n"
+        "env = dict(os.environ, MIP_PARENT_PID=str(os.getpid()))\n"
+        "worker = subprocess.Popen([sys.executable, '-m', 'medical_image_processing.worker'], env=env,"
+        " stdout=subprocess.PIPE)\n"
+        "while b'ready' not in worker.stdout.readline(): pass\n"
+        "print(worker.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    nowhere = "http://127.0.0.1:9/"
+    env = {
+        "QUEUE_URL": nowhere,
+        "RESULT_QUEUE": nowhere,
+        "PACS_API_BASE": nowhere,
+        "OUTPUT_BUCKET": "b",
+        "ALGO_ID": "processing_1",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "A",
+        "AWS_SECRET_ACCESS_KEY": "S",
+    }
+    with subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout is not None
+        pid = int(supervisor.stdout.readline())
+        supervisor.kill()
+    status = Path(f"/proc/{pid}/stat")
+    for _ in range(500):
+        # It may stay as a zombie where no init reaps it.
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        threading.Event().wait(0.01)
+    os.kill(pid, signal.SIGKILL)
+    raise AssertionError("the worker outlived its supervisor")
 
 
 def test_keys_are_not_logged(calm: Stage) -> None:

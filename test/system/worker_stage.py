@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,9 @@ from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.ports.queues import OutgoingMessage
+from medical_image_processing.worker.aws import SqsClient
+from medical_image_processing.worker.http import HttpClient
+from medical_image_processing.worker.sigv4 import AwsCredentials
 
 T = TypeVar("T")
 ALGO_ID = "acts"
@@ -78,7 +82,7 @@ class Acts(Processor):
             case "refuse":
                 raise InputRejected("NOT_CT", "this algorithm needs CT")
             case "wait":
-                raise TransientError("MODEL_BUSY", "the model is not there yet")
+                raise TransientError("MODEL_BUSY", "the model is not there yet", retry_after_s=0.6)
             case "nonsense":
                 return {"mask": np.zeros((2, 2), np.uint8)}
             case "die":
@@ -128,7 +132,8 @@ class WorkerProcess:
 class Stage:
     """Use as a context manager. ``pacs_faults``: statuses that the next PACS requests get instead."""
 
-    def __init__(self, folder: Path, pacs_folder: Path) -> None:
+    def __init__(self, folder: Path, pacs_folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._folder = folder
         self._pacs_folder = pacs_folder
         self._loop = uvloop.new_event_loop()
@@ -176,6 +181,17 @@ class Stage:
         """Put any text on the algorithm's queue."""
         self.call(self._queues.send(naming.queue(ALGO_ID), [OutgoingMessage(body, group, group)]))
 
+    def queue_url(self, name: str) -> str:
+        """As a worker gets it."""
+        return f"{self.base}/000000000000/{name}"
+
+    def sqs_client(self) -> SqsClient:
+        """A worker's own client, for use in this process."""
+        keys = self._credentials.issue(ALGO_ID)
+        credentials = AwsCredentials(keys.access_key_id, keys.secret_access_key, None)
+        url = self.queue_url(naming.queue(ALGO_ID))
+        return SqsClient(HttpClient(), lambda: credentials, region="us-east-1", endpoint=None, queue_url=url)
+
     def start_worker(self, **env: str) -> WorkerProcess:
         """Start one, with the environment that the platform gives it."""
         credential = self._credentials.issue(ALGO_ID)
@@ -183,8 +199,8 @@ class Stage:
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(self._folder / "packages"),
-            "QUEUE_URL": f"{self.base}/000000000000/{naming.queue(ALGO_ID)}",
-            "RESULT_QUEUE": f"{self.base}/000000000000/{naming.RESULTS_QUEUE}",
+            "QUEUE_URL": self.queue_url(naming.queue(ALGO_ID)),
+            "RESULT_QUEUE": self.queue_url(naming.RESULTS_QUEUE),
             "OUTPUT_BUCKET": BUCKET,
             "ALGO_ID": ALGO_ID,
             "PACS_API_BASE": f"{self.base}/pacs",
@@ -232,7 +248,9 @@ class Stage:
 
     def result(self, job_id: str, timeout_s: float = WAIT_S) -> ResultMessage:
         """The job's first final result."""
-        return self.reported(lambda r: r.job_id == job_id and r.status is not ReportedStatus.RUNNING, timeout_s)
+        return self.reported(
+            lambda r: r.job_id == job_id and r.status is not ReportedStatus.RUNNING, timeout_s
+        )
 
     def reported(self, is_it: Callable[[ResultMessage], bool], timeout_s: float = WAIT_S) -> ResultMessage:
         """The first report that ``is_it``."""
@@ -269,12 +287,14 @@ class Stage:
         info.mkdir(parents=True)
         (packages / "acting.py").write_text(ALGORITHM)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acting\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[medical_image_processing.processors]\n{ALGO_ID} = acting:Acts\n")
+        (info / "entry_points.txt").write_text(
+            f"[medical_image_processing.processors]\n{ALGO_ID} = acting:Acts\n"
+        )
 
     async def _serve(self) -> None:
         self._stopped = asyncio.Event()
         database = Database(self._folder / "mip.db")
-        self._queues = FifoQueues(database)
+        self._queues = FifoQueues(database, clock=self._clock)
         self._credentials = Credentials()
         dead = naming.dead_letter_queue(ALGO_ID)
         await self._queues.create(naming.RESULTS_QUEUE, redrive_to=None)
@@ -294,7 +314,9 @@ class Stage:
         keys = HashedKeys({HashedKeys.digest(KEY): ALGO_ID})
         pacs = create_pacs_app(index, keys, LinkSigner(), lambda *_: None)
         server = uvicorn.Server(
-            uvicorn.Config(self._router(aws, pacs), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                self._router(aws, pacs), log_level="error", lifespan="off", timeout_graceful_shutdown=1
+            )
         )
         serving = asyncio.create_task(server.serve([self._socket]))
         reading = asyncio.create_task(self._read_results())

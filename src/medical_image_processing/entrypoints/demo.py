@@ -145,7 +145,7 @@ def _print(jobs: list[dict[str, Any]], picture: Path, passed_s: float, as_json: 
         return
     rows = [(job["job_id"], output.state(job["status"]), time_taken(job), job["output"]) for job in jobs]
     output.print_table(("job", "state", "time", "output"), rows, right=("time",))
-    output.print_note(f"The liver it found, beside the original: {picture}   (all in {output.seconds(passed_s)})")
+    output.print_note(f"What it found, beside the original: {picture}   (all in {output.seconds(passed_s)})")
 
 
 def _stop(*_: object) -> None:

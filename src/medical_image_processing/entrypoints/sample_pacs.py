@@ -35,7 +35,12 @@ def cache_folder() -> Path:
 def _download_progress() -> Iterator[samples.Progress]:
     """A bar on a terminal, else one line; nothing when nothing has to be fetched."""
     with Progress(
-        TextColumn("fetching the sample CT"), BarColumn(), DownloadColumn(), console=ERR, transient=True
+        TextColumn("fetching the sample CT"),
+        BarColumn(),
+        DownloadColumn(),
+        console=ERR,
+        transient=True,
+        disable=not ERR.is_terminal,
     ) as bar:
         task = bar.add_task("", visible=False)
         told = False

@@ -112,6 +112,12 @@ def _die_once(meta: Meta) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _die_until(meta: Meta) -> None:
+    """Dies until the file is there."""
+    if not Path(meta["parameters"]["file"]).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 ACTS: dict[str, Callable[[Meta], Any]] = {
     "work": _work,
     "sleep": _sleep,
@@ -121,6 +127,7 @@ ACTS: dict[str, Callable[[Meta], Any]] = {
     "leave": _leave,
     "die": _die,
     "die once": _die_once,
+    "die until": _die_until,
     "nonsense": _nonsense,
     "fill memory": _fill_memory,
     "recurse": _recurse,

@@ -21,7 +21,6 @@ from medical_image_processing.worker import log, report
 from medical_image_processing.worker.aws import MAX_BATCH, Outgoing, S3Client, SqsClient
 from medical_image_processing.worker.leases import Attempt, Leases
 
-_FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 60.0
 _MAX_QUEUED_BYTES = 64 * 2**20
 
@@ -63,15 +62,16 @@ class Courier(threading.Thread):
 
     def deliver(self, attempt: Attempt, upload: Upload) -> None:
         """Store the result and report it. Waits while too much is queued already."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queued_bytes < _MAX_QUEUED_BYTES)
-        self._end(_Shipment(attempt, upload=upload))
+        if self._leases.claim(attempt):
+            with self._changed:
+                self._changed.wait_for(lambda: self._queued_bytes < _MAX_QUEUED_BYTES)
+            self._add(_Shipment(attempt, upload=upload))
 
     def fail(self, attempt: Attempt, error: MipError) -> None:
         """Report that the job can't succeed, and why."""
         self._end(_Shipment(attempt, message=report.failed(attempt, error)))
 
-    def retry_later(self, attempt: Attempt, error: MipError) -> None:
+    def retry_later(self, attempt: Attempt, error: TransientError) -> None:
         """Report the trouble and give the job back for later."""
         self._end(_given_back(attempt, error))
 
@@ -176,15 +176,16 @@ class Courier(threading.Thread):
             log.event(f"jobs can't be taken off the queue: {error}", level=logging.ERROR)
 
 
-def _given_back(attempt: Attempt, error: MipError) -> _Shipment:
-    return _Shipment(attempt, message=report.trouble(attempt, error), back_after_s=_retry_after_s(attempt))
+def _given_back(attempt: Attempt, error: TransientError) -> _Shipment:
+    after_s = _retry_after_s(attempt, error.retry_after_s)
+    return _Shipment(attempt, message=report.trouble(attempt, error), back_after_s=after_s)
 
 
-def _retry_after_s(attempt: Attempt) -> int:
+def _retry_after_s(attempt: Attempt, first_s: float) -> int:
     """Ever longer; but after its last receive a job goes to the dead-letter queue without delay."""
     if attempt.receive_count >= MAX_RECEIVES:
         return 0
-    longest: float = min(_FIRST_RETRY_S * 2 ** (attempt.receive_count - 1), _LAST_RETRY_S)
+    longest: float = min(first_s * 2 ** (attempt.receive_count - 1), _LAST_RETRY_S)
     return round(longest * random.uniform(0.6, 1.0))  # noqa: S311
 
 

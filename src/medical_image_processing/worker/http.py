@@ -1,8 +1,9 @@
 """A small HTTP/1.1 client with connections that stay open.
 
 A worker makes four calls a job. ``http.client`` costs 70 µs of CPU each, ``urllib3`` 230 µs, this 20 µs
-(bench_signing.py), mostly because it does not parse headers as e-mail. It speaks what AWS, the platform and a PACS send:
-Content-Length and chunked bodies, TLS checked against the system's authorities. No redirects, no proxies.
+(bench_signing.py), mostly because it does not parse headers as e-mail. It speaks what AWS, the platform and a
+PACS send: Content-Length and chunked bodies, TLS checked against the system's authorities. No redirects, no
+proxies.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ READ_TIMEOUT_S = 30.0
 _MAX_LINE = 65_536
 _MAX_HEADERS = 256
 _JOINED_BODY = 65_536
+_PIECE = 2**20
 
 
 class Origin(NamedTuple):
@@ -213,7 +215,10 @@ class _Connection:
                 self._socket.sendall(head + body)
             else:
                 self._socket.sendall(head)
-                self._socket.sendall(body)
+                # Piece by piece, since sendall's timeout is for all that it is given.
+                view = memoryview(body)
+                for start in range(0, len(body), _PIECE):
+                    self._socket.sendall(view[start : start + _PIECE])
         except (BrokenPipeError, ConnectionResetError) as error:
             raise _ClosedBeforeAnswer from error
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from medical_image_processing.errors import MipError
 from medical_image_processing.model.job import JobMessage
@@ -30,7 +30,8 @@ class Attempt:
     job: JobMessage
     receipt_handle: str
     receive_count: int
-    received_at: float = field(default_factory=time.monotonic)
+    received_clock: float = 0.0
+    """When it was received, on the monotonic clock."""
     started_at: float | None = None
     """When its computation began, epoch seconds."""
     started_clock: float | None = None
@@ -57,8 +58,11 @@ class Attempt:
 class Leases:
     """Thread-safe. ``limit_s``: how long a job may take, waiting or running, before it is renewed no more."""
 
-    def __init__(self, sqs: SqsClient, *, limit_s: float) -> None:
+    def __init__(
+        self, sqs: SqsClient, *, limit_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._sqs = sqs
+        self._clock = clock
         self._limit_s = limit_s
         self._lock = threading.Lock()
         self._renewed: dict[Attempt, float] = {}
@@ -67,9 +71,10 @@ class Leases:
 
     def hold(self, attempts: Iterable[Attempt]) -> None:
         """These were just received."""
+        now = self._clock()
         with self._lock:
             for attempt in attempts:
-                self._renewed[attempt] = attempt.received_at
+                self._renewed[attempt] = attempt.received_clock = now
                 self._unclaimed.add(attempt)
 
     def start(self, attempt: Attempt) -> bool:
@@ -77,7 +82,7 @@ class Leases:
         with self._lock:
             if attempt not in self._unclaimed:
                 return False
-            attempt.started_at, attempt.started_clock = time.time(), time.monotonic()
+            attempt.started_at, attempt.started_clock = time.time(), self._clock()
             self._running = attempt
             return True
 
@@ -112,7 +117,7 @@ class Leases:
 
     def renew(self) -> None:
         """Renew what is due. TransientError when the queue does not answer: leases run for a while yet."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             self._forget_overdue(now)
             if not any(now - renewed >= RENEW_AFTER_S for renewed in self._renewed.values()):
@@ -124,7 +129,7 @@ class Leases:
     def _forget_overdue(self, now: float) -> None:
         """A worker that is stuck must lose its job in the end."""
         for attempt in [
-            a for a in self._renewed if now - (a.started_clock or a.received_at) > self._longest(a)
+            a for a in self._renewed if now - (a.started_clock or a.received_clock) > self._longest(a)
         ]:
             del self._renewed[attempt]
 

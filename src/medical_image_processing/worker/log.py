@@ -14,6 +14,7 @@ import traceback
 from typing import Any
 
 _LOG = logging.getLogger("medical_image_processing.worker")
+_MAX_PLACES = 30
 _OWN = "medical_image_processing"
 
 
@@ -61,8 +62,10 @@ def event(
 
 
 def places(error: BaseException) -> list[str]:
-    """Where an exception came through, outermost first: ``module:line in function``."""
-    frames = traceback.walk_tb(error.__traceback__)
+    """Where an exception came through, outermost first: ``module:line in function``; of a recursion both ends."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if len(frames) > _MAX_PLACES:
+        frames = frames[: _MAX_PLACES // 2] + frames[-_MAX_PLACES // 2 :]
     return [f"{f.f_globals.get('__name__', '?')}:{line} in {f.f_code.co_name}" for f, line in frames]
 
 

@@ -108,9 +108,7 @@ class Worker:
 
     def _time_out(self, attempt: Attempt) -> int:
         """Fail the job and end: a thread that hangs can't be stopped."""
-        if not self._leases.claim(attempt):
-            return EX_TEMPFAIL
-        job_id = attempt.job.job_id
+        is_ours, job_id = self._leases.claim(attempt), attempt.job.job_id
         log.event(
             "the algorithm hung past its time limit; the worker ends", level=logging.ERROR, job_id=job_id
         )
@@ -121,8 +119,9 @@ class Worker:
         self._fetcher.stop()
         self._give_back(self._leases.claim_waiting())
         try:
-            self._sqs.send(self._config.results_queue_url, [report.failed(attempt, error)])
-            self._sqs.delete([attempt.receipt_handle])
+            if is_ours:
+                self._sqs.send(self._config.results_queue_url, [report.failed(attempt, error)])
+                self._sqs.delete([attempt.receipt_handle])
         except MipError as fault:
             log.event(f"that could not be reported: {fault}", level=logging.ERROR, job_id=job_id)
         self._courier.flush(_FLUSH_S)

@@ -27,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 _QUICK_DEATH_S = 5.0
 _FIRST_BACKOFF_S = 0.25
 _LAST_BACKOFF_S = 30.0
+_LAST_BACKOFF_WITH_JOB_S = 0.5
 _DEATHS_TO_FAIL = 3
 _EX_CONFIG = 78  # sysexits.h: the worker says it can never start
 _EX_TEMPFAIL = 75  # the worker ended itself because its algorithm hung
@@ -249,10 +250,12 @@ class Supervisor:
     ) -> None:
         service.deaths = service.deaths + 1 if quick else 1
         delay = _FIRST_BACKOFF_S * 2 ** (service.deaths - 2) if service.deaths > 1 else 0.0
-        service.not_before = time.monotonic() + min(delay, _LAST_BACKOFF_S)
+        # A worker that died with a job in hand died of the job; that is the job's story, not the service's:
+        # the jobs behind it must not wait long for a new worker.
+        most = _LAST_BACKOFF_WITH_JOB_S if held_jobs else _LAST_BACKOFF_S
+        service.not_before = time.monotonic() + min(delay, most)
         if hopeless:
             service.not_before = time.monotonic() + min(_LAST_BACKOFF_S, 2.0**service.deaths)
-        # A worker that died with a job in hand died of the job; that is the job's story, not the service's.
         if hopeless or (service.deaths >= _DEATHS_TO_FAIL and not held_jobs):
             service.failure = f"the worker {reason}"
         if service.failure:
