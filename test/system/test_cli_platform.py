@@ -138,7 +138,13 @@ def test_wrong_admin_key(platform: Platform) -> None:
 
 
 def test_life_of_an_algorithm(mip: Mip, tmp_path: Path) -> None:
-    spec = {"image_uri": "another", "cpu": 512, "memory": 1024, "command": ["/app/worker.sh"], "desired_count": 0}
+    spec = {
+        "image_uri": "another",
+        "cpu": 512,
+        "memory": 1024,
+        "command": ["/app/worker.sh"],
+        "desired_count": 0,
+    }
     file = tmp_path / "spec.json"
     file.write_text(json.dumps(spec))
     name = "processing_6"

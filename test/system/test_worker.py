@@ -213,9 +213,7 @@ def test_an_algorithm_that_hangs_fails_its_job_and_ends_its_worker(stage: Stage,
     assert stage.result("next").status is ReportedStatus.SUCCEEDED
 
 
-def test_sigterm_lets_the_running_job_finish_and_gives_the_waiting_one_back(
-    stage: Stage, tmp_path: Path
-) -> None:
+def test_sigterm_lets_the_running_job_finish_and_gives_the_waiting_one_back(stage: Stage, tmp_path: Path) -> None:
     worker = stage.start_worker()
     stage.submit("warm")
     stage.result("warm")

@@ -210,6 +210,7 @@ class Stage:
             "AWS_ACCESS_KEY_ID": credential.access_key_id,
             "AWS_SECRET_ACCESS_KEY": credential.secret_access_key,
             "MIP_REVISION": "7",
+            "OMP_NUM_THREADS": "1",
             "MIP_TASK": "mip-acts:7",
             "MIP_PARENT_PID": str(os.getpid()),
             **env,
@@ -248,9 +249,7 @@ class Stage:
 
     def result(self, job_id: str, timeout_s: float = WAIT_S) -> ResultMessage:
         """The job's first final result."""
-        return self.reported(
-            lambda r: r.job_id == job_id and r.status is not ReportedStatus.RUNNING, timeout_s
-        )
+        return self.reported(lambda r: r.job_id == job_id and r.status is not ReportedStatus.RUNNING, timeout_s)
 
     def reported(self, is_it: Callable[[ResultMessage], bool], timeout_s: float = WAIT_S) -> ResultMessage:
         """The first report that ``is_it``."""
@@ -287,9 +286,7 @@ class Stage:
         info.mkdir(parents=True)
         (packages / "acting.py").write_text(ALGORITHM)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acting\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(
-            f"[medical_image_processing.processors]\n{ALGO_ID} = acting:Acts\n"
-        )
+        (info / "entry_points.txt").write_text(f"[medical_image_processing.processors]\n{ALGO_ID} = acting:Acts\n")
 
     async def _serve(self) -> None:
         self._stopped = asyncio.Event()
@@ -314,9 +311,7 @@ class Stage:
         keys = HashedKeys({HashedKeys.digest(KEY): ALGO_ID})
         pacs = create_pacs_app(index, keys, LinkSigner(), lambda *_: None)
         server = uvicorn.Server(
-            uvicorn.Config(
-                self._router(aws, pacs), log_level="error", lifespan="off", timeout_graceful_shutdown=1
-            )
+            uvicorn.Config(self._router(aws, pacs), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
         )
         serving = asyncio.create_task(server.serve([self._socket]))
         reading = asyncio.create_task(self._read_results())

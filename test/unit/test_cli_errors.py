@@ -105,7 +105,11 @@ def test_key_that_no_header_can_carry() -> None:
 
 def test_spec_files(tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
-    for content, said in (("{", "not JSON"), ("[]", "JSON object"), ('{"algo_id": "b", "image_uri": "i"}', "'b'")):
+    for content, said in (
+        ("{", "not JSON"),
+        ("[]", "JSON object"),
+        ('{"algo_id": "b", "image_uri": "i"}', "'b'"),
+    ):
         spec.write_text(content)
         answer = mip("algorithms", "register", "a", "--file", str(spec))
         assert answer.exit_code == 1

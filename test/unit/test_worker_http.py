@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -122,11 +126,21 @@ def test_a_connection_closed_meanwhile_is_replaced() -> None:
         b"SSH-2.0-OpenSSH\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 300 + b"\r\n",
     ],
-    ids=["closed", "not http", "cut short", "bad length", "bad header", "bad chunk", "endless headers"],
+    ids=[
+        "closed",
+        "not http",
+        "cut short",
+        "bad length",
+        "negative length",
+        "bad header",
+        "bad chunk",
+        "endless headers",
+    ],
 )
 def test_a_broken_answer_is_a_transient_error(answer: bytes) -> None:
     with server(answering(answer)) as origin, pytest.raises(TransientError, match="does not answer"):
@@ -203,6 +217,59 @@ def test_hanging_up_ends_a_request_but_keeps_an_answer_that_is_on_its_way() -> N
         assert results == [(200, b"ok")]
         with pytest.raises(TransientError):
             get(client, origin)
+
+
+@pytest.mark.needs("openssl")
+def test_https_is_spoken_with_authorities_that_the_system_trusts(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+    ]
+    command += ["subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def over_tls(connection: socket.socket) -> None:
+        try:
+            with context.wrap_socket(connection, server_side=True) as secure:
+                answering(OK)(secure)
+        except OSError:
+            pass  # the client that does not trust us leaves
+
+    script = (
+        "import sys\n"
+        "from medical_image_processing.errors import TransientError\n"
+        "from medical_image_processing.worker.http import HttpClient, origin_of\n"
+        "try:\n"
+        "    print(HttpClient().request('GET', origin_of(sys.argv[1]), '/', {}).body)\n"
+        "except TransientError as error:\n"
+        "    print(error)\n"
+    )
+    with server(over_tls, over_tls) as origin:
+        said = [
+            subprocess.run(
+                [sys.executable, "-c", script, f"https://localhost:{origin.port}"],
+                env=env,
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=30,
+            ).stdout
+            for env in ({"SSL_CERT_FILE": str(certificate)}, {})
+        ]
+    assert said[0] == "b'ok'\n"
+    assert "TLS failed (CERTIFICATE_VERIFY_FAILED)" in said[1]
 
 
 @pytest.mark.parametrize("text", ["", "ftp://host/", "http://", "host:80", "//host"])

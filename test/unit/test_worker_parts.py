@@ -68,9 +68,7 @@ def test_a_bad_variable_is_named_but_not_shown(name: str, value: str) -> None:
 
 
 def test_endpoints_may_be_set_for_all_services_or_for_one() -> None:
-    config = WorkerConfig.from_env(
-        {**ENV, "AWS_ENDPOINT_URL": "http://a:1", "AWS_ENDPOINT_URL_S3": "http://b:2"}
-    )
+    config = WorkerConfig.from_env({**ENV, "AWS_ENDPOINT_URL": "http://a:1", "AWS_ENDPOINT_URL_S3": "http://b:2"})
     assert (config.sqs_endpoint, config.s3_endpoint) == ("http://a:1", "http://b:2")
 
 

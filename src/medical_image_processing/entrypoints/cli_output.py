@@ -67,7 +67,7 @@ def print_table(
     headings: Sequence[str], rows: Sequence[Sequence[str | Text]], *, right: Sequence[str] = ()
 ) -> None:
     """A table as wide as the terminal; long cells are folded, never cut. ``right``: columns of numbers."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for number, heading in enumerate(headings):
         table.add_column(
             heading,

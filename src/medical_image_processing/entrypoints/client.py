@@ -122,7 +122,10 @@ class Client:
         base = f"ws{self.base.removeprefix('http')}/ws?{urlencode({'client_id': client_id})}"
         try:
             socket = connect(
-                base, additional_headers=self._key("ws"), proxy=None if self._is_loopback else True, max_size=None
+                base,
+                additional_headers=self._key("ws"),
+                proxy=None if self._is_loopback else True,
+                max_size=None,
             )
         except InvalidStatus as error:
             raise _refused(error, self.base) from error

@@ -66,7 +66,7 @@ class Home:
     def secrets(self, settings: Settings) -> Secrets:
         """The secrets of this home. On loopback the seed's ``dev-admin`` and ``devkey``; elsewhere random."""
         file = self.path / "secrets.json"
-        kept = json.loads(file.read_text()) if file.exists() else {}
+        kept = _read_secrets(file)
         random = {
             "admin_key": f"mip-admin-{secrets.token_urlsafe(32)}",
             "pacs_key": f"mip-pacs-{secrets.token_urlsafe(32)}",
@@ -90,6 +90,20 @@ class Home:
             file, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
         )
         return file
+
+
+def _read_secrets(file: Path) -> dict[str, str]:
+    if not file.exists():
+        return {}
+    try:
+        kept = json.loads(file.read_text())
+        Secrets(**{**dict.fromkeys(Secrets.__dataclass_fields__, ""), **kept})
+    except (OSError, ValueError, TypeError) as error:
+        raise Unavailable(
+            "SECRETS_UNUSABLE",
+            f"{file} can't be used: {type(error).__name__}; restore it, or remove it and new secrets are made",
+        ) from error
+    return dict(kept)
 
 
 def write_private(file: Path, text: str) -> None:

@@ -11,7 +11,7 @@ import re
 import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,7 +21,6 @@ from medical_image_processing.errors import (
     MipError,
     NotFound,
     Unauthorized,
-    Unavailable,
 )
 from medical_image_processing.naming import NAME_PATTERN, PACS_ID_PATTERN
 from medical_image_processing.pacs.catalogue import ImageFile
@@ -190,8 +189,9 @@ class PacsApp:
         try:
             content = await self._files.read(file, span if request.method == "GET" else Span(0, 0))
         except (NotFound, Conflict):
-            with suppress(Unavailable):
-                await self._index.rescan()  # so that the new link asked for is a better one
+            # So that the new link asked for is a better one; and where the whole folder is away, that is
+            # the trouble to state, and it passes.
+            await self._index.rescan()
             raise
         await send_start(send, status, span.length, _DICOM, headers)
         if isinstance(content, bytes):

@@ -34,6 +34,7 @@ def main() -> int:
         from medical_image_processing.processing.base import Processor
         from medical_image_processing.worker.worker import Worker
 
+        _limit_native_threads()
         worker = Worker(config, Processor.factory(config.algo_id), lines)
     except MipError as error:
         log.event(f"the worker can't start: {error}", level=logging.CRITICAL, error=error.__cause__)
@@ -47,6 +48,14 @@ def main() -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     log.event("ready", start_ms=round(1e3 * (time.perf_counter() - begun)))
     return worker.run()
+
+
+def _limit_native_threads() -> None:
+    """OpenCV does not read OMP_NUM_THREADS, and its pool spins on every core that it finds, ours or not."""
+    if (count := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        import cv2
+
+        cv2.setNumThreads(int(count))
 
 
 def _die_with(parent_pid: int | None) -> None:

@@ -49,9 +49,7 @@ class Backlog:
             return 0 if self._closed else wanted
 
     def _wanted(self) -> int:
-        batch = (
-            1 if self._usual_s is None else max(1, min(MAX_BATCH, int(_BATCH_S / max(self._usual_s, 1e-4))))
-        )
+        batch = 1 if self._usual_s is None else max(1, min(MAX_BATCH, int(_BATCH_S / max(self._usual_s, 1e-4))))
         if self._open_attempts == 0:
             return batch
         # A job that may kill this worker must not take another one with it.

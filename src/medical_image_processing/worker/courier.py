@@ -134,7 +134,10 @@ class Courier(threading.Thread):
         try:
             self._s3.put(upload.key, upload.data, content_type="application/dicom")
         except TransientError as error:
-            trouble = TransientError("OUTPUT_UNAVAILABLE", f"the result can't be stored now: {error.message}")
+            trouble = TransientError(
+                "OUTPUT_UNAVAILABLE",
+                f"the result can't be stored now: {error.message}; is the output's disk full?",
+            )
             return _given_back(shipment.attempt, trouble)
         except PermanentError as error:
             refused = PermanentError("OUTPUT_REFUSED", f"the result can't be stored: {error.message}")
@@ -158,9 +161,7 @@ class Courier(threading.Thread):
         for shipment, has_arrived in zip(speaking, arrived, strict=True):
             if not has_arrived:
                 log.event("a result was not taken", level=logging.ERROR, job_id=shipment.attempt.job.job_id)
-        return silent | {
-            shipment for shipment, has_arrived in zip(speaking, arrived, strict=True) if has_arrived
-        }
+        return silent | {shipment for shipment, has_arrived in zip(speaking, arrived, strict=True) if has_arrived}
 
     def _settle(self, shipments: list[_Shipment]) -> None:
         """Take the jobs off the queue, or give them back."""

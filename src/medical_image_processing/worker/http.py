@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import select
 import socket
 import ssl
@@ -181,10 +180,7 @@ class _Connection:
     def __init__(self, origin: Origin, connect_timeout_s: float, read_timeout_s: float) -> None:
         self.origin = origin
         try:
-            self._socket = socket.create_connection((origin.host, origin.port), connect_timeout_s)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if origin.scheme == "https":
-                self._socket = _tls_context().wrap_socket(self._socket, server_hostname=origin.host)
+            self._socket = _connected(origin, connect_timeout_s)
         except OSError as error:
             raise ConnectionFailed(origin, _reason(error)) from error
         self._socket.settimeout(read_timeout_s)
@@ -260,6 +256,8 @@ class _Connection:
         raise ValueError("the answer has too many headers")
 
     def _exactly(self, length: int, max_bytes: int, deadline: float) -> bytes:
+        if length < 0:
+            raise ValueError("the answer has a negative length")
         if length > max_bytes:
             raise _too_large(max_bytes)
         parts = []
@@ -295,12 +293,21 @@ class _Connection:
         return b"".join(parts)
 
 
+def _connected(origin: Origin, timeout_s: float) -> socket.socket:
+    plain = socket.create_connection((origin.host, origin.port), timeout_s)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if origin.scheme == "http":
+        return plain
+    try:
+        return _tls_context().wrap_socket(plain, server_hostname=origin.host)
+    except BaseException:
+        plain.close()
+        raise
+
+
 @cache
 def _tls_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if bundle := os.environ.get("AWS_CA_BUNDLE"):
-        context.load_verify_locations(bundle)
-    return context
+    return ssl.create_default_context()
 
 
 def _check_time(deadline: float) -> None:

@@ -58,9 +58,7 @@ class Attempt:
 class Leases:
     """Thread-safe. ``limit_s``: how long a job may take, waiting or running, before it is renewed no more."""
 
-    def __init__(
-        self, sqs: SqsClient, *, limit_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, sqs: SqsClient, *, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._sqs = sqs
         self._clock = clock
         self._limit_s = limit_s

@@ -30,8 +30,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
         fields: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03}Z",
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
             "level": record.levelname,
             "message": record.getMessage(),
             "algo_id": self.algo_id,
@@ -54,9 +53,7 @@ def configure(algo_id: str) -> JsonLines:
     return formatter
 
 
-def event(
-    message: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: Any
-) -> None:
+def event(message: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: Any) -> None:
     """Log that something happened; ``fields`` such as job_id become fields of the line."""
     _LOG.log(level, message, extra={"fields": fields}, exc_info=error)
 

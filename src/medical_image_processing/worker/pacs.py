@@ -47,9 +47,7 @@ class PacsClient:
         where = job.pacs
         study = f"{self._path}/studies/{quote(where.study_id)}/images"
         if where.scope is Scope.IMAGE:
-            link = self._get_json(
-                job, f"{study}/{quote(where.series_id or '')}/{quote(where.image_id or '')}"
-            )
+            link = self._get_json(job, f"{study}/{quote(where.series_id or '')}/{quote(where.image_id or '')}")
             return [self._get_file(job, _url(link), self._max_bytes, time.monotonic() + _INPUT_TIMEOUT_S)]
         query = f"?series_id={quote(where.series_id or '', safe='')}" if where.scope is Scope.SERIES else ""
         links = self._get_json(job, study + query)
@@ -79,12 +77,11 @@ class PacsClient:
         def ask() -> Response:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise Unavailable(
-                    "PACS_UNAVAILABLE", f"the input did not arrive within {_INPUT_TIMEOUT_S:.0f} s"
-                )
+                raise Unavailable("PACS_UNAVAILABLE", f"the input did not arrive within {_INPUT_TIMEOUT_S:.0f} s")
             origin = origin_of(f"{parts.scheme}://{parts.netloc}")
             response = self._http.request("GET", origin, target, {}, max_bytes=max_bytes, total_s=left)
-            if response.status in (401, 403):
+            if response.status in (401, 403, 404, 409, 410):
+                # The link was given just now. If the image is gone for good, no new link will be given.
                 raise Unavailable("PACS_UNAVAILABLE", "the PACS API gave a link that is refused")
             return _checked(response, job)
 
@@ -150,9 +147,7 @@ def _checked(response: Response, job: JobMessage) -> Response:
         raise PermanentError("PACS_DENIED", "the PACS API refuses the algorithm's key; check PACS_API_KEY")
     if response.status >= 500 or response.status in (408, 429):
         raise Unavailable("PACS_UNAVAILABLE", f"the PACS API answers {response.status}")
-    raise PermanentError(
-        "PACS_REFUSED", f"the PACS API refuses the request with {response.status}; check the ids"
-    )
+    raise PermanentError("PACS_REFUSED", f"the PACS API refuses the request with {response.status}; check the ids")
 
 
 def _not_found(job: JobMessage) -> MipError:

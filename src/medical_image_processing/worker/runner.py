@@ -70,9 +70,7 @@ class Runner(threading.Thread):
             self._courier.fail(attempt, error)
         except Exception as error:
             log.event("the job failed in the worker itself", level=logging.ERROR, error=error)
-            failed = AlgorithmFailed(
-                "WORKER_FAILED", f"the worker failed ({type(error).__name__}); see its log"
-            )
+            failed = AlgorithmFailed("WORKER_FAILED", f"the worker failed ({type(error).__name__}); see its log")
             self._courier.fail(attempt, failed)
         else:
             self._courier.deliver(attempt, upload)
@@ -100,12 +98,8 @@ class Runner(threading.Thread):
             series_description=f"{job.algo_id} overlay, research use only",
         )
         durations["write"] = 1e3 * (clock() - begun)
-        key = naming.output_key(
-            job.algo_id, job.pacs.study_id, job.pacs.series_id, job.pacs.image_id, job.job_id
-        )
-        message = partial(
-            self._result, prepared.attempt, key, image.source_uids, durations, result.get("meta")
-        )
+        key = naming.output_key(job.algo_id, job.pacs.study_id, job.pacs.series_id, job.pacs.image_id, job.job_id)
+        message = partial(self._result, prepared.attempt, key, image.source_uids, durations, result.get("meta"))
         return Upload(key, data, message)
 
     def _run(self, attempt: Attempt, image: Image) -> Any:

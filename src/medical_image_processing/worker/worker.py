@@ -109,9 +109,7 @@ class Worker:
     def _time_out(self, attempt: Attempt) -> int:
         """Fail the job and end: a thread that hangs can't be stopped."""
         is_ours, job_id = self._leases.claim(attempt), attempt.job.job_id
-        log.event(
-            "the algorithm hung past its time limit; the worker ends", level=logging.ERROR, job_id=job_id
-        )
+        log.event("the algorithm hung past its time limit; the worker ends", level=logging.ERROR, job_id=job_id)
         error = AlgorithmFailed(
             "TIME_LIMIT_EXCEEDED",
             f"the algorithm took longer than its {self._config.time_limit_s:g} s; send less at once",
@@ -179,7 +177,5 @@ class _Signals:
 
 def _end_process(failure: threading.ExceptHookArgs) -> None:
     """A worker that lost a thread would look alive and do nothing; its supervisor starts a whole one."""
-    log.event(
-        "a thread of the worker failed; the worker ends", level=logging.CRITICAL, error=failure.exc_value
-    )
+    log.event("a thread of the worker failed; the worker ends", level=logging.CRITICAL, error=failure.exc_value)
     os._exit(os.EX_SOFTWARE)

@@ -25,6 +25,7 @@ class AwsRequest:
         self.method: str = scope["method"]
         self.receive = receive
         self._scope = scope
+        self._body_begun = False
         self.headers: dict[str, str] = {}
         for raw_name, raw_value in scope["headers"]:
             name, value = raw_name.decode("latin-1"), raw_value.decode("utf-8", "replace")
@@ -53,13 +54,21 @@ class AwsRequest:
         return f"{self._scope['scheme']}://{self.headers.get('host', 'localhost')}"
 
     @property
+    def leaves_body_unsent(self) -> bool:
+        """Whether the client waits for ``100 Continue`` and, answered without, may keep its body.
+
+        What comes next on the connection is then the body, or not; it has to be closed (RFC 9110, 10.1.1).
+        """
+        return not self._body_begun and "expect" in self.headers
+
+    @property
     def signed(self) -> Request:
         """What a signature covers."""
         return Request(self.method, self.raw_path, self.query, self.headers)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives. ClientGone."""
-        more = True
+        more = self._body_begun = True
         while more:
             message: Any = await self.receive()
             if message["type"] != "http.request":

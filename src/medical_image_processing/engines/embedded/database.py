@@ -42,9 +42,15 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writer = _connect(path)
-        migrate(self._writer)
-        self._reader = _connect(path)
+        try:
+            self._writer = _connect(path)
+            migrate(self._writer)
+            self._reader = _connect(path)
+        except sqlite3.Error as error:
+            raise Unavailable(
+                "DATABASE_UNUSABLE",
+                f"{path} can't be used as the platform's database: {error}; restore it, or choose another folder",
+            ) from error
         self._reader.execute("PRAGMA query_only = 1")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-commit")
         self._pending: list[_Pending] = []

@@ -71,6 +71,8 @@ class _AwsApp:
             else:
                 response = await self._answer_s3(request)
                 response.headers["x-amz-request-id"] = request_id
+            if request.leaves_body_unsent:
+                response.headers["connection"] = "close"
             await _send(response, send)
 
     async def _answer_sqs(self, request: AwsRequest) -> Response:
