@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -95,6 +96,7 @@ def show(figures: Sequence[Figure]) -> None:
 
 def run(bench: Callable[[], Sequence[Figure]], title: str) -> None:
     """The main program of a bench."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no platform is left running
     print(title, flush=True)
     began = time.monotonic()
     show(bench())

@@ -70,9 +70,9 @@ class Submitter(threading.Thread):
         with httpx.Client(base_url=self._base, timeout=5, trust_env=False) as http:
             while not self.stopping.is_set():
                 number += 1
-                algo_id, seconds = [("puppet", 0.0), ("puppet-2", 0.05), ("puppet-2", 0.6)][number % 3]
+                algo_id, seconds = [("puppet", 0.0), ("puppet-2", 0.05), ("puppet-2", 0.4)][number % 3]
                 self._send(http, f"job-{number}", algo_id, seconds)
-                self.stopping.wait(0.02)
+                self.stopping.wait(0.08)
 
     def _send(self, http: httpx.Client, job_id: str, algo_id: str, seconds: float) -> None:
         act = {"do": "sleep", "seconds": seconds} if seconds else {}
@@ -214,15 +214,15 @@ def test_a_killed_platform_leaves_no_worker_behind_even_one_that_hangs(
     platform: Platform, site: dict[str, str]
 ) -> None:
     api = Api(platform)
-    api.register("puppet", env=site, desired_count=2)
+    api.register("puppet", env={**site, "MIP_TIME_LIMIT_S": "2"}, desired_count=2)
     job_id = api.process("puppet", do="hang")
     api.until_job(job_id, "RUNNING")
     platform.kill()
     until(lambda: not workers_of(platform.home), "the kernel tells them", wait_s=5)
     platform.start()
-    until(lambda: api.job(job_id)["status"] == "RUNNING", "the job is tried again")
-    assert api.job(job_id)["attempts"] == 1, "the platform's own death was held against the job"
-    api.succeeds("puppet")
+    job = api.until_ended(job_id)
+    assert job["error"]["code"] == "TIME_LIMIT_EXCEEDED"
+    assert job["attempts"] == 1, "the platform's own death was held against the job"
 
 
 def test_what_was_accepted_the_moment_before_the_kill_is_there(platform: Platform) -> None:

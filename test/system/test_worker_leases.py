@@ -41,7 +41,8 @@ def stage(tmp_path: Path, clock: Clock) -> Iterator[Stage]:
         yield running
 
 
-def receive(sqs: SqsClient) -> list[Attempt]:
+def receive(stage: Stage, sqs: SqsClient) -> list[Attempt]:
+    stage.sweep()
     return [Attempt.of(message) for message in sqs.receive(HttpClient(), limit=10, wait_s=0)]
 
 
@@ -49,14 +50,14 @@ def test_a_renewed_job_stays_ours_and_one_that_is_not_comes_back(stage: Stage, c
     sqs = stage.sqs_client()
     leases = Leases(sqs, limit_s=LIMIT_S, clock=clock)
     stage.submit("kept")
-    (kept,) = receive(sqs)
+    (kept,) = receive(stage, sqs)
     leases.hold([kept])
     stage.submit("neglected")
-    assert [attempt.job.job_id for attempt in receive(sqs)] == ["neglected"]
+    assert [attempt.job.job_id for attempt in receive(stage, sqs)] == ["neglected"]
     for _ in range(4):
         clock.now += RENEW_AFTER_S
         leases.renew()
-    (back,) = receive(sqs)
+    (back,) = receive(stage, sqs)
     assert (back.job.job_id, back.is_suspect) == ("neglected", True)
     assert leases.claim(kept)
 
@@ -65,10 +66,10 @@ def test_a_lost_lease_is_noticed_and_its_job_can_no_longer_be_ended(stage: Stage
     sqs = stage.sqs_client()
     leases = Leases(sqs, limit_s=LIMIT_S, clock=clock)
     stage.submit("lost")
-    (lost,) = receive(sqs)
+    (lost,) = receive(stage, sqs)
     leases.hold([lost])
     clock.now += LEASE_S + 1
-    (theirs,) = receive(sqs)
+    (theirs,) = receive(stage, sqs)
     leases.renew()
     assert not leases.start(lost)
     assert not leases.claim(lost)
@@ -79,17 +80,17 @@ def test_a_stuck_worker_loses_its_job_after_the_time_limit(stage: Stage, clock: 
     sqs = stage.sqs_client()
     leases = Leases(sqs, limit_s=LIMIT_S, clock=clock)
     stage.submit("stuck")
-    (stuck,) = receive(sqs)
+    (stuck,) = receive(stage, sqs)
     leases.hold([stuck])
     assert leases.start(stuck)
     for _ in range(int(LIMIT_S / RENEW_AFTER_S)):
         clock.now += RENEW_AFTER_S
         leases.renew()
-        assert receive(sqs) == []
+        assert receive(stage, sqs) == []
     for _ in range(15):
         clock.now += RENEW_AFTER_S
         leases.renew()
-    assert [attempt.job.job_id for attempt in receive(sqs)] == ["stuck"]
+    assert [attempt.job.job_id for attempt in receive(stage, sqs)] == ["stuck"]
 
 
 def test_only_one_may_end_a_job(stage: Stage, clock: Clock) -> None:
@@ -97,7 +98,7 @@ def test_only_one_may_end_a_job(stage: Stage, clock: Clock) -> None:
     leases = Leases(sqs, limit_s=LIMIT_S, clock=clock)
     for job_id in ("one", "two"):
         stage.submit(job_id)
-    one, two = receive(sqs)
+    one, two = receive(stage, sqs)
     leases.hold([one, two])
     assert leases.start(one)
     assert leases.running() is one

@@ -231,6 +231,10 @@ class Stage:
         """Do what the supervisor does when a worker has died."""
         self.call(self._queues.release(worker.access_key_id, counted=True))
 
+    def sweep(self) -> None:
+        """End leases whose time has come by the stage's clock."""
+        self.call(self._queues.sweep())
+
     def held(self) -> int:
         """Jobs in flight."""
         attributes = self._on_loop(lambda: self._queues.attributes(naming.queue(ALGO_ID)))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import PlainTextResponse
 
 from medical_image_processing import __version__
 from medical_image_processing.api import admin, failures, processing, schemas, websocket
@@ -58,7 +59,12 @@ def create_app(parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bo
         """The platform takes jobs."""
         return schemas.HealthAnswer(status="ok", version=__version__)
 
-    @app.get("/metrics", tags=["operation"], responses=schemas.errors(401))
+    @app.get(
+        "/metrics",
+        tags=["operation"],
+        response_class=PlainTextResponse,
+        responses={200: {"content": {"text/plain": {}}}, **schemas.errors(401)},
+    )
     async def read_metrics(key: AdminKey = None) -> Response:
         """Prometheus text."""
         if not open_metrics:

@@ -62,7 +62,7 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
         for e in error.errors()
     ]
     if any(e["type"] == "json_invalid" for e in error.errors()):
-        return answer(400, "INVALID_JSON", "the body is not JSON; check its quotes, commas and encoding")
+        return _not_json()
     first = found[0]
     message = f"{first['field']}: {first['problem']}"
     return answer(422, "INVALID_REQUEST", message, {"fields": found})
@@ -70,10 +70,16 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:
+        return _not_json()  # FastAPI's answer to a body that its parser gave up on
     code = {404: "NO_SUCH_ROUTE", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}.get(
         error.status_code, "BAD_REQUEST"
     )
     return answer(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+def _not_json() -> JSONResponse:
+    return answer(400, "INVALID_JSON", "the body is not JSON; check its quotes, commas, encoding and depth")
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:

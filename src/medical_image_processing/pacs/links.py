@@ -42,4 +42,5 @@ class LinkSigner:
 
     def _signature(self, token: str, expires: str) -> str:
         signed = f"{token}\n{expires}".encode("utf-8", "replace")
-        return hmac.digest(self._secret, signed, "sha256").hex()
+        # Not hmac.digest(): it lets go of the GIL, which under load costs more than the hash.
+        return hmac.new(self._secret, signed, "sha256").hexdigest()

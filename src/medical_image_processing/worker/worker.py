@@ -85,7 +85,7 @@ class Worker:
                     return self._time_out(attempt)
                 self._report_running(attempt, now)
         self._fetcher.join(_HURRIED_FLUSH_S)  # a job that came in while hanging up is given back
-        self._courier.flush()
+        self._courier.flush(max(_FLUSH_S, (stop_at or 0.0) - time.monotonic()))
         log.event("stopped")
         return EX_OK
 

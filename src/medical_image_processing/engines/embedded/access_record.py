@@ -40,7 +40,7 @@ class AccessRecord:
             connection.executemany(sql, rows)
 
         if rows:
-            await self._database.write(insert)
+            await self._database.write(insert, durable=False)
 
     async def _write_soon(self) -> None:
         try:

@@ -5,13 +5,19 @@ handed in while the previous group was being committed run in one transaction, e
 own, and one fsync makes them durable together (synchronous FULL). ``write`` returns only after that fsync,
 so whatever it returned survives kill -9 and a power cut (law J1).
 
-Functions run on the event loop's thread: they are a few indexed statements each. Only COMMIT, the part
-that waits for the disk, runs in a thread. Reads use a connection of their own and see what is committed.
+A write that need not outlive a power cut says ``durable=False``: a lease, a receive count, a deletion that
+would only be repeated. It still outlives kill -9, since the system has it, and it becomes durable with the
+next write that is. A group of nothing else is committed without waiting for the disk.
+
+Functions run on the event loop's thread: they are a few indexed statements each. Only a COMMIT that waits
+for the disk runs in a thread, and so does moving the write-ahead log into the file (:meth:`checkpoint`).
+Reads use a connection of their own and see what is committed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -28,12 +34,14 @@ Write = Callable[[sqlite3.Connection], T]
 
 _LOG = logging.getLogger(__name__)
 _GROUP = 256
+_LONG_LOG_BYTES = 8 * 1024 * 1024
 
 
 @dataclass
 class _Pending:
     run: Write[Any]
     then: Callable[[Any], None] | None
+    durable: bool
     done: asyncio.Future[Any]
 
 
@@ -55,16 +63,19 @@ class Database:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-commit")
         self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._is_full = True
 
-    async def write(self, run: Write[T], *, then: Callable[[T], None] | None = None) -> T:
-        """Run ``run`` in the next group and return its value once it is durable.
+    async def write(
+        self, run: Write[T], *, then: Callable[[T], None] | None = None, durable: bool = True
+    ) -> T:
+        """Run ``run`` in the next group and return its value once it is committed, and durable if asked.
 
         ``then`` is called with the value right after the commit, even when the caller was cancelled meanwhile.
         What ``run`` raises undoes only its own changes and is raised here. A full or broken disk raises
         :class:`Unavailable` (``STORAGE_FULL``, ``STORAGE_FAILED``); nothing of the group is kept then.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Pending(run, then, done))
+        self._pending.append(_Pending(run, then, durable, done))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
         return await done
@@ -72,6 +83,16 @@ class Database:
     def read(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
         """Rows of one short query over committed data."""
         return self._reader.execute(sql, parameters).fetchall()
+
+    async def checkpoint(self) -> None:
+        """Move the write-ahead log into the file once it has grown; never holds up a writer."""
+        if self.path.with_name(f"{self.path.name}-wal").stat().st_size > _LONG_LOG_BYTES:
+            await asyncio.to_thread(self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        # A connection of its own: a passive checkpoint and the writer don't wait for each other.
+        with contextlib.closing(_connect(self.path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     async def close(self) -> None:
         """Commit what is pending, then close the file."""
@@ -92,9 +113,14 @@ class Database:
     async def _commit(self, group: list[_Pending]) -> None:
         outcomes: list[tuple[_Pending, Any, Exception | None]] = []
         try:
+            self._synchronize(any(pending.durable for pending in group))
             self._writer.execute("BEGIN IMMEDIATE")
             outcomes = [self._run(pending) for pending in group]
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.execute, "COMMIT")
+            if self._is_full:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._thread, self._writer.execute, "COMMIT")
+            else:
+                self._writer.execute("COMMIT")
         except Exception as error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
@@ -109,6 +135,12 @@ class Database:
                 pending.done.set_exception(failure)
             else:
                 pending.done.set_result(value)
+
+    def _synchronize(self, durable: bool) -> None:
+        """FULL waits for the disk at each commit, NORMAL in the write-ahead log mode does not."""
+        if durable != self._is_full:
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._is_full = durable
 
     def _run(self, pending: _Pending) -> tuple[_Pending, Any, Exception | None]:
         self._writer.execute("SAVEPOINT one")
@@ -127,7 +159,13 @@ class Database:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     connection.row_factory = sqlite3.Row
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -16384"):
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "wal_autocheckpoint = 0",
+        "foreign_keys = ON",
+        "cache_size = -16384",
+    ):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 

@@ -117,6 +117,7 @@ class EmbeddedEngine:
     async def sweep(self) -> None:
         """What must happen now and then: ended leases, old deduplication ids, long logs."""
         await self.queues.sweep()
+        await self.database.checkpoint()
         if time.monotonic() - self._trimmed > _TRIM_EVERY_S:
             self._trimmed = time.monotonic()
             await asyncio.to_thread(self.logs.trim)

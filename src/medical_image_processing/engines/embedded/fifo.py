@@ -34,6 +34,8 @@ _RETURNED = (
     "SELECT m.seq, m.queue_id, m.group_id, m.receive_count, q.name, q.redrive_to, q.max_receives"
     " FROM messages m JOIN queues q ON q.queue_id = m.queue_id "
 )
+# Left alone, the planner may take the index by group, and go through all that waits in the queue.
+_RETURNED_IN_FLIGHT = _RETURNED.replace("messages m", "messages m INDEXED BY messages_in_flight")
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,8 @@ def expire(
     """End the leases that are over, of one queue or of all."""
     where, given = ("", ()) if queue_id is None else ("AND m.queue_id = ? ", (queue_id,))
     rows = connection.execute(
-        _RETURNED + f"WHERE m.in_flight = 1 {where}AND m.visible_at <= ? ORDER BY m.seq", (*given, now)
+        _RETURNED_IN_FLIGHT + f"WHERE m.in_flight = 1 {where}AND m.visible_at <= ? ORDER BY m.seq",
+        (*given, now),
     ).fetchall()
     for row in rows:
         _give_back(connection, row, effects)
@@ -255,7 +258,7 @@ def release(connection: sqlite3.Connection, receiver: str, *, counted: bool, eff
 
 def release_all(connection: sqlite3.Connection, effects: Effects) -> int:
     """End every lease without counting it; how many."""
-    rows = connection.execute(_RETURNED + "WHERE m.in_flight = 1 ORDER BY m.seq").fetchall()
+    rows = connection.execute(_RETURNED_IN_FLIGHT + "WHERE m.in_flight = 1 ORDER BY m.seq").fetchall()
     for row in rows:
         _give_back(connection, row, effects, counted=False)
     return len(rows)

@@ -174,7 +174,7 @@ class SqliteJobs:
         """The client has these."""
         rows = [(job_id,) for job_id in job_ids]
         sql = "UPDATE jobs SET seen = 1 WHERE job_id = ? AND finish_seq IS NOT NULL"
-        await self._database.write(lambda c: c.executemany(sql, rows) and None)
+        await self._database.write(lambda c: c.executemany(sql, rows) and None, durable=False)
 
     async def counts(self) -> list[JobCount]:
         """Jobs by algorithm and state."""

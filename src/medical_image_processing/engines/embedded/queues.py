@@ -93,8 +93,9 @@ class FifoQueues:
     def attributes(self, name: str) -> QueueAttributes | None:
         """The queue and its counts, or None."""
         rows = self._database.read(
-            "SELECT q.*, (SELECT COUNT(*) FROM messages m WHERE m.queue_id = q.queue_id AND m.in_flight = 1"
-            " AND m.visible_at > ?) AS out FROM queues q WHERE q.name = ?",
+            "SELECT q.*, (SELECT COUNT(*) FROM messages m INDEXED BY messages_in_flight"
+            " WHERE m.queue_id = q.queue_id AND m.in_flight = 1 AND m.visible_at > ?) AS out"
+            " FROM queues q WHERE q.name = ?",
             self._clock(),
             name,
         )
@@ -130,7 +131,8 @@ class FifoQueues:
             "SELECT q.name, q.depth, (SELECT sent_at FROM messages WHERE seq = min("  # noqa: S608 - fixed text
             " coalesce((SELECT min(seq) FROM messages m WHERE m.queue_id = q.queue_id AND m.is_head = 1"
             "  AND m.in_flight = 0), 9e18),"
-            " coalesce((SELECT min(seq) FROM messages m WHERE m.queue_id = q.queue_id AND m.in_flight = 1), 9e18)"
+            " coalesce((SELECT min(seq) FROM messages m INDEXED BY messages_in_flight"
+            "  WHERE m.queue_id = q.queue_id AND m.in_flight = 1), 9e18)"
             f")) AS sent_at FROM queues q WHERE q.depth > 0 {where}",
             *given,
         )
@@ -152,7 +154,7 @@ class FifoQueues:
                 sent.append(one)
             return sent
 
-        return await self._write(insert)
+        return await self._write(insert, durable=True)
 
     def send_in(
         self, connection: sqlite3.Connection, queue: str, message: OutgoingMessage
@@ -184,28 +186,16 @@ class FifoQueues:
         while True:
             line = self._lines.setdefault(queue, Line())
             version = line.version
-            if self._may_have_messages(queue):
+            if line.may_have_messages:
                 messages = await self._take(queue, limit, visibility_s, receiver)
                 if messages:
                     return messages
+                line.may_have_messages = line.version != version
             left_s = deadline - loop.time()
             if left_s <= 0 or self._closed:
                 return []
             if line.version == version:
                 await line.wait(left_s)
-
-    def _may_have_messages(self, queue: str) -> bool:
-        """A look at what is committed, so that an empty receive costs no transaction."""
-        rows = self._database.read(
-            "SELECT EXISTS (SELECT 1 FROM messages m WHERE m.queue_id = q.queue_id AND m.is_head = 1"
-            " AND m.in_flight = 0) OR EXISTS (SELECT 1 FROM messages m WHERE m.queue_id = q.queue_id"
-            " AND m.in_flight = 1 AND m.visible_at <= ?) FROM queues q WHERE q.name = ?",
-            self._clock(),
-            queue,
-        )
-        if not rows:
-            self._lines.pop(queue, None)
-        return not rows or bool(rows[0][0])
 
     async def _take(
         self, queue: str, limit: int, visibility_s: float | None, receiver: str | None
@@ -308,10 +298,17 @@ class FifoQueues:
         Call it once at start-up and then every second or so.
         """
         await self._end_leases()
-        for queue, line in list(self._lines.items()):
-            if line.is_waiting and self._may_have_messages(queue):
+        for queue, line in self._lines.items():
+            if not line.may_have_messages and self._has_ready_messages(queue):
                 line.wake(1)
         await self._forget_deduplication_ids()
+
+    def _has_ready_messages(self, queue: str) -> bool:
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM messages m WHERE m.queue_id = q.queue_id AND m.is_head = 1"
+            " AND m.in_flight = 0) FROM queues q WHERE q.name = ?"
+        )
+        return any(row[0] for row in self._database.read(sql, queue))
 
     async def _forget_deduplication_ids(self) -> None:
         now = self._clock()
@@ -340,7 +337,9 @@ class FifoQueues:
             self._arm(earliest)
 
     def _earliest_expiry(self) -> float | None:
-        row = self._database.read("SELECT min(visible_at) FROM messages WHERE in_flight = 1")[0]
+        row = self._database.read(
+            "SELECT min(visible_at) FROM messages INDEXED BY messages_in_flight WHERE in_flight = 1"
+        )[0]
         return None if row[0] is None else float(row[0])
 
     def _arm(self, visible_at: float) -> None:
@@ -354,8 +353,13 @@ class FifoQueues:
         self._timer = asyncio.get_running_loop().call_later(delay_s, lambda: self._spawn(self._end_leases()))
 
     async def _write(
-        self, run: Callable[[sqlite3.Connection, Effects], T], committed: Callable[[T], None] | None = None
+        self,
+        run: Callable[[sqlite3.Connection, Effects], T],
+        committed: Callable[[T], None] | None = None,
+        *,
+        durable: bool = False,
     ) -> T:
+        """Leases and deletions need not outlive a power cut: at worst a message is received again."""
         effects = Effects()
 
         def then(value: T) -> None:
@@ -368,7 +372,7 @@ class FifoQueues:
             if committed is not None:
                 committed(value)
 
-        return await self._database.write(lambda connection: run(connection, effects), then=then)
+        return await self._database.write(lambda c: run(c, effects), then=then, durable=durable)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -7,6 +7,7 @@ what runs is the supervisor's.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,12 +20,15 @@ from medical_image_processing.engines.embedded.log_groups import LogGroups
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.supervisor import Supervisor
 from medical_image_processing.engines.embedded.task import Task
-from medical_image_processing.errors import NotFound
+from medical_image_processing.errors import NotFound, PermanentError
 from medical_image_processing.model.algorithm import AlgorithmSpec
 from medical_image_processing.ports.resources import Observed, ServiceState
 
 VISIBILITY_S = 30.0
 """The lease of a job: short, because workers renew it (law J4)."""
+
+MOST_WORKERS = 8 * (os.cpu_count() or 1)
+"""Of one algorithm. More would only take each other's CPU and memory."""
 
 
 class EmbeddedResources:
@@ -98,6 +102,12 @@ class EmbeddedResources:
         if ("task", task_fingerprint) not in self._rows(algo_id):
             raise NotFound(
                 "UNKNOWN_TASK_DEFINITION", f"'{algo_id}' has no task definition {task_fingerprint}"
+            )
+        if desired_count > MOST_WORKERS:
+            raise PermanentError(
+                "TOO_MANY_WORKERS",
+                f"desired_count {desired_count} is more than this machine runs: at most {MOST_WORKERS} workers "
+                "of one algorithm, eight for each core",
             )
         content = {"task_fingerprint": task_fingerprint, "desired_count": desired_count}
         await self._put(algo_id, "service", naming.service(algo_id), content)

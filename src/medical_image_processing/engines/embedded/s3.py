@@ -11,16 +11,13 @@ import base64
 import binascii
 import os
 import re
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from time import gmtime, strftime
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import quote, unquote
-from xml.etree import ElementTree
-from xml.sax.saxutils import escape
+from urllib.parse import unquote
 
+from medical_image_processing.engines.embedded import s3_xml
 from medical_image_processing.engines.embedded.authentication import Authenticator, Caller
 from medical_image_processing.engines.embedded.aws_error import AwsError
 from medical_image_processing.engines.embedded.aws_request import AwsRequest, Response
@@ -32,8 +29,6 @@ from medical_image_processing.engines.embedded.payload import Payload, payload_h
 
 T = TypeVar("T")
 
-_XML = "application/xml"
-_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _THREADS = 4
 _BLOCK = 1024 * 1024
 _MAX_XML = 4 * 1024 * 1024
@@ -172,7 +167,7 @@ class S3Endpoint:
         check_key(key)
         _refuse_unsupported(request.headers)
         upload_id = await self._in_thread(self._multipart.create, key, _headers_to_store(request.headers))
-        return _xml(
+        return s3_xml.document(
             "InitiateMultipartUploadResult", {"Bucket": self._store.bucket, "Key": key, "UploadId": upload_id}
         )
 
@@ -191,10 +186,10 @@ class S3Endpoint:
     async def _complete_multipart_upload(self, request: AwsRequest, caller: Caller, key: str) -> Response:
         caller.require("s3:PutObject", key)
         _refuse_unsupported(request.headers)
-        parts = _named_parts(await self._small_body(request, caller))
+        parts = s3_xml.named_parts(await self._small_body(request, caller))
         stored = await self._in_thread(self._multipart.complete, request.parameters["uploadId"], key, parts)
         location = f"{request.base_url}{request.raw_path}"
-        return _xml(
+        return s3_xml.document(
             "CompleteMultipartUploadResult",
             {"Location": location, "Bucket": self._store.bucket, "Key": key, "ETag": stored.etag},
         )
@@ -224,24 +219,8 @@ class S3Endpoint:
                 self._store.root, prefix=prefix, delimiter=delimiter, after=after, max_keys=max_keys
             )
         )
-        is_encoded = given.get("encoding-type") == "url"
-        encode: Callable[[str], str] = (lambda text: quote(text, safe="/")) if is_encoded else str
-        next_after = listing.next_after
-        content: list[tuple[str, Any]] = [
-            ("Name", self._store.bucket),
-            ("Prefix", encode(prefix)),
-            ("KeyCount", len(listing.objects) + len(listing.common_prefixes)),
-            ("MaxKeys", max_keys),
-            ("IsTruncated", "false" if next_after is None else "true"),
-            *([("Delimiter", encode(delimiter))] if delimiter else []),
-            *([("EncodingType", "url")] if is_encoded else []),
-            *([("ContinuationToken", token)] if token is not None else []),
-            *([("StartAfter", encode(given["start-after"]))] if "start-after" in given else []),
-            *([("NextContinuationToken", _to_token(next_after))] if next_after is not None else []),
-            *(("Contents", _listed(stored, encode)) for stored in listing.objects),
-            *(("CommonPrefixes", {"Prefix": encode(common)}) for common in listing.common_prefixes),
-        ]
-        return _xml("ListBucketResult", content)
+        next_token = _to_token(listing.next_after) if listing.next_after is not None else None
+        return s3_xml.listing(self._store.bucket, given, listing, max_keys=max_keys, next_token=next_token)
 
     async def _head_bucket(self, request: AwsRequest, caller: Caller, key: str) -> Response:
         caller.require("s3:ListBucket", "")
@@ -252,21 +231,12 @@ class S3Endpoint:
         # us-east-1 is the empty one (API reference, GetBucketLocation).
         region = "" if self._region == "us-east-1" else self._region
         return Response(
-            headers={"content-type": _XML},
-            body=f'<LocationConstraint xmlns="{_NAMESPACE}">{region}</LocationConstraint>'.encode(),
+            headers={"content-type": s3_xml.CONTENT_TYPE},
+            body=f'<LocationConstraint xmlns="{s3_xml.NAMESPACE}">{region}</LocationConstraint>'.encode(),
         )
 
     async def _in_thread(self, run: Callable[..., T], *given: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, run, *given)
-
-
-def error_response(error: AwsError, *, with_body: bool) -> Response:
-    """The answer that S3 clients parse."""
-    body = (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{error.code}</Code>'
-        f"<Message>{escape(error.message)}</Message><RequestId>{secrets.token_hex(8)}</RequestId></Error>"
-    )
-    return Response(error.status, {"content-type": _XML}, body.encode() if with_body else b"")
 
 
 def _split_path(raw_path: str) -> tuple[str, str]:
@@ -348,17 +318,6 @@ def _asked_range(text: str, size: int) -> tuple[int, int] | None:
     return start, last - start + 1
 
 
-def _named_parts(body: bytes) -> list[tuple[int, str]]:
-    try:
-        # Expat limits what entities may grow to, and the body is small.
-        root = ElementTree.fromstring(body)  # noqa: S314
-        parts = [part for part in root if part.tag.rpartition("}")[2] == "Part"]
-        fields = [{field.tag.rpartition("}")[2]: field.text or "" for field in part} for part in parts]
-        return [(int(field["PartNumber"]), field["ETag"]) for field in fields]
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise AwsError("MalformedXML", "the list of parts is not the XML that S3 defines") from error
-
-
 def _max_keys(text: str | None) -> int:
     if text is None:
         return _MAX_KEYS
@@ -376,28 +335,3 @@ def _from_token(token: str) -> str:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError) as error:
         raise AwsError("InvalidArgument", "The continuation token provided is incorrect") from error
-
-
-def _listed(stored: Stored, encode: Callable[[str], str]) -> dict[str, Any]:
-    return {
-        "Key": encode(stored.key),
-        "LastModified": strftime("%Y-%m-%dT%H:%M:%S.000Z", gmtime(stored.modified)),
-        "ETag": stored.etag,
-        "Size": stored.size,
-        "StorageClass": "STANDARD",
-    }
-
-
-def _xml(root: str, content: Mapping[str, Any] | list[tuple[str, Any]]) -> Response:
-    text = (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} xmlns="{_NAMESPACE}">{_elements(content)}</{root}>'
-    )
-    return Response(headers={"content-type": _XML}, body=text.encode())
-
-
-def _elements(content: Mapping[str, Any] | list[tuple[str, Any]]) -> str:
-    pairs = content.items() if isinstance(content, Mapping) else content
-    return "".join(
-        f"<{name}>{_elements(value) if isinstance(value, Mapping) else escape(str(value))}</{name}>"
-        for name, value in pairs
-    )

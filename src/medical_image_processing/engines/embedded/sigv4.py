@@ -152,7 +152,7 @@ def check(signature: Signature, request: Request, secret_access_key: str, payloa
         f"{ALGORITHM}\n{signature.timestamp}\n{signature.scope}\n{sha256(canonical.encode()).hexdigest()}"
     )
     key = signing_key(secret_access_key, signature.date, signature.region, signature.service)
-    expected = hmac.digest(key, to_sign.encode(), "sha256").hex()
+    expected = hmac.new(key, to_sign.encode(), "sha256").hexdigest()
     if not hmac.compare_digest(expected.encode(), signature.signature.encode()):
         raise AwsError(
             "SignatureDoesNotMatch",
@@ -241,6 +241,4 @@ def presign_get(
     hashed = sha256(canonical.encode()).hexdigest()
     to_sign = f"{ALGORITHM}\n{timestamp}\n{date}/{region}/s3/aws4_request\n{hashed}"
     day_key = signing_key(secret_access_key, date, region, "s3")
-    return (
-        f"{base_url}{path}?{query}&X-Amz-Signature={hmac.digest(day_key, to_sign.encode(), 'sha256').hex()}"
-    )
+    return f"{base_url}{path}?{query}&X-Amz-Signature={hmac.new(day_key, to_sign.encode(), 'sha256').hexdigest()}"

@@ -10,13 +10,15 @@ class Line:
     """Waiters, woken in the order they came. ``version`` changes with every wake-up.
 
     Whoever looks for messages notes the version first and waits only if it is still the same: then no
-    wake-up can fall between looking and waiting.
+    wake-up can fall between looking and waiting. ``may_have_messages`` spares a look at a queue that was
+    found empty and has woken nobody since.
     """
 
-    __slots__ = ("_waiters", "version")
+    __slots__ = ("_waiters", "may_have_messages", "version")
 
     def __init__(self) -> None:
         self.version = 0
+        self.may_have_messages = True
         self._waiters: dict[asyncio.Future[None], None] = {}
 
     @property
@@ -29,6 +31,7 @@ class Line:
         if count <= 0:
             return
         self.version += 1
+        self.may_have_messages = True
         for waiter in list(islice(self._waiters, count)):
             del self._waiters[waiter]
             if not waiter.done():

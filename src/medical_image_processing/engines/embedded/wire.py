@@ -13,7 +13,7 @@ from itertools import count
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from medical_image_processing.engines.embedded import s3, sqs
+from medical_image_processing.engines.embedded import s3_xml, sqs
 from medical_image_processing.engines.embedded.authentication import Authenticator
 from medical_image_processing.engines.embedded.aws_error import AwsError
 from medical_image_processing.engines.embedded.aws_request import AwsRequest, ClientGone, Response
@@ -88,7 +88,7 @@ class _AwsApp:
         try:
             response = await self._s3.answer(request)
         except Exception as error:
-            response = s3.error_response(_stated(error), with_body=request.method != "HEAD")
+            response = s3_xml.error_response(_stated(error), with_body=request.method != "HEAD")
         if origin is not None and request.method in ("GET", "HEAD"):
             response.headers.update(self._cors(origin))
         return response
@@ -97,7 +97,7 @@ class _AwsApp:
         allowed = self._cors(origin) if origin is not None else {}
         if "access-control-allow-origin" not in allowed:
             error = AwsError("AccessForbidden", "CORSResponse: This CORS request is not allowed.", status=403)
-            return s3.error_response(error, with_body=True)
+            return s3_xml.error_response(error, with_body=True)
         asked = request.headers.get("access-control-request-headers", "")
         return Response(
             headers={
