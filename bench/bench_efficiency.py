@@ -70,9 +70,7 @@ def _figures(algo_id: str, target: float, rows: Sequence[tuple[float, float, flo
             target,
             at_least=True,
         ),
-        Figure(
-            f"{algo_id}: … decoding, writing counted", "of 1", [e / (cores * wall) for _, e, wall in rows]
-        ),
+        Figure(f"{algo_id}: … decoding, writing counted", "of 1", [e / (cores * wall) for _, e, wall in rows]),
     ]
 
 

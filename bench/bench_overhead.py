@@ -81,9 +81,7 @@ def _call_bare(processor: Processor, file: Path) -> tuple[float, float]:
     result = processor.run(image.pixels, {"spacing": image.spacing, "modality": image.modality})
     ran = time.perf_counter()
     mask = check_result(result, image.pixels)
-    write_secondary_capture(
-        image, mask, job_id="bare", algo_id=ALGO_ID, revision=1, series_description="bare"
-    )
+    write_secondary_capture(image, mask, job_id="bare", algo_id=ALGO_ID, revision=1, series_description="bare")
     return (time.perf_counter() - began) * 1e3, (ran - decoded) * 1e3
 
 

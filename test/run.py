@@ -36,9 +36,7 @@ def main(arguments: list[str]) -> int:
     if failed:
         print(f"== failed: {', '.join(failed)}; what is wrong stands above", flush=True)
     print("== pytest", flush=True)
-    tests = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments], stdin=subprocess.DEVNULL, check=False
-    )
+    tests = subprocess.run([sys.executable, "-m", "pytest", *arguments], stdin=subprocess.DEVNULL, check=False)
     return tests.returncode or (1 if failed else 0)
 
 

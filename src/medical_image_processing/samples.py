@@ -117,9 +117,7 @@ def _cached(
     except (OSError, tarfile.TarError) as error:
         if final.is_dir():  # somebody else was faster
             return final
-        raise _unavailable(
-            distribution, f"it can't be stored or unpacked ({type(error).__name__})"
-        ) from error
+        raise _unavailable(distribution, f"it can't be stored or unpacked ({type(error).__name__})") from error
     return final
 
 

@@ -63,9 +63,7 @@ def plain(
     parts = urlsplit(url)
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-    connection.request(
-        method, target, body, {name.replace("_", "-"): value for name, value in headers.items()}
-    )
+    connection.request(method, target, body, {name.replace("_", "-"): value for name, value in headers.items()})
     return connection.getresponse()
 
 
@@ -205,9 +203,7 @@ def test_the_checksums_that_sdks_send(operator: Any, algorithm: str) -> None:
     assert operator.get_object(Bucket=BUCKET, Key="checked")["Body"].read() == CONTENT
 
 
-def test_a_body_that_is_not_the_signed_or_declared_one_is_not_stored(
-    server: WireServer, operator: Any
-) -> None:
+def test_a_body_that_is_not_the_signed_or_declared_one_is_not_stored(server: WireServer, operator: Any) -> None:
     operator.put_object(Bucket=BUCKET, Key="whole", Body=b"whole")
     target = f"/{BUCKET}/whole"
     answer = signed(server, server.operator, "PUT", target, b"x", Content_MD5="1B2M2Y8AsgTpgAmY7PhCfg==")
@@ -227,9 +223,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: WireServer, operator: 
     request = AWSRequest("PUT", f"{server.url}/{BUCKET}/broken", data=body)
     S3SigV4Auth(keys, "s3", REGION).add_auth(request)
     headers = {**dict(request.headers), "Host": f"127.0.0.1:{server.port}", "Content-Length": str(len(body))}
-    head = (
-        f"PUT /{BUCKET}/broken HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers.items()) + "\r\n"
-    )
+    head = f"PUT /{BUCKET}/broken HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers.items()) + "\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + body[: 3 * MIB])
     assert leftovers(server) == []
@@ -370,12 +364,8 @@ def test_the_folder_of_uploads_is_no_part_of_the_bucket(server: WireServer, oper
         (server.root / ".uploads/secret").unlink()
 
 
-segments = st.one_of(
-    st.sampled_from(["..", ".", "", "a", "a b", ".uploads", "~", "C:", "é"]), st.text(max_size=6)
-)
-keys = (
-    st.lists(segments, min_size=1, max_size=5).map("/".join).filter(lambda k: k.isprintable() or "\x00" in k)
-)
+segments = st.one_of(st.sampled_from(["..", ".", "", "a", "a b", ".uploads", "~", "C:", "é"]), st.text(max_size=6))
+keys = st.lists(segments, min_size=1, max_size=5).map("/".join).filter(lambda k: k.isprintable() or "\x00" in k)
 
 
 @settings(max_examples=150, deadline=None)
@@ -412,9 +402,7 @@ def test_presigned_requests(server: WireServer, operator: Any) -> None:
     assert plain(server, "GET", named).getheader("content-disposition") == "attachment; filename=x.dcm"
 
 
-def test_a_presigned_request_is_held_to_its_signers_rights(
-    server: WireServer, worker: Any, operator: Any
-) -> None:
+def test_a_presigned_request_is_held_to_its_signers_rights(server: WireServer, worker: Any, operator: Any) -> None:
     operator.put_object(Bucket=BUCKET, Key="liver/secret", Body=b"x")
     url = worker.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "liver/secret"})
     answer = plain(server, "GET", url)
@@ -528,8 +516,6 @@ def test_the_aws_command(server: WireServer, tmp_path: Path) -> None:
     assert plain(server, "GET", url).read() == CONTENT
     server.aws(server.operator, "s3", "rm", "--recursive", f"{base}/lung/cli/")
     assert not (server.root / "lung/cli").exists()
-    denied = server.aws(
-        server.lung, "s3", "cp", str(tmp_path / "there/small.dcm"), f"{base}/liver/x", check=False
-    )
+    denied = server.aws(server.lung, "s3", "cp", str(tmp_path / "there/small.dcm"), f"{base}/liver/x", check=False)
     assert denied.returncode != 0
     assert "AccessDenied" in denied.stderr

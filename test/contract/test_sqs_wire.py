@@ -71,9 +71,7 @@ def refused(code: str, call: Callable[..., Any], *arguments: Any, **given: Any) 
     return caught.value
 
 
-def signed_post(
-    server: WireServer, credential: Credential, target: str, body: bytes
-) -> http.client.HTTPResponse:
+def signed_post(server: WireServer, credential: Credential, target: str, body: bytes) -> http.client.HTTPResponse:
     """A request that no SDK would make."""
     keys = BotoCredentials(credential.access_key_id, credential.secret_access_key)
     headers = {"X-Amz-Target": target, "Content-Type": "application/x-amz-json-1.0"}
@@ -114,13 +112,9 @@ def test_a_message_goes_through_with_all_that_is_said_about_it(
     assert (system["MessageGroupId"], system["MessageDeduplicationId"]) == ("g", "d")
     assert (system["SequenceNumber"], system["ApproximateReceiveCount"]) == (sent["SequenceNumber"], "1")
     assert (
-        before - 1
-        < int(system["SentTimestamp"]) / 1000
-        <= int(system["ApproximateFirstReceiveTimestamp"]) / 1000
+        before - 1 < int(system["SentTimestamp"]) / 1000 <= int(system["ApproximateFirstReceiveTimestamp"]) / 1000
     )
-    [again] = received(
-        worker, url, AttributeNames=["ApproximateReceiveCount"], MessageAttributeNames=["raw.*"]
-    )
+    [again] = received(worker, url, AttributeNames=["ApproximateReceiveCount"], MessageAttributeNames=["raw.*"])
     assert again["Attributes"] == {"ApproximateReceiveCount": "2"}
     assert set(again["MessageAttributes"]) == {"raw.one", "raw.two"}
     worker.delete_message(QueueUrl=url, ReceiptHandle=again["ReceiptHandle"])
@@ -154,12 +148,8 @@ def test_batches_answer_for_each_entry(operator: Any, queue: str) -> None:
     ]
     messages = received(operator, queue, MaxNumberOfMessages=10)
     assert [message["Body"] for message in messages] == ["a", "c"]
-    changes = [
-        {"Id": m["Body"], "ReceiptHandle": m["ReceiptHandle"], "VisibilityTimeout": 60} for m in messages
-    ]
-    changes.append(
-        {"Id": "old", "ReceiptHandle": messages[0]["ReceiptHandle"][:-1] + "~", "VisibilityTimeout": 1}
-    )
+    changes = [{"Id": m["Body"], "ReceiptHandle": m["ReceiptHandle"], "VisibilityTimeout": 60} for m in messages]
+    changes.append({"Id": "old", "ReceiptHandle": messages[0]["ReceiptHandle"][:-1] + "~", "VisibilityTimeout": 1})
     answer = operator.change_message_visibility_batch(QueueUrl=queue, Entries=changes)
     assert [one["Id"] for one in answer["Successful"]] == ["a", "c"]
     assert [(one["Id"], one["Code"]) for one in answer["Failed"]] == [("old", "ReceiptHandleIsInvalid")]
@@ -187,9 +177,7 @@ def test_queue_attributes(operator: Any, queue: str) -> None:
         "maxReceiveCount": 2,
     }
     assert "Attributes" not in operator.get_queue_attributes(QueueUrl=queue)
-    refused(
-        "InvalidAttributeName", operator.get_queue_attributes, QueueUrl=queue, AttributeNames=["Nonsense"]
-    )
+    refused("InvalidAttributeName", operator.get_queue_attributes, QueueUrl=queue, AttributeNames=["Nonsense"])
 
 
 def test_messages_of_a_group_come_in_order_and_one_at_a_time_in_flight(operator: Any, queue: str) -> None:
@@ -257,9 +245,7 @@ def test_a_client_that_left_while_polling_takes_nothing_with_it(
 ) -> None:
     keys = BotoCredentials(server.operator.access_key_id, server.operator.secret_access_key)
     body = json.dumps({"QueueUrl": queue, "WaitTimeSeconds": 20}).encode()
-    request = AWSRequest(
-        "POST", f"{server.url}/", data=body, headers={"X-Amz-Target": "AmazonSQS.ReceiveMessage"}
-    )
+    request = AWSRequest("POST", f"{server.url}/", data=body, headers={"X-Amz-Target": "AmazonSQS.ReceiveMessage"})
     SigV4Auth(keys, "sqs", REGION).add_auth(request)
     for _ in range(5):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
@@ -406,9 +392,7 @@ def test_an_algorithm_does_not_learn_which_queues_there_are(worker: Any) -> None
         refused("AccessDenied", worker.get_queue_url, QueueName=name)
 
 
-def test_an_algorithm_uses_its_queue_and_the_results_queue(
-    server: WireServer, worker: Any, operator: Any
-) -> None:
+def test_an_algorithm_uses_its_queue_and_the_results_queue(server: WireServer, worker: Any, operator: Any) -> None:
     send(operator, server.url_of(LIVER), "job")
     [message] = received(worker, server.url_of(LIVER))
     worker.change_message_visibility(

@@ -119,9 +119,7 @@ class WireServer:
             config=Config(retries={"total_max_attempts": 1}, **config),
         )
 
-    def aws(
-        self, credential: Credential, *arguments: str, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
+    def aws(self, credential: Credential, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the aws command."""
         done = subprocess.run(
             [str(Path(sys.executable).with_name("aws")), *arguments],

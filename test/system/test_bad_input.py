@@ -1,8 +1,10 @@
 """Bad input, broken surroundings and badly behaved algorithms: each ends in a stated error and loses nothing."""
 
 import contextlib
+import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,28 +157,32 @@ def test_files_that_are_no_images_at_all(api: Api, folder: Path, tmp_path: Path)
         "half": image[: len(image) // 2],
         "zeros": image[:200] + bytes(len(image) - 200),
     }
+    jobs = []
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
-        code = api.fails("puppet", pacs=add_to_pacs(folder / "pacs", name, tmp_path / name))
-        assert code.endswith("NOT_FOUND") or code in ("NOT_DICOM", "BAD_HEADER", "NO_PIXELS", "UNDECODABLE_PIXELS")
+        jobs.append(api.process("puppet", pacs=add_to_pacs(folder / "pacs", name, tmp_path / name)))
     file = pydicom.dcmread(folder / "pacs/study-1/series-1/image-1.dcm")
     del file.file_meta.TransferSyntaxUID
     file.save_as(tmp_path / "no-syntax", enforce_file_format=False)
-    assert api.fails("puppet", pacs=add_to_pacs(folder / "pacs", "no-syntax", tmp_path / "no-syntax"))
+    jobs.append(api.process("puppet", pacs=add_to_pacs(folder / "pacs", "no-syntax", tmp_path / "no-syntax")))
+    for job_id in jobs:
+        job = api.until_ended(job_id)
+        assert (job["status"], job["attempts"]) == ("FAILED", 1)
+        code = job["error"]["code"]
+        assert code.endswith("NOT_FOUND") or code in ("NOT_DICOM", "BAD_HEADER", "NO_PIXELS", "UNDECODABLE_PIXELS")
     api.succeeds("puppet")
 
 
-def test_a_folder_and_a_pipe_with_an_images_name(api: Api, folder: Path) -> None:
-    import os
-
+def test_folders_pipes_and_links_with_an_images_name(api: Api, folder: Path) -> None:
     odd = folder / "pacs/odd/series"
     (odd / "folder.dcm").mkdir(parents=True)
     os.mkfifo(odd / "pipe.dcm")
     (odd / "dangling.dcm").symlink_to("/no/such/file")
     (odd / "outside.dcm").symlink_to("/etc/passwd")
-    for name in ("folder", "pipe", "dangling", "outside"):
-        where = {"study_id": "odd", "series_id": "series", "image_id": name, "scope": "image"}
-        assert api.fails("puppet", pacs=where).endswith("NOT_FOUND")
+    where = {"study_id": "odd", "series_id": "series", "scope": "image"}
+    names = ("folder", "pipe", "dangling", "outside")
+    for job_id in [api.process("puppet", pacs={**where, "image_id": name}) for name in names]:
+        assert api.until_ended(job_id)["error"]["code"] == "IMAGE_NOT_FOUND"
     api.succeeds("puppet")
 
 
@@ -369,8 +375,6 @@ def test_starts_that_cannot_work(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_database_of_a_newer_platform_or_of_something_else(folder: Path, tmp_path: Path) -> None:
-    import sqlite3
-
     for name, content in (("newer", None), ("other", b"this is no database, but quite a long text" * 200)):
         home = tmp_path / name
         home.mkdir()

@@ -32,9 +32,7 @@ KEY = "the-key-of-algo-1"
 HEADERS = {"x-api-key": KEY}
 
 
-def write_image(
-    path: Path, study: str = "", series: str = "", *, z: float | None = 0.0, extra: int = 0
-) -> str:
+def write_image(path: Path, study: str = "", series: str = "", *, z: float | None = 0.0, extra: int = 0) -> str:
     """pydicom's CT_small at ``path``, with UIDs of its own; its SOP Instance UID is returned.
 
     ``extra`` bytes of padding make it larger.

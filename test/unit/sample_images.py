@@ -31,9 +31,7 @@ def abdominal_ct() -> list[bytes]:
 def abdominal_liver() -> npt.NDArray[np.bool_]:
     """The reference segmentation of the liver in it."""
     abdominal_ct()
-    liver: npt.NDArray[np.bool_] = (
-        samples.abdominal_ct_reference(samples.default_cache()) == samples.LIVER_LABEL
-    )
+    liver: npt.NDArray[np.bool_] = samples.abdominal_ct_reference(samples.default_cache()) == samples.LIVER_LABEL
     return liver
 
 

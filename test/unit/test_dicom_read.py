@@ -294,9 +294,7 @@ def test_truncated_files_are_images_or_refused(data: bytes, share: float) -> Non
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(
-        ["CT_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "SC_rgb_rle_2frame.dcm"]
-    ),
+    st.sampled_from(["CT_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "SC_rgb_rle_2frame.dcm"]),
     st.lists(st.tuples(st.integers(132, 4000), st.integers(0, 7)), min_size=1, max_size=20),
 )
 def test_flipped_bits_give_an_image_or_a_refusal(name: str, flips: list[tuple[int, int]]) -> None:

@@ -61,9 +61,7 @@ EVERY_KIND = [
 ]
 
 
-@pytest.mark.skipif(
-    shutil.which("dciodvfy") is None, reason="dciodvfy is missing (Debian package dicom3tools)"
-)
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is missing (Debian package dicom3tools)")
 @pytest.mark.parametrize("name", EVERY_KIND)
 def test_a_validator_finds_no_error(name: str, tmp_path: Path) -> None:
     image = image_named(name)
@@ -186,9 +184,7 @@ def test_a_source_without_uids_gets_a_valid_study() -> None:
     image = read_image(file.getvalue())
     result = written(image, speckled(image.pixels.shape))
     assert result.StudyInstanceUID.startswith("2.25.")
-    assert (
-        result.SourceImageSequence[0].ReferencedSOPInstanceUID == dataset.file_meta.MediaStorageSOPInstanceUID
-    )
+    assert result.SourceImageSequence[0].ReferencedSOPInstanceUID == dataset.file_meta.MediaStorageSOPInstanceUID
 
 
 def test_a_mask_of_another_shape_is_refused() -> None:

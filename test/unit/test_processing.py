@@ -68,9 +68,7 @@ def test_the_patients_right_is_taken_from_the_orientation(algo_id: str) -> None:
     pixels = read_series(abdominal_ct()).pixels[10]
     processor = Processor.factory(algo_id)
     expected = processor.run(pixels)["mask"]
-    mirrored = processor.run(np.ascontiguousarray(pixels[:, ::-1]), {"orientation": (-1, 0, 0, 0, 1, 0)})[
-        "mask"
-    ]
+    mirrored = processor.run(np.ascontiguousarray(pixels[:, ::-1]), {"orientation": (-1, 0, 0, 0, 1, 0)})["mask"]
     assert dice(mirrored[:, ::-1], expected) > 0.99
 
 
@@ -107,9 +105,7 @@ def test_the_factory_imports_only_what_is_asked_for() -> None:
         "print(Processor.factory('processing_6').ALGO_ID);"
         "print(*(name for name in sys.modules if 'scipy' in name or name.endswith('processing_1')))"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
-    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert said.stdout.split() == ["processing_6"]
 
 

@@ -24,8 +24,7 @@ def test_the_abdominal_ct_is_twenty_slices_of_one_series_with_their_own_uids() -
     assert len({header.SOPInstanceUID for header in headers}) == 20
     assert len({header.SeriesInstanceUID for header in headers}) == 1
     assert all(
-        header.StudyInstanceUID.is_valid and header.SOPClassUID.name == "CT Image Storage"
-        for header in headers
+        header.StudyInstanceUID.is_valid and header.SOPClassUID.name == "CT Image Storage" for header in headers
     )
 
 

@@ -69,9 +69,7 @@ def refused(request: Request, payload: str, code: str | None = None, **given: ob
 def s3_request(
     method: str, key: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes
 ) -> AWSRequest:
-    text = "&".join(
-        f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items()
-    )
+    text = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items())
     url = f"http://127.0.0.1:8081/bucket/{quote(key, safe='/~')}" + (f"?{text}" if text else "")
     return AWSRequest(method, url, headers=dict(headers), data=body)
 
@@ -91,9 +89,7 @@ def test_s3_requests_that_botocore_signs_are_accepted(
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["/", "/a/b", "/a//b/../c/", "/a%20b/é", "//"]), queries, st.binary(max_size=40))
 def test_requests_of_other_services_are_accepted(path: str, query: dict[str, str], body: bytes) -> None:
-    text = "&".join(
-        f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items()
-    )
+    text = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items())
     request = AWSRequest("POST", f"http://127.0.0.1:8081{path}" + (f"?{text}" if text else ""), data=body)
     SigV4Auth(CREDENTIALS, "sqs", "us-east-1").add_auth(request)
     check(received(request), hashlib.sha256(body).hexdigest())
@@ -309,9 +305,7 @@ def test_a_signed_trailer_is_checked() -> None:
     kind, name = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER", {"x_amz_trailer": "x-amz-checksum-crc32"}
     assert payload_of(kind, body, 3, **name) == b"abc"
     with pytest.raises(AwsError, match="SignatureDoesNotMatch"):
-        payload_of(
-            kind, body.replace(b"trailer-signature:", b"trailer-signature:0")[:-5] + b"\r\n\r\n", 3, **name
-        )
+        payload_of(kind, body.replace(b"trailer-signature:", b"trailer-signature:0")[:-5] + b"\r\n\r\n", 3, **name)
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,7 @@ class Caller:
     def check(self, client_id: str) -> None:
         """Forbidden ``NOT_YOUR_CLIENT_ID`` unless the caller may act for it."""
         if not self.may_use(client_id):
-            raise Forbidden(
-                "NOT_YOUR_CLIENT_ID", "this key may not use that client_id; POST /provision makes one"
-            )
+            raise Forbidden("NOT_YOUR_CLIENT_ID", "this key may not use that client_id; POST /provision makes one")
 
 
 class Access:

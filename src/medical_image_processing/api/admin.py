@@ -115,9 +115,7 @@ def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Acce
         response_model=schemas.ReplayAnswer,
         responses={**_E404, **_E409},
     )
-    async def replay(
-        job_id: Annotated[str, Path(pattern=NAME_PATTERN)], actor: Actor
-    ) -> schemas.ReplayAnswer:
+    async def replay(job_id: Annotated[str, Path(pattern=NAME_PATTERN)], actor: Actor) -> schemas.ReplayAnswer:
         """Send a dead-lettered job again."""
         message_id = await jobs.replay(job_id, actor=actor)
         return schemas.ReplayAnswer(job_id=job_id, sqs_message_id=message_id)
@@ -126,9 +124,7 @@ def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Acce
     async def add_key(new: NewKey, actor: Actor) -> schemas.NewKeyAnswer:
         """Make a key. The answer is the only place it is ever shown."""
         key = f"mip-{new.role.value}-{secrets.token_urlsafe(32)}"
-        holder = await keys.add(
-            digest(key), name=new.name, role=new.role, client_ids=new.client_ids, actor=actor
-        )
+        holder = await keys.add(digest(key), name=new.name, role=new.role, client_ids=new.client_ids, actor=actor)
         return schemas.NewKeyAnswer(**_holder(holder).model_dump(), key=key)
 
     @router.get("/keys", response_model=schemas.KeyList)

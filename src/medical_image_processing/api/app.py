@@ -49,9 +49,7 @@ def create_app(parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bo
         expose_headers=["etag", "retry-after"],
     )
     app.include_router(admin.create_router(parts.admin, parts.jobs, parts.keys, parts.logs, parts.access))
-    app.include_router(
-        processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access)
-    )
+    app.include_router(processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access))
     app.include_router(websocket.create_router(parts.hub, parts.access))
 
     @app.get("/health", response_model=schemas.HealthAnswer, tags=["operation"])

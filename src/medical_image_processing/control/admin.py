@@ -34,9 +34,7 @@ class Admin:
             raise NotFound("UNKNOWN_ALGORITHM", f"no algorithm '{algo_id}' is registered")
         return record
 
-    async def page(
-        self, *, status: AlgorithmStatus | None, limit: int, cursor: str | None
-    ) -> Page[Algorithm]:
+    async def page(self, *, status: AlgorithmStatus | None, limit: int, cursor: str | None) -> Page[Algorithm]:
         """One page of the registry."""
         return await self._registry.page(status=status, limit=limit, cursor=cursor)
 

@@ -34,9 +34,7 @@ _BATCH = 100
 class Delivery:
     """Results and dead letters in, states and pushes out. Every step may be repeated after a crash."""
 
-    def __init__(
-        self, queues: Queues, jobs: Jobs, registry: Registry, push: Push, *, output_bucket: str
-    ) -> None:
+    def __init__(self, queues: Queues, jobs: Jobs, registry: Registry, push: Push, *, output_bucket: str) -> None:
         self._queues = queues
         self._jobs = jobs
         self._registry = registry
@@ -78,9 +76,7 @@ class Delivery:
         except ValidationError as error:
             # The text itself may hold anything; where it is wrong is enough (law A3).
             places = [".".join(map(str, e["loc"])) or "message" for e in error.errors(include_input=False)]
-            _LOG.warning(
-                "a result message of %s was dropped, wrong in: %s", message.sender, ", ".join(places)
-            )
+            _LOG.warning("a result message of %s was dropped, wrong in: %s", message.sender, ", ".join(places))
             return None
         if message.sender not in (None, result.algo_id):
             _LOG.warning("%s sent a result in the name of %s; dropped", message.sender, result.algo_id)
@@ -90,9 +86,7 @@ class Delivery:
     async def _report(self, result: ResultMessage) -> Report:
         refused = await self._refusal(result)
         if refused is not None:
-            return Report(
-                result.job_id, result.algo_id, JobStatus.FAILED, attempt=result.attempt, error=refused
-            )
+            return Report(result.job_id, result.algo_id, JobStatus.FAILED, attempt=result.attempt, error=refused)
         return Report(
             result.job_id,
             result.algo_id,
@@ -112,9 +106,7 @@ class Delivery:
         for item in (result.dicom, *result.outputs):
             if item is None:
                 continue
-            if item.bucket != self._bucket or not naming.is_output_key(
-                result.algo_id, item.key, legacy=legacy
-            ):
+            if item.bucket != self._bucket or not naming.is_output_key(result.algo_id, item.key, legacy=legacy):
                 return JobError(
                     code="OUTPUT_NOT_ALLOWED",
                     message="the result lies outside the algorithm's own output; write to "
@@ -134,9 +126,7 @@ class Delivery:
             code=DEAD_LETTERED,
             message=f"given up after {naming.MAX_RECEIVES} attempts; the last trouble: {last}"[:2000],
         )
-        return Report(
-            message.job_id, message.algo_id, JobStatus.FAILED, attempt=naming.MAX_RECEIVES, error=error
-        )
+        return Report(message.job_id, message.algo_id, JobStatus.FAILED, attempt=naming.MAX_RECEIVES, error=error)
 
 
 def _stated(result: ResultMessage) -> JobError | None:

@@ -206,6 +206,4 @@ def _from_file_meta(dataset: Dataset, keyword: str) -> str:
 def bad(tag: int, fault: str) -> InputRejected:
     """The error for an element whose value can't be used; it names the element, never the value."""
     name = keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
-    return InputRejected(
-        "BAD_HEADER", f"The DICOM header can't be used: {name} {fault}; check the file's source."
-    )
+    return InputRejected("BAD_HEADER", f"The DICOM header can't be used: {name} {fault}; check the file's source.")

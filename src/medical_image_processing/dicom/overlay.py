@@ -68,9 +68,7 @@ def index_image(pixels: Pixels, mask: Pixels, window: Window) -> Pixels:
     _, inside = cv2.threshold(mask, 0, 255, cv2.THRESH_BINARY)
     if not cv2.hasNonZero(inside):
         return gray
-    contour = cv2.bitwise_xor(
-        inside, cv2.erode(inside, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=[0])
-    )
+    contour = cv2.bitwise_xor(inside, cv2.erode(inside, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=[0]))
     tinted = np.minimum(gray, _GRAYS - 2)
     np.bitwise_or(tinted, FIRST_MASK_INDEX, out=tinted)
     cv2.copyTo(tinted, inside, gray)

@@ -323,10 +323,7 @@ def rescales(dataset: Dataset, frames: int) -> tuple[list[float], list[float]]:
     groups = [functional_group(dataset, "PixelValueTransformationSequence", frame) for frame in range(frames)]
     return (
         [slope if group is None else header.number(group, header.RESCALE_SLOPE, 1.0) for group in groups],
-        [
-            intercept if group is None else header.number(group, header.RESCALE_INTERCEPT, 0.0)
-            for group in groups
-        ],
+        [intercept if group is None else header.number(group, header.RESCALE_INTERCEPT, 0.0) for group in groups],
     )
 
 

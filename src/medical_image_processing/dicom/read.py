@@ -137,9 +137,7 @@ def _check_consistent(slices: list[tuple[Pixels, Dataset]]) -> None:
             raise _inconsistent("its files belong to different patients or studies")
     orientations = {_orientation(source) for _, source in slices}
     known = np.array([orientation for orientation in orientations if orientation])
-    if len(known) and (
-        len(known) < len(orientations) or np.ptp(known, axis=0).max() > _ORIENTATION_TOLERANCE
-    ):
+    if len(known) and (len(known) < len(orientations) or np.ptp(known, axis=0).max() > _ORIENTATION_TOLERANCE):
         raise _inconsistent("its images lie in different orientations")
 
 

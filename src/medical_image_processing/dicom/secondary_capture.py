@@ -81,9 +81,7 @@ def write_secondary_capture(
     sop_class = MULTI_FRAME_TRUE_COLOR_SECONDARY_CAPTURE if image.is_volume else SECONDARY_CAPTURE
     sop_instance = made_uid(job_id, algo_id, "instance")
     elements = _carried_on(image.sources[0], job_id, algo_id)
-    elements |= _series_and_equipment(
-        job_id, algo_id, revision, series_description, made_at or datetime.now()
-    )
+    elements |= _series_and_equipment(job_id, algo_id, revision, series_description, made_at or datetime.now())
     elements |= _provenance(image, algo_id, revision)
     elements[0x00080016] = encode(0x00080016, "UI", sop_class)
     elements[0x00080018] = encode(0x00080018, "UI", sop_instance)
@@ -251,9 +249,7 @@ def _volume_elements(image: Image) -> dict[int, bytes]:
     step = image.spacing[0]
     locations = "\\".join(f"{index * step:.6g}" for index in range(len(image.pixels)))
     if len(locations) > _LONGEST_VALUE or image.pixels.size * 3 > _LONGEST_PIXEL_DATA:
-        raise InputRejected(
-            "TOO_LARGE", f"{len(image.pixels)} slices don't fit one DICOM object; send fewer."
-        )
+        raise InputRejected("TOO_LARGE", f"{len(image.pixels)} slices don't fit one DICOM object; send fewer.")
     return {
         0x00182005: encode(0x00182005, "DS", locations),
         header.SAMPLES_PER_PIXEL: unsigned_shorts(header.SAMPLES_PER_PIXEL, 3),

@@ -78,9 +78,7 @@ def up(
     context: typer.Context,
     home: Annotated[
         Path,
-        typer.Option(
-            envvar="MIP_HOME", metavar="DIR", help="Where it keeps everything.", show_default="~/.mip"
-        ),
+        typer.Option(envvar="MIP_HOME", metavar="DIR", help="Where it keeps everything.", show_default="~/.mip"),
     ] = Path("~/.mip"),
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8080,
@@ -167,9 +165,7 @@ def test(
     """
     launcher = Path(__file__).parents[3] / "launcher.py"
     if not launcher.is_file():
-        raise InvalidRequest(
-            "NOT_A_CLONE", "the tests come with a clone of the project: run ./mip test there"
-        )
+        raise InvalidRequest("NOT_A_CLONE", "the tests come with a clone of the project: run ./mip test there")
     os.execv(sys.executable, [sys.executable, "-P", str(launcher), "test", *(arguments or [])])  # noqa: S606
 
 

@@ -23,12 +23,8 @@ _POLL_S = 0.1
 app = typer.Typer(no_args_is_help=True, help="Register algorithms, and look after them.")
 
 AlgoId = Annotated[str, typer.Argument(metavar="ALGO_ID", help="The algorithm's id.", show_default=False)]
-Image = Annotated[
-    str | None, typer.Option(metavar="URI", help="URI of the container image.", show_default=False)
-]
-Cpu = Annotated[
-    int | None, typer.Option(metavar="UNITS", help="CPU units; 1024 is one vCPU.", show_default=False)
-]
+Image = Annotated[str | None, typer.Option(metavar="URI", help="URI of the container image.", show_default=False)]
+Cpu = Annotated[int | None, typer.Option(metavar="UNITS", help="CPU units; 1024 is one vCPU.", show_default=False)]
 Memory = Annotated[int | None, typer.Option(metavar="MIB", help="Memory in MiB.", show_default=False)]
 Command = Annotated[
     str | None,
@@ -36,9 +32,7 @@ Command = Annotated[
 ]
 Env = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="NAME=VALUE", help="A variable for the container; may be repeated.", show_default=False
-    ),
+    typer.Option(metavar="NAME=VALUE", help="A variable for the container; may be repeated.", show_default=False),
 ]
 DesiredCount = Annotated[
     int | None, typer.Option(metavar="N", help="Workers to keep running.", show_default=False)
@@ -59,9 +53,7 @@ def register(
     desired_count: DesiredCount = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="The POST body as JSON, - for standard input; options override it."
-        ),
+        typer.Option(metavar="FILE", help="The POST body as JSON, - for standard input; options override it."),
     ] = None,
     wait: Wait = False,
     timeout: Timeout = 120,
@@ -78,9 +70,7 @@ def register(
     body = {**_DEFAULTS, **_read_spec(file), **given}
     named = body.pop("algorithm_id", None) or body.get("algo_id") or algo_id
     if named != algo_id:
-        raise InvalidRequest(
-            "ALGO_ID_DIFFERS", f"{file} is for '{named}', not '{algo_id}'; name the same in both"
-        )
+        raise InvalidRequest("ALGO_ID_DIFFERS", f"{file} is for '{named}', not '{algo_id}'; name the same in both")
     if "image_uri" not in body:
         raise typer.BadParameter("give the container image's URI, here or in --file", param_hint="--image")
     with Client.from_environment() as client:
@@ -235,19 +225,13 @@ def remove(
 def logs(
     context: typer.Context,
     algo_id: AlgoId,
-    lines: Annotated[
-        int, typer.Option(metavar="N", min=1, max=2000, help="How many of the newest lines.")
-    ] = 100,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")
-    ] = False,
+    lines: Annotated[int, typer.Option(metavar="N", min=1, max=2000, help="How many of the newest lines.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print what its workers logged."""
     if follow and as_json:
-        raise typer.BadParameter(
-            "--json prints one answer; log lines are JSON as they are", param_hint="--follow"
-        )
+        raise typer.BadParameter("--json prints one answer; log lines are JSON as they are", param_hint="--follow")
     with Client.from_environment() as client:
 
         def read(count: int) -> list[str]:

@@ -30,9 +30,7 @@ Tell = Callable[[dict[str, Any]], None]
 def process(
     context: typer.Context,
     algo_id: Annotated[str, typer.Argument(metavar="ALGO_ID", help="Who processes it.", show_default=False)],
-    study: Annotated[
-        str, typer.Option(metavar="ID", help="Study Instance UID, or the study's path in the PACS.")
-    ],
+    study: Annotated[str, typer.Option(metavar="ID", help="Study Instance UID, or the study's path in the PACS.")],
     series: Annotated[
         str | None, typer.Option(metavar="ID", help="Series UID or path.", show_default=False)
     ] = None,

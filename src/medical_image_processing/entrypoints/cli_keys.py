@@ -28,9 +28,7 @@ def add(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Add it to this file for `mip up --client-keys`; needs no platform."
-        ),
+        typer.Option(metavar="FILE", help="Add it to this file for `mip up --client-keys`; needs no platform."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

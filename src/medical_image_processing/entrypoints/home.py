@@ -77,18 +77,14 @@ class Home:
         found = Secrets(**{**random, **kept})
         if asdict(found) != kept:
             write_private(file, json.dumps(asdict(found)))
-        loopback = (
-            {"admin_key": LOOPBACK_ADMIN_KEY, "pacs_key": LOOPBACK_PACS_KEY} if settings.is_loopback else {}
-        )
+        loopback = {"admin_key": LOOPBACK_ADMIN_KEY, "pacs_key": LOOPBACK_PACS_KEY} if settings.is_loopback else {}
         chosen = {"admin_key": settings.admin_key} if settings.admin_key else {}
         return Secrets(**{**asdict(found), **loopback, **chosen})
 
     def write_env(self, values: Mapping[str, str]) -> Path:
         """``export`` lines for a shell: ``. DIR/env``."""
         file = self.path / "env"
-        write_private(
-            file, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
-        )
+        write_private(file, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items()))
         return file
 
 

@@ -32,6 +32,7 @@ from medical_image_processing.control.router import Router
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
 from medical_image_processing.entrypoints import client_keys
 from medical_image_processing.entrypoints.home import Home, Secrets
+from medical_image_processing.entrypoints.one_write import OneWriteProtocol
 from medical_image_processing.entrypoints.settings import STOP_GRACE_S, Settings
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.pacs.app import create_app as create_pacs_app
@@ -222,7 +223,7 @@ def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=OneWriteProtocol,
         interface="asgi3",
         lifespan="off",
         log_config=None,

@@ -154,9 +154,7 @@ class PacsApp:
 
     def _links_of(self, request: Request, algo: str, files: list[ImageFile]) -> Answer:
         base = request.base_url()
-        return json_answer(
-            [{"url": self._give(request, algo, file, base)[1], "key": file.key} for file in files]
-        )
+        return json_answer([{"url": self._give(request, algo, file, base)[1], "key": file.key} for file in files])
 
     def _give(self, request: Request, algo: str, file: ImageFile, base: str) -> tuple[int, str]:
         job_id = request.header(b"x-job-id")
@@ -265,6 +263,4 @@ def _part(request: Request, size: int) -> Span | None:
 def _not_get(request: Request, cors: Headers) -> Answer:
     if request.method == "OPTIONS" and cors and request.header(b"access-control-request-method"):
         return Answer(200, b"", _PREFLIGHT)
-    return error_answer(
-        405, "METHOD_NOT_ALLOWED", "the PACS API is read with GET", ((b"allow", b"GET, HEAD"),)
-    )
+    return error_answer(405, "METHOD_NOT_ALLOWED", "the PACS API is read with GET", ((b"allow", b"GET, HEAD"),))

@@ -89,9 +89,7 @@ class FileReader:
         try:
             return open_file(below(self._folder, file.path))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFound(
-                "IMAGE_NOT_FOUND", "the image behind this link is gone; ask for a new link"
-            ) from error
+            raise NotFound("IMAGE_NOT_FOUND", "the image behind this link is gone; ask for a new link") from error
         except OSError as error:
             raise _unreadable() from error
 

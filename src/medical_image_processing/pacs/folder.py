@@ -133,9 +133,7 @@ class FolderIndex:
             found = self._catalogue.of_series(study_id, series_id)
         if found:
             return _without_copies(found)
-        return self._catalogue.under(
-            os.fsencode(study_id if series_id is None else f"{study_id}/{series_id}")
-        )
+        return self._catalogue.under(os.fsencode(study_id if series_id is None else f"{study_id}/{series_id}"))
 
     def _nothing(self, study_id: str, series_id: str | None) -> NotFound:
         if series_id is not None and self._list(study_id, None):

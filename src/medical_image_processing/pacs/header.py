@@ -118,9 +118,7 @@ def _elements(
 
 def _inflated(file: BinaryIO) -> BinaryIO:
     try:
-        return BytesIO(
-            zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_INFLATED_BYTES), _INFLATED_BYTES)
-        )
+        return BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_INFLATED_BYTES), _INFLATED_BYTES))
     except zlib.error:
         return BytesIO()
 

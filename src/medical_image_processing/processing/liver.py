@@ -37,17 +37,13 @@ class Components:
     columns: Pixels
 
 
-def segment(
-    candidates: Callable[[Pixels], Mask], img: Pixels, meta: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def segment(candidates: Callable[[Pixels], Mask], img: Pixels, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     """The liver among ``candidates(slice)`` as a Processor returns it; ``img`` in HU, a slice or a volume."""
     meta = meta or {}
     slices = img if img.ndim == 3 else img[np.newaxis]
     report = meta.get("progress")
     components = []
-    for done, found in enumerate(
-        _side_by_side(lambda pixels: find_components(candidates(pixels)), slices), 1
-    ):
+    for done, found in enumerate(_side_by_side(lambda pixels: find_components(candidates(pixels)), slices), 1):
         components.append(found)
         if report is not None:
             report(0.9 * done / len(slices))

@@ -57,7 +57,10 @@ def _work(_: Meta) -> None:
 
 
 def _sleep(meta: Meta) -> None:
-    """Takes its time, and says how far it is."""
+    """Takes its time, and says how far it is; and, in ``file``, which process it is."""
+    if file := meta["parameters"].get("file"):
+        with Path(file).open("a") as stream:
+            stream.write(f"{os.getpid()}\n")
     began, length = time.monotonic(), _seconds(meta)
     while (done := time.monotonic() - began) < length:
         if progress := meta.get("progress"):

@@ -24,6 +24,11 @@ _PARALLEL = 4
 _INPUT_TIMEOUT_S = 300.0
 _MAX_LISTING_BYTES = 2**26
 _ATTEMPTS = 3
+_LINK_GONE = (401, 403, 404, 409, 410)
+
+
+class _LinkGone(Unavailable):
+    """A link that was given just now does not open its image."""
 
 
 class PacsClient:
@@ -44,6 +49,12 @@ class PacsClient:
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
         ``TOO_LARGE``; TransientError ``PACS_UNAVAILABLE``.
         """
+        try:
+            return self._fetch(job)
+        except _LinkGone:
+            return self._fetch(job)  # moved or replaced just now; and what is gone for good gets no new link
+
+    def _fetch(self, job: JobMessage) -> list[bytes]:
         where = job.pacs
         study = f"{self._path}/studies/{quote(where.study_id)}/images"
         if where.scope is Scope.IMAGE:
@@ -80,12 +91,12 @@ class PacsClient:
                 raise Unavailable("PACS_UNAVAILABLE", f"the input did not arrive within {_INPUT_TIMEOUT_S:.0f} s")
             origin = origin_of(f"{parts.scheme}://{parts.netloc}")
             response = self._http.request("GET", origin, target, {}, max_bytes=max_bytes, total_s=left)
-            if response.status in (401, 403, 404, 409, 410):
-                # The link was given just now. If the image is gone for good, no new link will be given.
-                raise Unavailable("PACS_UNAVAILABLE", "the PACS API gave a link that is refused")
-            return _checked(response, job)
+            return response if response.status in _LINK_GONE else _checked(response, job)
 
-        return _from_pacs(ask).body
+        response = _from_pacs(ask)
+        if response.status in _LINK_GONE:
+            raise _LinkGone("PACS_UNAVAILABLE", "the PACS API gave a link that is refused")
+        return response.body
 
     def _get_files(self, job: JobMessage, urls: list[str]) -> list[bytes]:
         if not urls:

@@ -88,9 +88,7 @@ class Provisioner:
         tries = self._failures[algo_id] = self._failures.get(algo_id, 0) + 1
         delay = min(_FIRST_RETRY_S * 2 ** (tries - 1), _LAST_RETRY_S)
         expected = isinstance(error, MipError)
-        _LOG.warning(
-            "provisioning %s failed, again in %.0f s: %s", algo_id, delay, error, exc_info=not expected
-        )
+        _LOG.warning("provisioning %s failed, again in %.0f s: %s", algo_id, delay, error, exc_info=not expected)
         asyncio.get_running_loop().call_later(delay, self.notify, algo_id)
 
     async def _sweep(self) -> None:

@@ -34,9 +34,7 @@ class Authenticator:
         self._credentials = credentials
         self._clock = clock
 
-    def authenticate(
-        self, request: AwsRequest, service: str, payload_hash: Callable[[Signature], str]
-    ) -> Caller:
+    def authenticate(self, request: AwsRequest, service: str, payload_hash: Callable[[Signature], str]) -> Caller:
         """Whose request it is. AwsError in the words that ``service`` uses."""
         signed = request.signed
         signature = sigv4.parse(signed)

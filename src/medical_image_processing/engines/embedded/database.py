@@ -9,9 +9,9 @@ A write that need not outlive a power cut says ``durable=False``: a lease, a rec
 would only be repeated. It still outlives kill -9, since the system has it, and it becomes durable with the
 next write that is. A group of nothing else is committed without waiting for the disk.
 
-Functions run on the event loop's thread: they are a few indexed statements each. Only a COMMIT that waits
-for the disk runs in a thread, and so does moving the write-ahead log into the file (:meth:`checkpoint`).
-Reads use a connection of their own and see what is committed.
+Functions run on the event loop's thread: they are a few indexed statements each. A COMMIT waits for the
+disk: on a quick one in place, since waking a thread costs more than the wait; on a slow one in a thread. So
+does moving the write-ahead log into the file (:meth:`checkpoint`). Reads use a connection of their own and see what is committed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ Write = Callable[[sqlite3.Connection], T]
 _LOG = logging.getLogger(__name__)
 _GROUP = 256
 _LONG_LOG_BYTES = 8 * 1024 * 1024
+_QUICK_COMMIT_S = 0.001
+_NEWEST_WEIGHT = 0.2
 
 
 @dataclass
@@ -64,10 +67,9 @@ class Database:
         self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
         self._is_full = True
+        self._usual_commit_s = 2 * _QUICK_COMMIT_S
 
-    async def write(
-        self, run: Write[T], *, then: Callable[[T], None] | None = None, durable: bool = True
-    ) -> T:
+    async def write(self, run: Write[T], *, then: Callable[[T], None] | None = None, durable: bool = True) -> T:
         """Run ``run`` in the next group and return its value once it is committed, and durable if asked.
 
         ``then`` is called with the value right after the commit, even when the caller was cancelled meanwhile.
@@ -116,11 +118,7 @@ class Database:
             self._synchronize(any(pending.durable for pending in group))
             self._writer.execute("BEGIN IMMEDIATE")
             outcomes = [self._run(pending) for pending in group]
-            if self._is_full:
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._thread, self._writer.execute, "COMMIT")
-            else:
-                self._writer.execute("COMMIT")
+            await self._finish_transaction()
         except Exception as error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
@@ -135,6 +133,16 @@ class Database:
                 pending.done.set_exception(failure)
             else:
                 pending.done.set_result(value)
+
+    async def _finish_transaction(self) -> None:
+        began = time.perf_counter()
+        if self._is_full and self._usual_commit_s > _QUICK_COMMIT_S:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, self._writer.execute, "COMMIT")
+        else:
+            self._writer.execute("COMMIT")
+        if self._is_full:
+            self._usual_commit_s += _NEWEST_WEIGHT * (time.perf_counter() - began - self._usual_commit_s)
 
     def _synchronize(self, durable: bool) -> None:
         """FULL waits for the disk at each commit, NORMAL in the write-ahead log mode does not."""
@@ -175,7 +183,5 @@ def _stated(error: Exception) -> Exception:
         return error
     _LOG.error("the database can't be written: %s", error)
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        return Unavailable(
-            "STORAGE_FULL", "the disk that holds the platform's database is full; free some space"
-        )
+        return Unavailable("STORAGE_FULL", "the disk that holds the platform's database is full; free some space")
     return Unavailable("STORAGE_FAILED", f"the platform's database can't be written: {error}")

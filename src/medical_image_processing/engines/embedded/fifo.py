@@ -71,9 +71,7 @@ def find_queue(connection: sqlite3.Connection, name: str) -> Any:
     return row
 
 
-def send(
-    connection: sqlite3.Connection, queue: Any, message: OutgoingMessage, now: float
-) -> tuple[Sent, bool]:
+def send(connection: sqlite3.Connection, queue: Any, message: OutgoingMessage, now: float) -> tuple[Sent, bool]:
     """Append a message unless its deduplication id was seen in the last five minutes; and whether it is ready."""
     queue_id = queue["queue_id"]
     known = connection.execute(
@@ -233,9 +231,7 @@ def change_visibility(
     return None
 
 
-def expire(
-    connection: sqlite3.Connection, now: float, effects: Effects, *, queue_id: int | None = None
-) -> None:
+def expire(connection: sqlite3.Connection, now: float, effects: Effects, *, queue_id: int | None = None) -> None:
     """End the leases that are over, of one queue or of all."""
     where, given = ("", ()) if queue_id is None else ("AND m.queue_id = ? ", (queue_id,))
     rows = connection.execute(
@@ -318,9 +314,7 @@ def _redrive(connection: sqlite3.Connection, row: Any, receives: int, effects: E
     return True
 
 
-def _note_ready(
-    connection: sqlite3.Connection, queue_id: int, name: str, group_id: str, effects: Effects
-) -> None:
+def _note_ready(connection: sqlite3.Connection, queue_id: int, name: str, group_id: str, effects: Effects) -> None:
     if _refresh_group(connection, queue_id, group_id):
         effects.ready[name] += 1
 

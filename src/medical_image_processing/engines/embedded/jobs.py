@@ -111,7 +111,11 @@ class SqliteJobs:
         def update(connection: sqlite3.Connection) -> list[sqlite3.Row]:
             return [row for report in reports if (row := _apply(connection, report, now)) is not None]
 
-        return [self._finished(row) for row in await self._database.write(update)] if reports else []
+        if not reports:
+            return []
+        # What is reported stands on a durable queue, and its deletion there is written after this: a power
+        # cut that loses this loses the deletion too, and the report comes again.
+        return [self._finished(row) for row in await self._database.write(update, durable=False)]
 
     async def open_count(self, algo_id: str) -> int:
         """Jobs that are QUEUED or RUNNING."""

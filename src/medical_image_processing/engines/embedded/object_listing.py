@@ -63,9 +63,7 @@ def _walk(
             if may_match and (key.encode() > after.encode() or after.startswith(key)):
                 keys = _walk(root, key, prefix, after, one_of_folder=one_of_folder)
                 yield from islice(keys, 1) if one_of_folder and len(key) > len(prefix) else keys
-        elif (
-            key.startswith(prefix) and key.encode() > after.encode() and entry.is_file(follow_symlinks=False)
-        ):
+        elif key.startswith(prefix) and key.encode() > after.encode() and entry.is_file(follow_symlinks=False):
             yield key, entry
 
 

@@ -180,9 +180,7 @@ class Upload:
             else:
                 _sync_folder(target.parent)
                 return
-        raise AwsError(
-            "ServiceUnavailable", "the object's folder is being removed again and again", status=503
-        )
+        raise AwsError("ServiceUnavailable", "the object's folder is being removed again and again", status=503)
 
 
 def stored(key: str, found: os.stat_result) -> Stored:

@@ -58,9 +58,7 @@ def _digest(name: str) -> _Digest:
 
         function = checksums.crc32c if name == "crc32c" else checksums.crc64nvme
         return _Crc(lambda data, before: int(function(bytes(data), before)), 4 if name == "crc32c" else 8)
-    raise AwsError(
-        "InvalidRequest", "send a CRC32, CRC32C, CRC64NVME, SHA1, SHA256 or SHA512 checksum, or none"
-    )
+    raise AwsError("InvalidRequest", "send a CRC32, CRC32C, CRC64NVME, SHA1, SHA256 or SHA512 checksum, or none")
 
 
 class Payload:
@@ -70,9 +68,7 @@ class Payload:
     ``MissingContentLength``, ``EntityTooLarge``, ``InvalidDigest``, ``InvalidArgument``.
     """
 
-    def __init__(
-        self, headers: Mapping[str, str], signature: Signature, key: bytes, *, max_bytes: int
-    ) -> None:
+    def __init__(self, headers: Mapping[str, str], signature: Signature, key: bytes, *, max_bytes: int) -> None:
         kind = payload_hash(headers, signature)
         self.length = _declared_length(headers, is_streaming=kind.startswith("STREAMING-"))
         if self.length > max_bytes:
@@ -157,6 +153,4 @@ def _decoder(kind: str, signature: Signature, key: bytes) -> ChunkedDecoder | No
     if kind in (_STREAMING, _STREAMING_TRAILER):
         signer = ChunkSigner(key, signature.timestamp, signature.scope, signature.signature)
         return ChunkedDecoder(signer, with_trailer=kind == _STREAMING_TRAILER)
-    raise AwsError(
-        "InvalidArgument", "x-amz-content-sha256 is no payload hash that Signature Version 4 knows"
-    )
+    raise AwsError("InvalidArgument", "x-amz-content-sha256 is no payload hash that Signature Version 4 knows")

@@ -156,9 +156,7 @@ class FifoQueues:
 
         return await self._write(insert, durable=True)
 
-    def send_in(
-        self, connection: sqlite3.Connection, queue: str, message: OutgoingMessage
-    ) -> tuple[str, int]:
+    def send_in(self, connection: sqlite3.Connection, queue: str, message: OutgoingMessage) -> tuple[str, int]:
         """Message id and sequence number. The transaction is the caller's, who calls :meth:`notify` after it."""
         sent, _ = fifo.send(connection, fifo.find_queue(connection, queue), message, self._clock())
         return sent.message_id, sent.seq
@@ -238,9 +236,7 @@ class FifoQueues:
 
     async def delete_batch(self, queue: str, handles: Sequence[str]) -> list[HandleTrouble | None]:
         """Like :meth:`delete`, with what was wrong with each."""
-        return await self._write(
-            lambda c, effects: fifo.delete(c, fifo.find_queue(c, queue), handles, effects)
-        )
+        return await self._write(lambda c, effects: fifo.delete(c, fifo.find_queue(c, queue), handles, effects))
 
     async def change_visibility(
         self, queue: str, changes: Sequence[tuple[str, float]]
@@ -255,9 +251,7 @@ class FifoQueues:
 
     async def release(self, receiver: str, *, counted: bool) -> int:
         """Give back what ``receiver`` holds, because it has ended; how many messages that were."""
-        return await self._write(
-            lambda c, effects: fifo.release(c, receiver, counted=counted, effects=effects)
-        )
+        return await self._write(lambda c, effects: fifo.release(c, receiver, counted=counted, effects=effects))
 
     async def release_all(self) -> int:
         """At start-up: give back, uncounted, what receivers of the platform's previous life held."""

@@ -163,9 +163,7 @@ def _details(record: Algorithm) -> dict[str, Any]:
 
 
 def _load(connection: sqlite3.Connection, algo_id: str, revision: int) -> Algorithm:
-    row = connection.execute(
-        "SELECT record, revision FROM algorithms WHERE algo_id = ?", (algo_id,)
-    ).fetchone()
+    row = connection.execute("SELECT record, revision FROM algorithms WHERE algo_id = ?", (algo_id,)).fetchone()
     if row is None:
         raise NotFound("UNKNOWN_ALGORITHM", f"no algorithm '{algo_id}' is registered")
     if row["revision"] != revision:

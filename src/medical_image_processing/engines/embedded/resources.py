@@ -100,9 +100,7 @@ class EmbeddedResources:
     async def put_service(self, algo_id: str, *, task_fingerprint: str, desired_count: int) -> None:
         """Create the service, or move it to this task definition and count."""
         if ("task", task_fingerprint) not in self._rows(algo_id):
-            raise NotFound(
-                "UNKNOWN_TASK_DEFINITION", f"'{algo_id}' has no task definition {task_fingerprint}"
-            )
+            raise NotFound("UNKNOWN_TASK_DEFINITION", f"'{algo_id}' has no task definition {task_fingerprint}")
         if desired_count > MOST_WORKERS:
             raise PermanentError(
                 "TOO_MANY_WORKERS",

@@ -267,9 +267,7 @@ def _headers_to_store(headers: Mapping[str, str]) -> dict[str, str]:
     if sum(map(len, (*kept, *kept.values()))) > 2048:
         raise AwsError("MetadataTooLarge", "content headers and metadata have at most 2 KB together")
     encodings = [
-        e
-        for e in kept.pop("content-encoding", "").replace(" ", "").split(",")
-        if e not in ("", "aws-chunked")
+        e for e in kept.pop("content-encoding", "").replace(" ", "").split(",") if e not in ("", "aws-chunked")
     ]
     return {**kept, "content-encoding": ",".join(encodings)} if encodings else kept
 

@@ -30,9 +30,7 @@ def error_response(error: AwsError, *, with_body: bool) -> Response:
 
 def document(root: str, content: Mapping[str, Any] | list[tuple[str, Any]]) -> Response:
     """An answer with one XML document of the S3 namespace."""
-    text = (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} xmlns="{NAMESPACE}">{_elements(content)}</{root}>'
-    )
+    text = f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} xmlns="{NAMESPACE}">{_elements(content)}</{root}>'
     return Response(headers={"content-type": CONTENT_TYPE}, body=text.encode())
 
 

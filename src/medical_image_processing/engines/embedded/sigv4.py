@@ -109,19 +109,10 @@ def _parse_query(values: Mapping[str, str]) -> Signature:
     match = _CREDENTIAL.fullmatch(values.get("X-Amz-Credential", ""))
     expires = values.get("X-Amz-Expires", "")
     signed, signature = values.get("X-Amz-SignedHeaders", ""), values.get("X-Amz-Signature", "")
-    if (
-        match is None
-        or values.get("X-Amz-Algorithm") != ALGORITHM
-        or not expires.isdecimal()
-        or len(expires) > 6
-    ):
-        raise AwsError(
-            "AuthorizationQueryParametersError", "the X-Amz- query is not one of Signature Version 4"
-        )
+    if match is None or values.get("X-Amz-Algorithm") != ALGORITHM or not expires.isdecimal() or len(expires) > 6:
+        raise AwsError("AuthorizationQueryParametersError", "the X-Amz- query is not one of Signature Version 4")
     if not 1 <= int(expires) <= MAX_EXPIRES_S:
-        raise AwsError(
-            "AuthorizationQueryParametersError", f"X-Amz-Expires is from 1 to {MAX_EXPIRES_S} seconds"
-        )
+        raise AwsError("AuthorizationQueryParametersError", f"X-Amz-Expires is from 1 to {MAX_EXPIRES_S} seconds")
     key_id, date, region, service = match.groups()
     timestamp = values.get("X-Amz-Date", "")
     return Signature(key_id, date, region, service, timestamp, signed, signature, int(expires))
@@ -131,9 +122,7 @@ def check_time(signature: Signature, now: float) -> None:
     """AwsError ``RequestTimeTooSkewed``, or ``AccessDenied`` for a presigned URL that is over."""
     match = _TIMESTAMP.fullmatch(signature.timestamp)
     if match is None or not signature.timestamp.startswith(signature.date):
-        raise AwsError(
-            "AccessDenied", "the request's date is malformed, or not that of its scope", status=403
-        )
+        raise AwsError("AccessDenied", "the request's date is malformed, or not that of its scope", status=403)
     signed_at = timegm((*map(int, match.groups()), 0, 0, 0))
     if signed_at - now > MAX_SKEW_S or (signature.expires_s is None and now - signed_at > MAX_SKEW_S):
         raise AwsError(
@@ -148,9 +137,7 @@ def check_time(signature: Signature, now: float) -> None:
 def check(signature: Signature, request: Request, secret_access_key: str, payload_hash: str) -> bytes:
     """Return the signing key if ``secret_access_key`` made this signature; AwsError ``SignatureDoesNotMatch``."""
     canonical = _canonical_request(signature, request, payload_hash)
-    to_sign = (
-        f"{ALGORITHM}\n{signature.timestamp}\n{signature.scope}\n{sha256(canonical.encode()).hexdigest()}"
-    )
+    to_sign = f"{ALGORITHM}\n{signature.timestamp}\n{signature.scope}\n{sha256(canonical.encode()).hexdigest()}"
     key = signing_key(secret_access_key, signature.date, signature.region, signature.service)
     expected = hmac.new(key, to_sign.encode(), "sha256").hexdigest()
     if not hmac.compare_digest(expected.encode(), signature.signature.encode()):
@@ -180,9 +167,7 @@ def _canonical_request(signature: Signature, request: Request, payload_hash: str
 
 
 def _trimmed(value: str) -> str:
-    return (
-        _SPACES.sub(" ", value).strip() if "  " in value or value[:1] == " " or value[-1:] == " " else value
-    )
+    return _SPACES.sub(" ", value).strip() if "  " in value or value[:1] == " " or value[-1:] == " " else value
 
 
 def _canonical_path(raw_path: str, service: str) -> str:

@@ -42,9 +42,7 @@ _Given = Mapping[str, Any]
 class SqsEndpoint:
     """Answers SQS requests from :class:`FifoQueues`."""
 
-    def __init__(
-        self, queues: FifoQueues, authenticator: Authenticator, *, region: str, account: str
-    ) -> None:
+    def __init__(self, queues: FifoQueues, authenticator: Authenticator, *, region: str, account: str) -> None:
         self._queues = queues
         self._authenticator = authenticator
         self._region = region
@@ -159,9 +157,7 @@ class SqsEndpoint:
                 query_code=f"{_EARLIER}BatchRequestTooLong",
             )
         sent = iter(await self._queues.post(queue, good))
-        return _batch_answer(
-            entries, [m if isinstance(m, AwsError) else _sent(m, next(sent)) for m in messages]
-        )
+        return _batch_answer(entries, [m if isinstance(m, AwsError) else _sent(m, next(sent)) for m in messages])
 
     async def _receive_message(self, request: AwsRequest, caller: Caller, given: _Given) -> dict[str, Any]:
         queue = _queue(caller, "sqs:ReceiveMessage", given)
@@ -217,9 +213,7 @@ class SqsEndpoint:
         troubles = await self._queues.delete_batch(queue, [_handle(entry) for entry in entries])
         return _batch_answer(entries, [_handle_error(t) if t is not None else {} for t in troubles])
 
-    async def _change_message_visibility(
-        self, _: AwsRequest, caller: Caller, given: _Given
-    ) -> dict[str, Any]:
+    async def _change_message_visibility(self, _: AwsRequest, caller: Caller, given: _Given) -> dict[str, Any]:
         queue = _queue(caller, "sqs:ChangeMessageVisibility", given)
         trouble = (await self._queues.change_visibility(queue, [_change(given)]))[0]
         if trouble is not None:
@@ -347,9 +341,7 @@ def _entries(given: _Given) -> Sequence[_Given]:
         )
     ids = [entry.get("Id") if isinstance(entry, dict) else None for entry in entries]
     if not all(isinstance(one, str) and _ENTRY_ID.fullmatch(one) for one in ids):
-        raise _batch_error(
-            "InvalidBatchEntryId", "An Id has 1 to 80 letters, digits, hyphens and underscores."
-        )
+        raise _batch_error("InvalidBatchEntryId", "An Id has 1 to 80 letters, digits, hyphens and underscores.")
     if len(set(ids)) < len(ids):
         raise _batch_error("BatchEntryIdsNotDistinct", "Two entries have the same Id.")
     return entries

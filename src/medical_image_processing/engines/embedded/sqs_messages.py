@@ -107,9 +107,7 @@ def _check_attributes(attributes: Any) -> None:
         if not _ATTRIBUTE_NAME.fullmatch(name):
             raise invalid("MessageAttributes", "A name has letters, digits, '_', '-' and single dots.")
         if not isinstance(value, dict) or not _DATA_TYPE.fullmatch(str(value.get("DataType", ""))):
-            raise invalid(
-                "MessageAttributes", "DataType is String, Number or Binary, with an own label perhaps."
-            )
+            raise invalid("MessageAttributes", "DataType is String, Number or Binary, with an own label perhaps.")
         if _NOT_XML.search(str(value.get("StringValue", ""))) or not _value(value)[1]:
             raise invalid("MessageAttributes", "A value is not empty, and has no control characters.")
 

@@ -229,17 +229,13 @@ class Supervisor:
         self._credentials.revoke(worker.access_key_id)
         (self._run_dir / str(worker.process.pid)).unlink(missing_ok=True)
         expected = worker.draining or self._stopping or status == _EX_TEMPFAIL
-        held = await self._queues.release(
-            worker.access_key_id, counted=not (worker.draining or self._stopping)
-        )
+        held = await self._queues.release(worker.access_key_id, counted=not (worker.draining or self._stopping))
         if not expected:
             quick = time.monotonic() - worker.started < _QUICK_DEATH_S
             reason = f"{_ending(status)}: {self._logs.last_line(worker.task.algo_id)}"
             _LOG.warning("a worker of %s ended: %s", worker.task.algo_id, _ending(status))
             if worker.task == service.task:
-                self._note_death(
-                    service, reason, quick=quick, hopeless=status == _EX_CONFIG, held_jobs=held > 0
-                )
+                self._note_death(service, reason, quick=quick, hopeless=status == _EX_CONFIG, held_jobs=held > 0)
         if not service.workers and not service.desired_count and service.starting == 0:
             self._services.pop(worker.task.algo_id, None)
         self.on_change(worker.task.algo_id)

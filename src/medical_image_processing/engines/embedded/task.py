@@ -43,9 +43,7 @@ class Task:
 
     def environment(self, platform: dict[str, str]) -> dict[str, str]:
         """The whole environment of a worker: a plain one, the record's, then what the platform sets."""
-        plain = {
-            name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ", "HOME") if name in os.environ
-        }
+        plain = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ", "HOME") if name in os.environ}
         threads = {"OMP_NUM_THREADS": str(max(1, self.cpu // 1024))}
         mine = {"ALGO_ID": self.algo_id, "MIP_TASK": self.name, "MIP_REVISION": str(self.revision)}
         return {**plain, **threads, **self.env, **platform, **mine}
