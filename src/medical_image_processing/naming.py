@@ -9,7 +9,8 @@ import re
 
 ALGO_ID_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
 PACS_ID_PATTERN = r"^[A-Za-z0-9._/-]{1,512}$"
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,119}$"
+"""Job and client ids: a deduplication id of SQS has 128 characters, and a replay adds its attempt."""
 
 RESULTS_QUEUE = "mip-results.fifo"
 RESULTS_DEAD_LETTER_QUEUE = "mip-results-dlq.fifo"
@@ -35,8 +36,8 @@ _ALGO_ID = re.compile(ALGO_ID_PATTERN)
 
 
 def is_algo_id(text: str) -> bool:
-    """Whether ``text`` may name an algorithm."""
-    return _ALGO_ID.fullmatch(text) is not None
+    """Whether ``text`` may name an algorithm: its queues must not be another's, or the results queue."""
+    return _ALGO_ID.fullmatch(text) is not None and text != "results" and not text.endswith("-dlq")
 
 
 def queue(algo_id: str) -> str:

@@ -188,6 +188,6 @@ def test_only_three_states_are_ends() -> None:
     assert [status for status in JobStatus if status.is_terminal] == ["SUCCEEDED", "FAILED", "CANCELLED"]
 
 
-@pytest.mark.parametrize("text", ["liver\n", "Liver", "", "li ver", "a" * 49])
+@pytest.mark.parametrize("text", ["liver\n", "Liver", "", "li ver", "a" * 49, "results", "liver-dlq"])
 def test_what_is_no_algorithm_id(text: str) -> None:
     assert not naming.is_algo_id(text)

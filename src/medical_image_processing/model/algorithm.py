@@ -8,11 +8,19 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from medical_image_processing.naming import ALGO_ID_PATTERN, RESERVED_ENV
+from medical_image_processing.naming import ALGO_ID_PATTERN, RESERVED_ENV, is_algo_id
 
-AlgoId = Annotated[str, StringConstraints(pattern=ALGO_ID_PATTERN)]
+
+
+def _not_reserved(algo_id: str) -> str:
+    if not is_algo_id(algo_id):
+        raise ValueError("'results' and names that end in '-dlq' would share a queue with something else")
+    return algo_id
+
+
+AlgoId = Annotated[str, StringConstraints(pattern=ALGO_ID_PATTERN), AfterValidator(_not_reserved)]
 ImageUri = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[!-~]+$")]
 Argument = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00]*$")]
 Command = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)]

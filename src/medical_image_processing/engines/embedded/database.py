@@ -11,7 +11,8 @@ next write that is. A group of nothing else is committed without waiting for the
 
 Functions run on the event loop's thread: they are a few indexed statements each. A COMMIT waits for the
 disk: on a quick one in place, since waking a thread costs more than the wait; on a slow one in a thread. So
-does moving the write-ahead log into the file (:meth:`checkpoint`). Reads use a connection of their own and see what is committed.
+does moving the write-ahead log into the file (:meth:`Database.checkpoint`). Reads use a connection of their
+own and see what is committed.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ from medical_image_processing.model.job import JobStatus
 from medical_image_processing.ports.keys import digest
 
 ACCOUNT = "000000000000"
-REGION = "us-east-1"
+REGION = "mip-local-1"
+"""No region of AWS: for us-east-1 the aws command and boto3 would leave out our endpoint, or sign as of old."""
 _TRIM_EVERY_S = 30.0
 
 
