@@ -13,7 +13,6 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field,
 from medical_image_processing.naming import ALGO_ID_PATTERN, RESERVED_ENV, is_algo_id
 
 
-
 def _not_reserved(algo_id: str) -> str:
     if not is_algo_id(algo_id):
         raise ValueError("'results' and names that end in '-dlq' would share a queue with something else")
