@@ -27,7 +27,7 @@ ENV = {
 }
 
 
-def attempt(*, receive_count: int = 1, handle: str = "handle", job_id: str = "j" * 128) -> Attempt:
+def attempt(*, receive_count: int = 1, handle: str = "handle", job_id: str = "j" * 120) -> Attempt:
     job = {
         "job_id": job_id,
         "client_id": "c",
