@@ -34,6 +34,7 @@ from medical_image_processing import naming, samples
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.provisioner.loop import Provisioner
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
+from medical_image_processing.engines.embedded.processes import ProcessRuntime
 from medical_image_processing.entrypoints.client import Client
 from medical_image_processing.model.algorithm import AlgorithmSpec
 from medical_image_processing.model.job import Job, JobMessage, ProcessRequest
@@ -147,7 +148,7 @@ async def _fill(home: Path) -> None:
         worker_base="http://127.0.0.1:1",
         worker_port=1,
         operator=("unused", "unused"),
-        allow_commands=None,
+        create_runtime=lambda logs: ProcessRuntime(logs=logs, run_dir=home / "run", allow_commands=None),
         allow_origins=(),
         add_pacs_key=lambda *_: None,
     )

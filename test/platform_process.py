@@ -29,12 +29,12 @@ class Platform:
     wrote for shells, and is there while it runs. Its output is in ``log``.
     """
 
-    def __init__(self, home: Path, *, pacs: Path, options: Sequence[str] = ()) -> None:
+    def __init__(self, home: Path, *, pacs: Path, options: Sequence[str] = (), runtime: str = "process") -> None:
         self.home = home
         self.log = home.with_name(f"{home.name}.log")
         self.env: dict[str, str] = {}
         self._pacs = pacs
-        self._options = list(options)
+        self._options = ["--runtime", runtime, *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

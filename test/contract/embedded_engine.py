@@ -21,6 +21,7 @@ from pydicom.data import get_testdata_file
 from medical_image_processing import naming
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
+from medical_image_processing.engines.embedded.processes import ProcessRuntime
 from medical_image_processing.errors import MipError
 from medical_image_processing.model.algorithm import AlgorithmSpec
 from medical_image_processing.model.job import Job, PacsRef
@@ -63,7 +64,9 @@ async def running_engine(folder: Path) -> AsyncIterator[EnginePorts]:
             worker_base=f"http://127.0.0.1:{port}",
             worker_port=port,
             operator=("MIPOPERATORTEST", secrets.token_urlsafe(30)),
-            allow_commands=None,
+            create_runtime=lambda logs: ProcessRuntime(
+                logs=logs, run_dir=folder / "home/run", allow_commands=None
+            ),
             allow_origins=(),
             add_pacs_key=pacs_keys.add,
         )

@@ -9,7 +9,7 @@ from medical_image_processing.control.provisioner import plan as steps
 from medical_image_processing.control.provisioner.observe import Situation
 from medical_image_processing.control.provisioner.plan import plan, resource_status
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmStatus
-from medical_image_processing.ports.resources import Observed, ServiceState
+from medical_image_processing.ports.resources import Observed, ServiceState, TaskDefinition
 
 NOW = "2026-01-01T00:00:00Z"
 NOTHING = Observed(None, False, None, False, {}, None)
@@ -41,13 +41,13 @@ def apply(situation: Situation, step: steps.Step) -> Situation | None:
         case steps.CreateLogGroup():
             seen = replace(seen, log_group=True)
         case steps.RegisterTaskDefinition(spec, revision):
-            name = f"mip-liver:{revision}"
-            seen = replace(seen, task_definitions={**seen.task_definitions, spec.task_fingerprint(): name})
+            made = TaskDefinition(f"mip-liver:{revision}", "sha256:1")
+            seen = replace(seen, task_definitions={**seen.task_definitions, spec.task_fingerprint(): made})
         case steps.PutService(task, count):
             running = seen.service.running_count if seen.service else 0
             seen = replace(seen, service=ServiceState(task, count, max(running, count), None))
         case steps.DeleteTaskDefinition(task):
-            left = {key: name for key, name in seen.task_definitions.items() if key != task}
+            left = {key: made for key, made in seen.task_definitions.items() if key != task}
             seen = replace(seen, task_definitions=left)
         case steps.DeleteService():
             busy = seen.service is not None and seen.service.running_count > 0
@@ -108,7 +108,7 @@ WORLDS = st.builds(
     dead_letter_queue=st.booleans(),
     role_is_legacy=st.sampled_from([None, True, False]),
     log_group=st.booleans(),
-    task_definitions=st.dictionaries(FINGERPRINTS, st.just("mip-liver:1"), max_size=2),
+    task_definitions=st.dictionaries(FINGERPRINTS, st.just(TaskDefinition("mip-liver:1", None)), max_size=2),
     service=SERVICES,
 )
 SITUATIONS = st.builds(

@@ -88,6 +88,14 @@ def up(
             metavar="FOLDER", help="DICOM files to serve as the PACS; else a sample CT.", show_default=False
         ),
     ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            metavar="docker|process",
+            help="What runs the workers; docker where an engine answers, else process.",
+            show_default=False,
+        ),
+    ] = None,
     allow_commands: Annotated[
         Path | None,
         typer.Option(
@@ -123,6 +131,7 @@ def up(
         pacs=(pacs or _sample_pacs()).absolute(),
         host=host,
         port=port,
+        runtime=runtime,
         allow_commands=allow_commands.absolute() if allow_commands else None,
         client_keys=client_keys,
         open_clients=open_clients,
@@ -185,6 +194,7 @@ def _announce(addresses: dict[str, str], home: Path) -> None:
             ("results", addresses["WS_ENDPOINT"]),
             ("PACS", addresses["PACS_API_BASE"]),
             ("SQS and S3", addresses["AWS_ENDPOINT_URL"]),
+            ("workers", addresses["MIP_RUNTIME"]),
             ("in a shell", f". {home / 'env'}"),
         ]
     )

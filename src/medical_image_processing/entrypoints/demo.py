@@ -71,7 +71,7 @@ def private_platform(pacs: Path) -> Iterator[Client]:
     with tempfile.TemporaryDirectory(prefix="mip-demo-", ignore_cleanup_errors=True) as place:
         home, log = Path(place) / "home", Path(place) / "log"
         command = [sys.executable, "-P", "-m", "medical_image_processing.entrypoints.cli", "up"]
-        command += ["--home", str(home), "--port", "0", "--pacs", str(pacs)]
+        command += ["--home", str(home), "--port", "0", "--pacs", str(pacs), "--runtime", "process"]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MIP_")}
         with log.open("wb") as stream:
             platform = subprocess.Popen(  # noqa: S603 - ourselves

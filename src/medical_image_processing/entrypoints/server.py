@@ -34,6 +34,7 @@ from medical_image_processing.entrypoints import client_keys
 from medical_image_processing.entrypoints.home import Home, Secrets
 from medical_image_processing.entrypoints.one_write import OneWriteProtocol
 from medical_image_processing.entrypoints.settings import STOP_GRACE_S, Settings
+from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.pacs.app import create_app as create_pacs_app
 from medical_image_processing.pacs.folder import FolderIndex
@@ -77,10 +78,11 @@ class _Platform:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        api_socket, worker_socket = _listen(self._settings)
+        workplace = await asyncio.to_thread(open_workplace, self._settings)
+        sockets = _listen(self._settings, workplace.gateway)
         server = _Server(_uvicorn_config(self._dispatch))
-        async with self._started(api_socket, worker_socket):
-            serving = asyncio.create_task(server.serve([api_socket, worker_socket]))
+        async with self._started(workplace, api=sockets[0], worker=sockets[1]):
+            serving = asyncio.create_task(server.serve(sockets))
             addresses = self._addresses()
             await server.listening.wait()
             self._home.write_env(addresses.values)
@@ -99,10 +101,14 @@ class _Platform:
             raise error
 
     @contextlib.asynccontextmanager
-    async def _started(self, api: socket.socket, worker: socket.socket) -> AsyncIterator[None]:
+    async def _started(
+        self, workplace: Workplace, *, api: socket.socket, worker: socket.socket
+    ) -> AsyncIterator[None]:
         settings, secrets = self._settings, self._secrets
+        self._workplace = workplace
         self._api_port, self._worker_port = api.getsockname()[1], worker.getsockname()[1]
-        self._worker_base = f"http://{settings.local_host}:{self._worker_port}"
+        self._worker_base = f"http://{workplace.gateway or settings.local_host}:{self._worker_port}"
+        await asyncio.to_thread(workplace.guard, self._worker_port)
         pacs_keys = HashedKeys({digest(secrets.pacs_key): "operator"})
         self._engine = engine = EmbeddedEngine(
             EngineSettings(
@@ -110,7 +116,7 @@ class _Platform:
                 worker_base=self._worker_base,
                 worker_port=self._worker_port,
                 operator=(secrets.operator_access_key_id, secrets.operator_secret_access_key),
-                allow_commands=settings.allow_commands,
+                create_runtime=workplace.create_runtime,
                 allow_origins=settings.allow_origins,
                 add_pacs_key=pacs_keys.add,
             )
@@ -162,8 +168,12 @@ class _Platform:
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": pacs})
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The port decides what can be reached at all."""
-        app = self._worker_app if scope["server"][1] == self._worker_port else self._api_app
+        """The port decides what can be reached at all, and containers reach only their own."""
+        app = self._api_app
+        if scope["server"][1] == self._worker_port:
+            app = self._worker_app
+        elif self._workplace.is_inside(scope["client"][0]):
+            app = _refuse
         await app(scope, receive, send)
 
     async def _background(self) -> None:
@@ -194,6 +204,7 @@ class _Platform:
                 "RESULTS_QUEUE_URL": self._engine.queue_url(naming.RESULTS_QUEUE),
                 "MIP_ADMIN_KEY": self._secrets.admin_key,
                 "MIP_API_BASE": base,
+                "MIP_RUNTIME": self._workplace.runtime,
                 "OUTPUT_BUCKET": self._engine.output_bucket,
                 "AWS_REGION": self._engine.region,
                 "AWS_DEFAULT_REGION": self._engine.region,
@@ -252,14 +263,27 @@ def _mounted(app: ASGIApp, prefixes: dict[str, ASGIApp]) -> ASGIApp:
     return dispatch
 
 
-def _listen(settings: Settings) -> tuple[socket.socket, socket.socket]:
-    """The API's socket, and the workers' on the next port where that is free."""
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """What a worker's container gets at the API's port."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body"})
+
+
+def _listen(settings: Settings, gateway: str | None) -> list[socket.socket]:
+    """The API's socket, then the workers' on the next port where that is free; that port on ``gateway``, too."""
     api = _bind(settings.host, settings.port)
     following = settings.port + 1 if 0 < settings.port < 65535 else 0
     try:
-        return api, _bind(settings.host, following)
+        worker = _bind(settings.host, following)
     except MipError:
-        return api, _bind(settings.host, 0)
+        worker = _bind(settings.host, 0)
+    if gateway is None or settings.is_wildcard:
+        return [api, worker]
+    return [api, worker, _bind(gateway, worker.getsockname()[1])]
 
 
 def _bind(host: str, port: int) -> socket.socket:

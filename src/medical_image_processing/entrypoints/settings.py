@@ -8,18 +8,23 @@ from pathlib import Path
 
 from medical_image_processing.errors import InvalidRequest
 
+RUNTIMES = ("docker", "process")
 QUEUE_LIMIT = 200_000
 STOP_GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The platform's configuration. ``port`` 0 takes a free one; ``pacs`` is a folder of DICOM files."""
+    """The platform's configuration. ``port`` 0 takes a free one; ``pacs`` is a folder of DICOM files.
+
+    ``runtime`` is one of :data:`RUNTIMES`, None for docker where an engine answers.
+    """
 
     home: Path
     pacs: Path
     host: str = "127.0.0.1"
     port: int = 8080
+    runtime: str | None = None
     allow_commands: Path | None = None
     client_keys: Path | None = None
     open_clients: bool = False
@@ -38,9 +43,14 @@ class Settings:
             return False
 
     @property
+    def is_wildcard(self) -> bool:
+        """Whether it listens on all addresses of this machine."""
+        return self.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+
+    @property
     def local_host(self) -> str:
         """A name under which this machine itself reaches the platform."""
-        if self.host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        if self.is_wildcard:
             return "127.0.0.1"
         return f"[{self.host}]" if ":" in self.host else self.host
 
@@ -48,6 +58,14 @@ class Settings:
         """Raise InvalidRequest when this would be unsafe or can't work; the message says what to do."""
         if not 0 <= self.port <= 65535:
             raise InvalidRequest("BAD_PORT", f"--port {self.port}: ports are 0 to 65535; 0 takes a free one")
+        if self.runtime not in (None, *RUNTIMES):
+            raise InvalidRequest("BAD_RUNTIME", f"--runtime {self.runtime}: it is docker or process")
+        if self.allow_commands is not None and self.runtime == "docker":
+            raise InvalidRequest(
+                "COMMANDS_NEED_PROCESSES",
+                "--allow-commands is for workers that are processes: add --runtime process, or leave it out; "
+                "containers run any command of their image",
+            )
         if not self.is_loopback and self.client_keys is None and not self.open_clients:
             raise InvalidRequest(
                 "CLIENTS_UNPROTECTED",

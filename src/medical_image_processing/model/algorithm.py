@@ -128,12 +128,13 @@ class AlgorithmPatch(BaseModel):
 
 
 class ResourceStatus(BaseModel):
-    """Addresses of what the provisioner made."""
+    """What the provisioner made. ``image_digest`` is the content that image_uri named when it was registered."""
 
     model_config = ConfigDict(frozen=True)
 
     queue_url: str | None = None
     task_definition: str | None = None
+    image_digest: str | None = None
     service: str | None = None
 
 

@@ -28,6 +28,14 @@ class ServiceState:
 
 
 @dataclass(frozen=True)
+class TaskDefinition:
+    """What workers are started from. ``image_digest`` pins the image; None on an engine that runs none."""
+
+    name: str
+    image_digest: str | None
+
+
+@dataclass(frozen=True)
 class Observed:
     """All that exists for one algorithm. ``role_is_legacy`` is None when there is no role."""
 
@@ -35,8 +43,8 @@ class Observed:
     dead_letter_queue: bool
     role_is_legacy: bool | None
     log_group: bool
-    task_definitions: dict[str, str]
-    """Task fingerprint → name of the task definition."""
+    task_definitions: dict[str, TaskDefinition]
+    """By task fingerprint."""
     service: ServiceState | None
 
     @property

@@ -155,9 +155,11 @@ def _plan_status(situation: Situation, *, changing: bool) -> tuple[Step, ...]:
 
 def resource_status(record: Algorithm, observed: Observed) -> ResourceStatus:
     """What the record should say of its resources."""
+    task = observed.task_definitions.get(record.task_fingerprint())
     return ResourceStatus(
         queue_url=observed.queue_url,
-        task_definition=observed.task_definitions.get(record.task_fingerprint()),
+        task_definition=task.name if task else None,
+        image_digest=task.image_digest if task else None,
         service=naming.service(record.algorithm_id) if observed.service else None,
     )
 

@@ -1,4 +1,4 @@
-"""The embedded engine: every port, over one SQLite file, one folder and worker processes."""
+"""The embedded engine: every port, over one SQLite file, one folder, and a runtime for the workers."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from medical_image_processing.engines.embedded.outputs import SignedOutputs
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
 from medical_image_processing.engines.embedded.resources import VISIBILITY_S, EmbeddedResources
+from medical_image_processing.engines.embedded.runtime import Runtime
 from medical_image_processing.engines.embedded.supervisor import Supervisor
 from medical_image_processing.engines.embedded.task import Task
 from medical_image_processing.engines.embedded.wire import create_aws_app
@@ -39,14 +40,15 @@ _TRIM_EVERY_S = 30.0
 class EngineSettings:
     """What the engine must know. ``worker_base`` is the workers' own address of SQS, S3 and the PACS API.
 
-    ``add_pacs_key(digest, algo_id)`` lets an algorithm read from the PACS API.
+    ``create_runtime`` makes what runs the workers, given where their logs go. ``add_pacs_key(digest, algo_id)``
+    lets an algorithm read from the PACS API.
     """
 
     home: Path
     worker_base: str
     worker_port: int
     operator: tuple[str, str]
-    allow_commands: Path | None
+    create_runtime: Callable[[LogGroups], Runtime]
     allow_origins: tuple[str, ...]
     add_pacs_key: Callable[[str, str], None]
 
@@ -72,11 +74,12 @@ class EmbeddedEngine:
         self.credentials.add(operator)
         self.outputs = SignedOutputs(operator, region=REGION, port=settings.worker_port)
         self.supervisor = Supervisor(
+            runtime=settings.create_runtime(self.logs),
             queues=self.queues,
             credentials=self.credentials,
             logs=self.logs,
-            run_dir=settings.home / "run",
             environment=self._environment,
+            report=self.jobs.apply,
         )
         self.resources = EmbeddedResources(
             self.database,
@@ -84,13 +87,13 @@ class EmbeddedEngine:
             self.logs,
             self.supervisor,
             queue_url=self.queue_url,
-            allow_commands=settings.allow_commands,
         )
 
     async def open(self) -> None:
         """End what an earlier life left running, free its leases, and make the shared queues."""
-        self.supervisor.end_leftovers()
+        await self.supervisor.runtime.end_leftovers()
         await self.queues.release_all()
+        await self.resources.forget_other_runtimes()
         # Delivery is this process itself; a result is retried until it is applied, never given up.
         await self.queues.create(naming.RESULTS_QUEUE, redrive_to=None, visibility_s=VISIBILITY_S)
 

@@ -58,6 +58,8 @@ class FifoQueues:
         self._database = database
         self._clock = clock
         self._lines: dict[str, Line] = {}
+        self._closed_to: set[str] = set()
+        self._nothing_comes = Line()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -182,6 +184,10 @@ class FifoQueues:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         while True:
+            if receiver in self._closed_to:
+                if wait_s and not self._closed:
+                    await self._nothing_comes.wait(max(0.0, deadline - loop.time()))
+                return []
             line = self._lines.setdefault(queue, Line())
             version = line.version
             if line.may_have_messages:
@@ -249,8 +255,23 @@ class FifoQueues:
 
         return await self._write(change)
 
+    def close_to(self, receiver: str) -> None:
+        """Hand ``receiver`` no more messages. It keeps, renews and deletes what it holds."""
+        self._closed_to.add(receiver)
+        for line in self._lines.values():
+            line.wake_all()  # whoever waits now must not be woken for a message that it won't get
+
+    def held_by(self, receiver: str) -> list[str]:
+        """The groups of the messages that ``receiver`` holds; of an algorithm's queue these are job ids."""
+        sql = (
+            "SELECT group_id FROM messages INDEXED BY messages_by_receiver"
+            " WHERE in_flight = 1 AND receiver IS NOT NULL AND receiver = ? ORDER BY seq"
+        )
+        return [row["group_id"] for row in self._database.read(sql, receiver)]
+
     async def release(self, receiver: str, *, counted: bool) -> int:
         """Give back what ``receiver`` holds, because it has ended; how many messages that were."""
+        self._closed_to.discard(receiver)
         return await self._write(lambda c, effects: fifo.release(c, receiver, counted=counted, effects=effects))
 
     async def release_all(self) -> int:
@@ -318,7 +339,7 @@ class FifoQueues:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for line in self._lines.values():
+        for line in (*self._lines.values(), self._nothing_comes):
             line.wake_all()
 
     async def _end_leases(self) -> None:

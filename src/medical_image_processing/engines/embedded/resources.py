@@ -11,7 +11,6 @@ import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from medical_image_processing import naming
@@ -22,7 +21,7 @@ from medical_image_processing.engines.embedded.supervisor import Supervisor
 from medical_image_processing.engines.embedded.task import Task
 from medical_image_processing.errors import NotFound, PermanentError
 from medical_image_processing.model.algorithm import AlgorithmSpec
-from medical_image_processing.ports.resources import Observed, ServiceState
+from medical_image_processing.ports.resources import Observed, ServiceState, TaskDefinition
 
 VISIBILITY_S = 30.0
 """The lease of a job: short, because workers renew it (law J4)."""
@@ -42,14 +41,12 @@ class EmbeddedResources:
         supervisor: Supervisor,
         *,
         queue_url: Callable[[str], str],
-        allow_commands: Path | None,
     ) -> None:
         self._database = database
         self._queues = queues
         self._logs = logs
         self._supervisor = supervisor
         self._queue_url = queue_url
-        self._allow_commands = allow_commands
 
     async def observe(self, algo_id: str) -> Observed:
         """What is there."""
@@ -62,7 +59,10 @@ class EmbeddedResources:
             dead_letter_queue=self._queues.exists(naming.dead_letter_queue(algo_id)),
             role_is_legacy=role["legacy_output_keys"] if role else None,
             log_group=self._logs.exists(algo_id),
-            task_definitions={c["fingerprint"]: c["name"] for (kind, _), c in rows.items() if kind == "task"},
+            task_definitions={
+                task.fingerprint: TaskDefinition(task.name, task.image_digest)
+                for task in self._tasks(rows).values()
+            },
             service=self._service(algo_id, service),
         )
 
@@ -93,9 +93,14 @@ class EmbeddedResources:
         self._logs.create(algo_id)
 
     async def register_task_definition(self, spec: AlgorithmSpec, *, revision: int) -> None:
-        """PermanentError ``COMMAND_NOT_ALLOWED``, ``COMMAND_NOT_FOUND`` when it can't run here."""
-        task = Task.of(spec, revision=revision, allow_commands=self._allow_commands)
+        """PermanentError when the runtime can't run it. What its image names from now on no longer matters."""
+        if spec.task_fingerprint() in self._tasks(self._rows(spec.algorithm_id)):
+            return
+        runtime = self._supervisor.runtime
+        image_digest = await runtime.image_digest(spec)
+        task = Task.of(spec, revision=revision, runtime=runtime.name, image_digest=image_digest)
         await self._put(spec.algorithm_id, "task", task.fingerprint, asdict(task))
+        self._resume(spec.algorithm_id)
 
     async def put_service(self, algo_id: str, *, task_fingerprint: str, desired_count: int) -> None:
         """Create the service, or move it to this task definition and count."""
@@ -138,6 +143,12 @@ class EmbeddedResources:
         """The log group and its logs."""
         self._logs.delete(algo_id)
 
+    async def forget_other_runtimes(self) -> None:
+        """Task definitions of another runtime are of no use to this one; the provisioner makes them anew."""
+        sql = "DELETE FROM resources WHERE kind = 'task' AND json_extract(content, '$.runtime') IS NOT ?"
+        runtime = self._supervisor.runtime.name
+        await self._database.write(lambda c: c.execute(sql, (runtime,)) and None)
+
     def resume_services(self) -> None:
         """Start what should run, after the platform has started."""
         for row in self._database.read("SELECT algo_id FROM resources WHERE kind = 'service'"):
@@ -147,14 +158,13 @@ class EmbeddedResources:
         rows = self._rows(algo_id)
         service = rows.get(("service", naming.service(algo_id)))
         role = rows.get(("role", naming.role(algo_id)))
-        task = rows.get(("task", service["task_fingerprint"])) if service else None
+        task = self._tasks(rows).get(service["task_fingerprint"]) if service else None
         if service is None or role is None or task is None:
             return
-        self._supervisor.put(
-            Task(**{**task, "argv": tuple(task["argv"])}),
-            service["desired_count"],
-            legacy_output_keys=role["legacy_output_keys"],
-        )
+        self._supervisor.put(task, service["desired_count"], legacy_output_keys=role["legacy_output_keys"])
+
+    def _tasks(self, rows: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Task]:
+        return {name: Task.of_row(row) for (kind, name), row in rows.items() if kind == "task"}
 
     def _rows(self, algo_id: str) -> dict[tuple[str, str], dict[str, Any]]:
         rows = self._database.read("SELECT kind, name, content FROM resources WHERE algo_id = ?", algo_id)

@@ -1,9 +1,9 @@
-"""Keeps the worker processes of every service running.
+"""Keeps the workers of every service running, whatever the runtime.
 
-A service has a task and a desired count. Workers of another task, or too many, get SIGTERM: they finish
-their job and leave (law P7). A worker that dies gives its messages back at once (law J4) and is replaced,
-with backoff when it dies again and again. Workers never outlive the platform: they ask the kernel for a
-signal when it dies, and what is left of an earlier life is ended at the next start.
+A service has a task and a desired count. A worker of another task, or one too many, drains: its queue hands it
+nothing more, and once it holds nothing it gets SIGTERM (law P7), whether or not its program knows what to do
+with a signal. A worker that dies gives its messages back at once (law J4), its jobs learn why, and it is
+replaced, with backoff when it dies again and again.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from medical_image_processing.engines.embedded.credentials import Credentials
 from medical_image_processing.engines.embedded.log_groups import LogGroups
 from medical_image_processing.engines.embedded.queues import FifoQueues
+from medical_image_processing.engines.embedded.runtime import Ending, RunningWorker, Runtime
 from medical_image_processing.engines.embedded.task import Task
+from medical_image_processing.errors import MipError, PermanentError
+from medical_image_processing.model.job import JobError, JobStatus
+from medical_image_processing.ports.jobs import Report
 
 _LOG = logging.getLogger(__name__)
 _QUICK_DEATH_S = 5.0
@@ -29,25 +31,17 @@ _FIRST_BACKOFF_S = 0.25
 _LAST_BACKOFF_S = 30.0
 _LAST_BACKOFF_WITH_JOB_S = 0.5
 _DEATHS_TO_FAIL = 3
-_EX_CONFIG = 78  # sysexits.h: the worker says it can never start
-_EX_TEMPFAIL = 75  # the worker ended itself because its algorithm hung
+_IDLE_CHECK_S = 0.1
+_STOP_TIMEOUT_S = 30.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     task: Task
-    process: asyncio.subprocess.Process
+    running: RunningWorker
     access_key_id: str
     started: float
     draining: bool = False
-
-    def signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 @dataclass
@@ -64,32 +58,34 @@ class _Service:
 
 
 class Supervisor:
-    """Starts, drains and replaces worker processes.
+    """Starts, drains and replaces workers.
 
     ``environment(task)`` gives what the platform sets for a worker, without credentials. ``on_change`` is
-    called with the algorithm's id when a service's failure or running count has changed.
+    called with the algorithm's id when a service's failure or running count has changed, ``report`` with the
+    trouble of the jobs that a dead worker held.
     """
 
     def __init__(
         self,
         *,
+        runtime: Runtime,
         queues: FifoQueues,
         credentials: Credentials,
         logs: LogGroups,
-        run_dir: Path,
         environment: Callable[[Task], dict[str, str]],
+        report: Callable[[Sequence[Report]], Awaitable[object]],
     ) -> None:
+        self.runtime = runtime
         self._queues = queues
         self._credentials = credentials
         self._logs = logs
-        self._run_dir = run_dir
         self._environment = environment
+        self._report = report
         self.on_change: Callable[[str], None] = lambda _: None
         self._services: dict[str, _Service] = {}
         self._legacy: dict[str, bool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
-        run_dir.mkdir(parents=True, exist_ok=True)
 
     def put(self, task: Task, desired_count: int, *, legacy_output_keys: bool) -> None:
         """Run ``desired_count`` workers of ``task``."""
@@ -131,19 +127,12 @@ class Supervisor:
             service.changed.set()
         for number in (signal.SIGTERM, signal.SIGINT):
             for worker in self._all():
-                worker.signal(number)
+                worker.running.send_signal(number)
             await self._until_gone(grace_s if number is signal.SIGTERM else 1.5)
         for worker in self._all():
-            worker.kill()
+            worker.running.kill()
         await self._until_gone(2.0)
-
-    def end_leftovers(self) -> None:
-        """End workers that a killed platform left behind."""
-        for note in self._run_dir.iterdir():
-            if note.name.isdecimal() and _start_time(int(note.name)) == note.read_text():
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(int(note.name), signal.SIGKILL)
-            note.unlink(missing_ok=True)
+        await self.runtime.close()
 
     def _all(self) -> list[_Worker]:
         return [worker for service in self._services.values() for worker in service.workers]
@@ -160,10 +149,25 @@ class Supervisor:
         outdated = [w for w in service.workers if w.task != service.task and not w.draining]
         for worker in (*outdated, *current[service.desired_count :]):
             worker.draining = True
-            worker.signal(signal.SIGTERM)
+            self._spawn(self._drain(worker))
         for _ in range(service.desired_count - len(current) - service.starting):
             service.starting += 1
             self._spawn(self._start_later(service))
+
+    async def _drain(self, worker: _Worker) -> None:
+        """Ask the worker to stop when it holds no job, however long that takes; end it if it won't."""
+        self._queues.close_to(worker.access_key_id)
+        while self._queues.held_by(worker.access_key_id):
+            await asyncio.sleep(_IDLE_CHECK_S)
+            if self._stopping:
+                return
+        worker.running.send_signal(signal.SIGTERM)
+        end = time.monotonic() + _STOP_TIMEOUT_S
+        while self._credentials.find(worker.access_key_id) is not None and not self._stopping:
+            if time.monotonic() > end:
+                worker.running.kill()
+                return
+            await asyncio.sleep(_IDLE_CHECK_S)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -179,8 +183,13 @@ class Supervisor:
             if self._stopping or wanted <= 0:
                 return
             worker = await self._start(service.task)
+        except MipError as error:
+            hopeless = isinstance(error, PermanentError)
+            self._note_death(service, f"can't be started: {error.message}", quick=True, hopeless=hopeless)
+            _LOG.warning("a worker of %s can't be started: %s", service.task.algo_id, error)
+            return
         except Exception as error:
-            self._note_death(service, f"its process can't be started: {type(error).__name__}", quick=True)
+            self._note_death(service, f"can't be started: {type(error).__name__}", quick=True)
             _LOG.exception("a worker of %s can't be started", service.task.algo_id)
             return
         finally:
@@ -189,6 +198,8 @@ class Supervisor:
             asyncio.get_running_loop().call_soon(self._adjust, service)
         service.workers.append(worker)
         self._spawn(self._watch(service, worker))
+        if self._stopping:
+            worker.running.kill()  # it came too late to be asked
 
     async def _wait_out_backoff(self, service: _Service) -> None:
         if (delay := service.not_before - time.monotonic()) > 0 and not self._stopping:
@@ -197,45 +208,34 @@ class Supervisor:
                 await asyncio.wait_for(service.changed.wait(), delay)
 
     async def _start(self, task: Task) -> _Worker:
-        legacy = self._legacy[task.algo_id]
-        credential = self._credentials.issue(task.algo_id, legacy_output_keys=legacy)
+        credential = self._credentials.issue(task.algo_id, legacy_output_keys=self._legacy[task.algo_id])
         platform = {
             **self._environment(task),
             "AWS_ACCESS_KEY_ID": credential.access_key_id,
             "AWS_SECRET_ACCESS_KEY": credential.secret_access_key,
-            "MIP_PARENT_PID": str(os.getpid()),
         }
         try:
-            with self._logs.open(task.algo_id) as log:
-                process = await asyncio.create_subprocess_exec(
-                    *task.argv,
-                    env=task.environment(platform),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=self._run_dir,
-                    start_new_session=True,
-                )
+            running = await self.runtime.start(task, task.environment(platform))
         except BaseException:
             self._credentials.revoke(credential.access_key_id)
             raise
-        (self._run_dir / str(process.pid)).write_text(_start_time(process.pid))
-        return _Worker(task, process, credential.access_key_id, time.monotonic())
+        return _Worker(task, running, credential.access_key_id, time.monotonic())
 
     async def _watch(self, service: _Service, worker: _Worker) -> None:
-        status = await worker.process.wait()
-        worker.kill()  # whatever it had started itself
+        ending = await worker.running.ended()
         service.workers.remove(worker)
         self._credentials.revoke(worker.access_key_id)
-        (self._run_dir / str(worker.process.pid)).unlink(missing_ok=True)
-        expected = worker.draining or self._stopping or status == _EX_TEMPFAIL
-        held = await self._queues.release(worker.access_key_id, counted=not (worker.draining or self._stopping))
-        if not expected:
+        asked = worker.draining or self._stopping
+        held = self._queues.held_by(worker.access_key_id)
+        if held and not asked:
+            await self._report([_trouble(worker.task.algo_id, job_id, ending) for job_id in held])
+        await self._queues.release(worker.access_key_id, counted=not asked)
+        if not (asked or ending.expected):
             quick = time.monotonic() - worker.started < _QUICK_DEATH_S
-            reason = f"{_ending(status)}: {self._logs.last_line(worker.task.algo_id)}"
-            _LOG.warning("a worker of %s ended: %s", worker.task.algo_id, _ending(status))
+            reason = f"{ending.sentence}: {self._logs.last_line(worker.task.algo_id)}"
+            _LOG.warning("a worker of %s (%s) %s", worker.task.algo_id, worker.running.name, ending.sentence)
             if worker.task == service.task:
-                self._note_death(service, reason, quick=quick, hopeless=status == _EX_CONFIG, held_jobs=held > 0)
+                self._note_death(service, reason, quick=quick, hopeless=ending.hopeless, held_jobs=bool(held))
         if not service.workers and not service.desired_count and service.starting == 0:
             self._services.pop(worker.task.algo_id, None)
         self.on_change(worker.task.algo_id)
@@ -267,16 +267,6 @@ class Supervisor:
             self.on_change(service.task.algo_id)
 
 
-def _ending(status: int) -> str:
-    if status < 0:
-        return f"was ended by signal {signal.Signals(-status).name}"
-    return f"exited with status {status}"
-
-
-def _start_time(pid: int) -> str:
-    """A process's start time in clock ticks, which with its id names it for good; '' when there is none."""
-    try:
-        # proc(5): the 22nd field; the second, the name, may hold anything but ends with the last ')'.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+def _trouble(algo_id: str, job_id: str, ending: Ending) -> Report:
+    error = JobError(code=ending.code, message=f"the worker {ending.sentence} while it had this job")
+    return Report(job_id, algo_id, JobStatus.RUNNING, error=error)
