@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from docker_engine import DockerEngine, EngineMissing, build_image, ensure_debian_image, running_engine
 from platform_process import Platform
+
+ROOT = Path(__file__).resolve().parents[1]
 
 _IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
@@ -72,3 +76,33 @@ def platform(tmp_path_factory: pytest.TempPathFactory, small_pacs: Path) -> Iter
     """One platform for tests that don't disturb each other: each brings its own algorithm id."""
     with Platform(tmp_path_factory.mktemp("platform") / "home", pacs=small_pacs) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[DockerEngine]:
+    """A Docker engine; what a test starts finds it by ``docker_engine.environment``."""
+    with _or_skip(), running_engine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def debian_image(docker_engine: DockerEngine, samples_cache: Path) -> str:
+    """Debian with Python, in the place of python:3.11-slim, which can't be pulled here."""
+    with _or_skip():
+        return ensure_debian_image(docker_engine, samples_cache)
+
+
+@pytest.fixture(scope="session")
+def mip_base_image(docker_engine: DockerEngine, debian_image: str) -> str:
+    """mip-base, as ``mip build`` makes it. A build of the same files before is used again by the engine."""
+    tag = f"mip-test-base:{debian_image.partition(':')[2]}"
+    build_image(docker_engine, ROOT / "containers" / "base", tag=tag, base=debian_image)
+    return tag
+
+
+@contextmanager
+def _or_skip() -> Iterator[None]:
+    try:
+        yield
+    except EngineMissing as error:
+        pytest.skip(str(error))

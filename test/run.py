@@ -17,7 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
 
 # Debian package → the program in it that tests ask for with ``@pytest.mark.needs``.
-DEBIAN_PACKAGES = {"dicom3tools": "dciodvfy"}
+DEBIAN_PACKAGES = {
+    "dicom3tools": "dciodvfy",
+    "docker.io": "dockerd",
+    "debootstrap": "debootstrap",
+    "iptables": "iptables",
+    "iproute2": "ip",
+    "jq": "jq",
+}
 STEP_TIMEOUT_S = 300
 
 CHECKS = {

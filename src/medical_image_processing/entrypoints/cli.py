@@ -14,13 +14,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from medical_image_processing.entrypoints import cli_algorithms, cli_jobs, cli_keys
+from medical_image_processing.entrypoints import cli_algorithms, cli_author, cli_jobs, cli_keys
 from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.errors import InvalidRequest, MipError, Unavailable
 
 _EPILOG = (
-    "All but up, demo and test call the platform at MIP_API_BASE (else http://127.0.0.1:8080), with the "
-    "keys in MIP_ADMIN_KEY and MIP_CLIENT_KEY; `. HOME/env` sets them. Research use only."
+    "All but up, demo, test, build, new and check call the platform at MIP_API_BASE (else "
+    "http://127.0.0.1:8080), with the keys in MIP_ADMIN_KEY and MIP_CLIENT_KEY; `. HOME/env` sets them. "
+    "Research use only."
 )
 
 
@@ -179,6 +180,7 @@ def test(
 
 
 app.command()(cli_jobs.process)
+app.command()(cli_author.build)
 
 
 def _sample_pacs() -> Path:

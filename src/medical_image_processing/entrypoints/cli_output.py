@@ -49,11 +49,14 @@ def print_json(value: Any) -> None:
 
 
 def print_error(error: MipError, context: typer.Context) -> None:
-    """One line on standard error; with ``--json``, the error as the API writes it."""
+    """One line on standard error, below the log in its details; with ``--json``, as the API writes it."""
+    details = error.details or {}
     if context.meta.get(_AS_JSON):
-        said = {"code": error.code, "message": error.message}
+        said = {"code": error.code, "message": error.message, **({"details": details} if details else {})}
         typer.echo(json.dumps({"error": said}, ensure_ascii=False), err=True)
         return
+    for line in details.get("log", ()):
+        print_note(line)
     line = Text.assemble(("error: ", "bold red"), error.message, (f" ({error.code})", "dim"))
     ERR.print(line, soft_wrap=True)
 
