@@ -28,6 +28,7 @@ from harness import (
     register,
     run,
     specification,
+    unconfined,
     wait_until,
 )
 from medical_image_processing import naming, samples
@@ -55,7 +56,8 @@ def bench() -> list[Figure]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mip-bench-pacs-")))
         linked([samples.ct_small()], folder)
-        empty, full = (Platform(stack.enter_context(new_home()), pacs=folder) for _ in range(2))
+        homes = [stack.enter_context(new_home()) for _ in range(2)]
+        empty, full = (Platform(home, pacs=folder, options=unconfined(folder)) for home in homes)
         for one in (empty, full):
             with one, one.client() as client:
                 register(client, ALGO_ID, workers=1)

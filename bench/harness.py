@@ -31,6 +31,7 @@ _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 sys.path.insert(0, str(ROOT / "test"))
 from platform_process import Platform as Platform  # noqa: E402 - the tests' own: started in the same way
+from platform_process import unconfined as unconfined  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def run(bench: Callable[[], Sequence[Figure]], title: str) -> None:
 @contextlib.contextmanager
 def platform(pacs: Path) -> Iterator[Platform]:
     """A platform in a temporary home, started."""
-    with new_home() as home, Platform(home, pacs=pacs) as running:
+    with new_home() as home, Platform(home, pacs=pacs, options=unconfined(PROCESSORS)) as running:
         yield running
 
 

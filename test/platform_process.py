@@ -22,6 +22,11 @@ STOP_S = 10.0
 CLI = [sys.executable, "-P", "-m", "medical_image_processing.entrypoints.cli"]
 
 
+def unconfined(folder: Path) -> list[str]:
+    """Options that let a record's env name packages, such as the puppet's: on processes that takes consent."""
+    return ["--allow-commands", str(folder)]
+
+
 class Platform:
     """``mip up`` on ``home``. As a context manager it is started, and at the end stopped.
 

@@ -10,9 +10,10 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import boto3
+import docker
 import uvicorn
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -20,8 +21,12 @@ from pydicom.data import get_testdata_file
 
 from medical_image_processing import naming
 from medical_image_processing.control.delivery import Delivery
+from medical_image_processing.engines.embedded.containers import ContainerRuntime
+from medical_image_processing.engines.embedded.docker_network import WorkerNetwork
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
+from medical_image_processing.engines.embedded.log_groups import LogGroups
 from medical_image_processing.engines.embedded.processes import ProcessRuntime
+from medical_image_processing.engines.embedded.runtime import Runtime
 from medical_image_processing.errors import MipError
 from medical_image_processing.model.algorithm import AlgorithmSpec
 from medical_image_processing.model.job import Job, PacsRef
@@ -37,6 +42,9 @@ IMAGE = PacsRef.model_validate(
     {"study_id": "study-1", "series_id": "series-1", "image_id": "image-1", "scope": "image"}
 )
 
+PUPPET_ENV = {"PYTHONPATH": "/opt/puppet"}
+"""Where the puppet's test image has it."""
+
 _DENIED = ("AccessDenied", "AccessDeniedException", "AWS.SimpleQueueService.UnsupportedOperation")
 
 
@@ -47,26 +55,102 @@ class Nobody:
         pass
 
 
+class Workers(Protocol):
+    """What runs an engine's workers, and how a test gets behind their backs."""
+
+    address: str
+    """At which workers reach this machine."""
+    spec: dict[str, Any]
+    """What a spec of the puppet needs to run there."""
+    refused: dict[str, Any]
+
+    def create_runtime(self, logs: LogGroups) -> Runtime: ...
+
+    def environment(self, algo_id: str) -> dict[str, str]:
+        """A running worker's."""
+
+    def kill(self, algo_id: str) -> None:
+        """End a worker as a crash would."""
+
+
+class ProcessWorkers:
+    """Processes of this machine."""
+
+    address = "127.0.0.1"
+    refused: ClassVar[dict[str, Any]] = {"command": ("/bin/true",)}
+
+    def __init__(self, folder: Path) -> None:
+        self._run_dir = folder / "run"
+        self.spec = {"env": puppet.install(folder / "site")}
+
+    def create_runtime(self, logs: LogGroups) -> Runtime:
+        return ProcessRuntime(logs=logs, run_dir=self._run_dir, allow_commands=self._run_dir)
+
+    def environment(self, algo_id: str) -> dict[str, str]:
+        return self._worker(algo_id)[1]
+
+    def kill(self, algo_id: str) -> None:
+        os.kill(self._worker(algo_id)[0], signal.SIGKILL)
+
+    def _worker(self, algo_id: str) -> tuple[int, dict[str, str]]:
+        for note in self._run_dir.iterdir():
+            with contextlib.suppress(OSError):
+                pairs = Path(f"/proc/{note.name}/environ").read_text().split("\0")
+                env = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+                if env.get("ALGO_ID") == algo_id:
+                    return int(note.name), env
+        raise AssertionError(f"no worker of {algo_id} runs")
+
+
+class ContainerWorkers:
+    """Containers of ``image``, which has the puppet in it."""
+
+    refused: ClassVar[dict[str, Any]] = {"image_uri": "mip-test-nothing:1"}
+
+    def __init__(self, host: str, image: str) -> None:
+        self._client = docker.DockerClient(base_url=host)
+        self._id = secrets.token_hex(6)
+        self._network = WorkerNetwork(self._client, self._id)
+        self._network.open()
+        self.address = self._network.gateway
+        self.spec = {"image_uri": image, "env": PUPPET_ENV}
+
+    def create_runtime(self, logs: LogGroups) -> Runtime:
+        return ContainerRuntime(self._client, self._network, platform_id=self._id, logs=logs)
+
+    def environment(self, algo_id: str) -> dict[str, str]:
+        pairs = self._worker(algo_id).attrs["Config"]["Env"]
+        return dict(pair.split("=", 1) for pair in pairs)
+
+    def kill(self, algo_id: str) -> None:
+        self._worker(algo_id).kill("SIGKILL")
+
+    def _worker(self, algo_id: str) -> Any:
+        labels = [f"mip.platform={self._id}", f"mip.algorithm={algo_id}"]
+        found = self._client.containers.list(filters={"label": labels})
+        assert found, f"no container of {algo_id} runs"
+        return found[0]
+
+
 @contextlib.asynccontextmanager
-async def running_engine(folder: Path) -> AsyncIterator[EnginePorts]:
-    """A fresh engine below ``folder``, on ports of its own."""
+async def running_engine(folder: Path, workers: Workers | None = None) -> AsyncIterator[EnginePorts]:
+    """A fresh engine below ``folder``, on ports of its own; its workers are processes if nothing else is said."""
+    workers = workers or ProcessWorkers(folder)
     image = folder / "pacs/study-1/series-1/image-1.dcm"
     image.parent.mkdir(parents=True)
     shutil.copy(str(get_testdata_file("CT_small.dcm")), image)
-    env = puppet.install(folder / "site")
-    listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listening = socket.create_server((workers.address, 0), backlog=512)
     port = listening.getsockname()[1]
+    base = f"http://{workers.address}:{port}"
     pacs_keys = HashedKeys()
     (folder / "home").mkdir()
     engine = EmbeddedEngine(
         EngineSettings(
             home=folder / "home",
-            worker_base=f"http://127.0.0.1:{port}",
+            worker_base=base,
             worker_port=port,
             operator=("MIPOPERATORTEST", secrets.token_urlsafe(30)),
-            create_runtime=lambda logs: ProcessRuntime(
-                logs=logs, run_dir=folder / "home/run", allow_commands=None
-            ),
+            create_runtime=workers.create_runtime,
             allow_origins=(),
             add_pacs_key=pacs_keys.add,
         )
@@ -83,7 +167,7 @@ async def running_engine(folder: Path) -> AsyncIterator[EnginePorts]:
         asyncio.create_task(work) for work in (server.serve([listening]), delivery.run(), _tick(engine, delivery))
     ]
     try:
-        yield _ports(engine, delivery, env, f"http://127.0.0.1:{port}", folder / "home")
+        yield _ports(engine, delivery, workers, base, folder / "home")
     finally:
         await engine.supervisor.stop(grace_s=0.2)
         engine.queues.close()
@@ -120,16 +204,16 @@ async def _tick(engine: EmbeddedEngine, delivery: Delivery) -> None:
         await asyncio.sleep(0.2)
 
 
-def _ports(engine: EmbeddedEngine, delivery: Delivery, env: dict[str, str], base: str, home: Path) -> EnginePorts:
+def _ports(engine: EmbeddedEngine, delivery: Delivery, workers: Workers, base: str, home: Path) -> EnginePorts:
     def spec(**changes: Any) -> AlgorithmSpec:
-        return a_spec(**{"algo_id": ALGO, "env": env, **changes})
+        return a_spec(**{"algo_id": ALGO, **workers.spec, **changes})
 
     def audit(subject: str) -> list[str]:
         rows = engine.database.read("SELECT * FROM audit WHERE subject = ? ORDER BY seq", subject)
         return [f"{row['actor']} {row['action']} {json.loads(row['details'])}" for row in rows]
 
     async def kill_worker(algo_id: str) -> None:
-        os.kill(_worker(home, algo_id)[0], signal.SIGKILL)
+        await asyncio.to_thread(workers.kill, algo_id)
 
     return EnginePorts(
         registry=engine.registry,
@@ -139,29 +223,18 @@ def _ports(engine: EmbeddedEngine, delivery: Delivery, env: dict[str, str], base
         delivery=delivery,
         image=IMAGE,
         spec=spec,
-        refused={"command": ("/bin/true",)},
+        refused=workers.refused,
         broken={"env": {}},  # no worker finds the processor then
         audit=audit,
-        allowed=_door(engine, base, home),
+        allowed=_door(engine, base, workers),
         remove_by_hand=_by_hand(engine, home),
         kill_worker=kill_worker,
     )
 
 
-def _worker(home: Path, algo_id: str) -> tuple[int, dict[str, str]]:
-    """Process id and environment of a running worker."""
-    for note in (home / "run").iterdir():
-        with contextlib.suppress(OSError):
-            pairs = Path(f"/proc/{note.name}/environ").read_text().split("\0")
-            env = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-            if env.get("ALGO_ID") == algo_id:
-                return int(note.name), env
-    raise AssertionError(f"no worker of {algo_id} runs")
-
-
-def _door(engine: EmbeddedEngine, base: str, home: Path) -> Callable[[str, str, str], Awaitable[bool]]:
+def _door(engine: EmbeddedEngine, base: str, workers: Workers) -> Callable[[str, str, str], Awaitable[bool]]:
     async def allowed(algo_id: str, action: str, resource: str) -> bool:
-        _, env = _worker(home, algo_id)
+        env = await asyncio.to_thread(workers.environment, algo_id)
         try:
             await asyncio.to_thread(_act, engine, base, env, action, resource)
         except ClientError as error:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -16,7 +17,7 @@ from pydicom.data import get_testdata_file
 
 from api_calls import IMAGE, Api, add_to_pacs, error_of, make_pacs, receive, until
 from medical_image_processing.testing import puppet
-from platform_process import CLI, Platform, clean_environment
+from platform_process import CLI, Platform, clean_environment, unconfined
 
 TIME_LIMIT_S = 1
 
@@ -29,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def api(folder: Path) -> Iterator[Api]:
     env = {**puppet.install(folder / "site"), "MIP_TIME_LIMIT_S": str(TIME_LIMIT_S)}
-    with Platform(folder / "home", pacs=make_pacs(folder / "pacs")) as platform:
+    with Platform(folder / "home", pacs=make_pacs(folder / "pacs"), options=unconfined(folder)) as platform:
         api = Api(platform)
         api.register("puppet", env=env)
         yield api
@@ -299,7 +300,7 @@ def test_a_disk_that_is_full_of_output_costs_no_job_once_there_is_room(
     home.mkdir()
     (home / "output").symlink_to(small_disk)
     ballast = small_disk / "ballast"
-    with Platform(home, pacs=folder / "pacs") as platform:
+    with Platform(home, pacs=folder / "pacs", options=unconfined(folder)) as platform:
         api = Api(platform)
         api.register("puppet", env=puppet.install(folder / "site"))
         with contextlib.suppress(OSError):
@@ -316,6 +317,32 @@ def test_a_disk_that_is_full_of_output_costs_no_job_once_there_is_room(
         assert content[128:132] == b"DICM"
         leftovers = [path for path in small_disk.rglob("*") if path.is_file() and path.suffix != ".dcm"]
         assert not leftovers, "half-written uploads stay behind"
+
+
+def test_an_algorithm_has_workers_again_once_a_full_disk_has_room(
+    folder: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    home, ballast, pids = small_disk / "home", small_disk / "ballast", tmp_path / "pids"
+    with Platform(home, pacs=make_pacs(tmp_path / "pacs"), options=unconfined(folder)) as platform:
+        api = Api(platform)
+        api.register("puppet", env=puppet.install(folder / "site"))
+        api.process("puppet", do="sleep", seconds=600, file=str(pids))
+        until(pids.exists, "the job runs")
+        with contextlib.suppress(OSError):
+            ballast.write_bytes(bytes(1 << 24))
+        os.kill(int(pids.read_text()), signal.SIGKILL)
+        until(lambda: "come back only when their leases end" in platform.tail(), "its death is noticed")
+        ballast.unlink()
+        job = api.until_ended(api.process("puppet"))
+        assert job["status"] == "SUCCEEDED", job["error"]
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "LD_PRELOAD", "PATH"])
+def test_an_env_that_chooses_what_code_runs_outside_a_container(platform: Platform, name: str) -> None:
+    api, algo_id = Api(platform), f"chooser-{name.lower()}"
+    record = api.register(algo_id, env={name: "/tmp"}, wait_for="FAILED")
+    assert name in record["status_reason"]
 
 
 # Starting

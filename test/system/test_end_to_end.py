@@ -22,7 +22,7 @@ from api_calls import IMAGE, SEED_BODY, Api, error_of, make_pacs, receive, until
 from medical_image_processing import samples
 from medical_image_processing.errors import Unavailable
 from medical_image_processing.testing import puppet
-from platform_process import Platform
+from platform_process import Platform, unconfined
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def site(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def api(folder: Path, site: dict[str, str]) -> Iterator[Api]:
-    with Platform(folder / "home", pacs=make_pacs(folder / "pacs")) as platform:
+    with Platform(folder / "home", pacs=make_pacs(folder / "pacs"), options=unconfined(folder)) as platform:
         api = Api(platform)
         api.register("processing_1")
         api.register("puppet", env=site)
@@ -554,7 +554,7 @@ def test_logs_are_json_lines_that_name_job_and_algorithm(api: Api) -> None:
 
 
 def test_records_jobs_and_results_outlive_the_platform(folder: Path, site: dict[str, str]) -> None:
-    platform = Platform(folder / "restarted", pacs=folder / "pacs")
+    platform = Platform(folder / "restarted", pacs=folder / "pacs", options=unconfined(folder))
     with platform:
         api = Api(platform)
         api.register("puppet", env=site)

@@ -15,7 +15,7 @@ import pytest
 
 from api_calls import ENDED, IMAGE, Api, make_pacs, receive, until
 from medical_image_processing.testing import puppet
-from platform_process import STOP_S, Platform
+from platform_process import STOP_S, Platform, unconfined
 
 PLATFORM_KILLS = 6
 WORKER_KILLS = 12
@@ -24,7 +24,7 @@ CLIENT = "survivor"
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
-    with Platform(tmp_path / "home", pacs=make_pacs(tmp_path / "pacs")) as platform:
+    with Platform(tmp_path / "home", pacs=make_pacs(tmp_path / "pacs"), options=unconfined(tmp_path)) as platform:
         yield platform
 
 

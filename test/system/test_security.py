@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from api_calls import IMAGE, Api, error_of, make_pacs, receive, until
 from medical_image_processing.testing import puppet
-from platform_process import CLI, Platform, clean_environment
+from platform_process import CLI, Platform, clean_environment, unconfined
 
 PATIENT = "Zzyzx^Quetzalcoatl"
 PATIENT_ID = "PID-7788-SECRET"
@@ -37,7 +37,7 @@ def guarded(folder: Path) -> Iterator[Platform]:
     """Listening for other machines, with client keys."""
     keys = folder / "keys"
     keys.touch(mode=0o600)
-    options = ["--host", "0.0.0.0", "--client-keys", str(keys)]
+    options = ["--host", "0.0.0.0", "--client-keys", str(keys), *unconfined(folder)]
     with Platform(folder / "guarded", pacs=folder / "pacs", options=options) as platform:
         admin = Api(platform, admin_key=platform.env["MIP_ADMIN_KEY"])
         admin.register("puppet", env=puppet.install(folder / "site"))
@@ -193,7 +193,7 @@ def local(folder: Path) -> Iterator[Api]:
     """On loopback, started from an environment that holds secrets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOSPITAL_DATABASE_PASSWORD", "tops3cret")
-        platform = Platform(folder / "local", pacs=folder / "pacs")
+        platform = Platform(folder / "local", pacs=folder / "pacs", options=unconfined(folder))
         platform.start()
     try:
         yield Api(platform)

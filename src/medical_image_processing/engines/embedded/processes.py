@@ -1,7 +1,7 @@
 """Workers as processes of this machine: the runtime that needs no Docker engine, and does not confine.
 
-Workers never outlive the platform: they ask the kernel for a signal when it dies, and what is left of an earlier
-life is ended at the next start.
+Our own worker never outlives the platform: it asks the kernel for a signal when that dies. Commands of the
+operator's own may; what is left of an earlier life is ended at the next start.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from medical_image_processing.engines.embedded.task import WORKER_COMMAND, Task
 from medical_image_processing.errors import PermanentError
 from medical_image_processing.model.algorithm import AlgorithmSpec
 
+# A record's env must not choose the code that runs: that would be a command of one's own by another name.
+_CHOOSES_CODE = re.compile(r"(LD_|PYTHON|DYLD_).*|PATH|HOME")
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME")
 
 
@@ -35,12 +38,14 @@ class ProcessRuntime:
         run_dir.mkdir(parents=True, exist_ok=True)
 
     async def image_digest(self, spec: AlgorithmSpec) -> str | None:
-        """None. PermanentError ``COMMAND_NOT_ALLOWED`` or ``COMMAND_NOT_FOUND`` when it can't run here."""
+        """None. PermanentError ``COMMAND_NOT_ALLOWED``, ``ENV_NOT_ALLOWED``, ``COMMAND_NOT_FOUND``."""
         self._argv(spec.command)
+        self._check_env(spec.env)
         return None
 
     async def start(self, task: Task, environment: Mapping[str, str]) -> WorkerProcess:
         """A process in a session of its own, which appends to its log group itself."""
+        self._check_env(task.env)
         plain = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         with self._logs.open(task.algo_id) as log:
             process = await asyncio.create_subprocess_exec(
@@ -66,6 +71,15 @@ class ProcessRuntime:
 
     async def close(self) -> None:
         """Nothing is held."""
+
+    def _check_env(self, env: Mapping[str, str]) -> None:
+        chosen = [name for name in env if _CHOOSES_CODE.fullmatch(name)]
+        if chosen and self._allow_commands is None:
+            raise PermanentError(
+                "ENV_NOT_ALLOWED",
+                f"without containers, env may not set {', '.join(sorted(chosen))}, which chooses what code runs; "
+                "run it in a container (mip up --runtime docker), or start the platform with --allow-commands",
+            )
 
     def _argv(self, command: tuple[str, ...]) -> tuple[str, ...]:
         if command[0] == WORKER_COMMAND:

@@ -198,6 +198,7 @@ class Supervisor:
             asyncio.get_running_loop().call_soon(self._adjust, service)
         service.workers.append(worker)
         self._spawn(self._watch(service, worker))
+        asyncio.get_running_loop().call_later(_QUICK_DEATH_S, self._forgive, service)
         if self._stopping:
             worker.running.kill()  # it came too late to be asked
 
@@ -226,10 +227,14 @@ class Supervisor:
         service.workers.remove(worker)
         self._credentials.revoke(worker.access_key_id)
         asked = worker.draining or self._stopping
-        held = self._queues.held_by(worker.access_key_id)
-        if held and not asked:
-            await self._report([_trouble(worker.task.algo_id, job_id, ending) for job_id in held])
-        await self._queues.release(worker.access_key_id, counted=not asked)
+        held: list[str] = []
+        try:
+            held = self._queues.held_by(worker.access_key_id)
+            if held and not asked:
+                await self._report([_trouble(worker.task.algo_id, job_id, ending) for job_id in held])
+            await self._queues.release(worker.access_key_id, counted=not asked)
+        except MipError as error:
+            _LOG.error("jobs of a dead worker come back only when their leases end: %s", error)
         if not (asked or ending.expected):
             quick = time.monotonic() - worker.started < _QUICK_DEATH_S
             reason = f"{ending.sentence}: {self._logs.last_line(worker.task.algo_id)}"
@@ -254,15 +259,12 @@ class Supervisor:
             service.not_before = time.monotonic() + min(_LAST_BACKOFF_S, 2.0**service.deaths)
         if hopeless or (service.deaths >= _DEATHS_TO_FAIL and not held_jobs):
             service.failure = f"the worker {reason}"
-        if service.failure:
-            asyncio.get_running_loop().call_later(
-                _QUICK_DEATH_S + _LAST_BACKOFF_S, self._forgive, service, service.deaths
-            )
 
-    def _forgive(self, service: _Service, deaths: int) -> None:
-        """A service whose workers have stayed up since is well again."""
-        alive = [w for w in service.workers if time.monotonic() - w.started > _QUICK_DEATH_S]
-        if service.failure and service.deaths == deaths and len(alive) >= service.desired_count:
+    def _forgive(self, service: _Service) -> None:
+        """A service whose workers have all stayed up is well again."""
+        now = time.monotonic()
+        alive = [w for w in service.workers if not w.draining and now - w.started >= _QUICK_DEATH_S]
+        if service.failure and len(alive) >= service.desired_count:
             service.failure, service.deaths = None, 0
             self.on_change(service.task.algo_id)
 
