@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from docker_engine import DockerEngine, EngineMissing, build_image, ensure_debian_image, running_engine
+from docker_engine import (
+    DockerEngine,
+    EngineMissing,
+    add_layer,
+    build_image,
+    ensure_debian_image,
+    install_puppet,
+    running_engine,
+)
 from platform_process import Platform
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,6 +106,12 @@ def mip_base_image(docker_engine: DockerEngine, debian_image: str) -> str:
     tag = f"mip-test-base:{debian_image.partition(':')[2]}"
     build_image(docker_engine, ROOT / "containers" / "base", tag=tag, base=debian_image)
     return tag
+
+
+@pytest.fixture(scope="session")
+def puppet_image(docker_engine: DockerEngine, mip_base_image: str) -> str:
+    """mip-base with the puppet in it, as an algorithm's author would install it."""
+    return add_layer(docker_engine, mip_base_image, "puppet", install_puppet)
 
 
 @contextmanager

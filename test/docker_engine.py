@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 import docker
 from docker.errors import DockerException, ImageNotFound
 
+from medical_image_processing.testing import puppet
 from platform_process import CLI, clean_environment
 
 LABEL = "mip.test"
@@ -211,6 +212,25 @@ def build_image(engine: DockerEngine, folder: Path, *, tag: str, base: str) -> d
     assert done.returncode == 0, done.stderr
     made: dict[str, Any] = json.loads(done.stdout)
     return made
+
+
+def add_layer(engine: DockerEngine, base: str, name: str, build: Callable[[Path], str]) -> str:
+    """An image on ``base``. ``build(folder)`` fills the context and returns what follows FROM."""
+    tag = f"mip-test-{name}:{base.partition(':')[2] or 'latest'}"
+    with tempfile.TemporaryDirectory() as place, closing(engine.client()) as client:
+        folder = Path(place)
+        (folder / "Dockerfile").write_text(f"FROM {base}\nLABEL {LABEL}=1\n{build(folder)}\n")
+        client.images.build(path=place, tag=tag, rm=True)
+    return tag
+
+
+def install_puppet(folder: Path) -> str:
+    """The puppet at the place that :data:`embedded_engine.PUPPET_ENV` names."""
+    puppet.install(folder / "puppet")
+    points = folder / "puppet/puppet-1.0.dist-info/entry_points.txt"
+    points.write_text(points.read_text().replace(puppet.__name__, "puppet"))
+    shutil.copy(puppet.__file__, folder / "puppet/puppet.py")
+    return "COPY puppet /opt/puppet"
 
 
 def _recipe_key() -> str:

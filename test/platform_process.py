@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -34,12 +34,21 @@ class Platform:
     wrote for shells, and is there while it runs. Its output is in ``log``.
     """
 
-    def __init__(self, home: Path, *, pacs: Path, options: Sequence[str] = (), runtime: str = "process") -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        pacs: Path,
+        options: Sequence[str] = (),
+        runtime: str = "process",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home
         self.log = home.with_name(f"{home.name}.log")
         self.env: dict[str, str] = {}
         self._pacs = pacs
         self._options = ["--runtime", runtime, *options]
+        self._environment = clean_environment(**environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -75,7 +84,7 @@ class Platform:
         command += ["--pacs", str(self._pacs), *self._options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         while not (self.home / "env").exists() or not self._answers():
             if self._process.poll() is not None or time.monotonic() - began > timeout_s:

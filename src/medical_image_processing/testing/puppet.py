@@ -6,11 +6,15 @@ workers the way an author's own package is: through an entry point of an install
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +34,12 @@ class Puppet(Processor):
 
     def run(self, img: npt.NDArray[Any], meta: dict[str, Any] | None = None) -> dict[str, Any]:
         parameters = (meta or {}).get("parameters") or {}
-        answer = ACTS[parameters.get("do", "work")](meta or {})
+        answer: dict[str, Any] | None = ACTS[parameters.get("do", "work")](meta or {})
         mask = np.zeros(img.shape, np.uint8)
         mask[..., :8, :8] = 1
-        return {"mask": mask, "labels": None, "meta": {}} if answer is None else answer
+        if answer is not None:
+            return answer
+        return {"mask": mask, "labels": None, "meta": (meta or {}).get("found", {})}
 
 
 class Puppet2(Puppet):
@@ -107,6 +113,70 @@ def _tell_environment(_: Meta) -> Any:
     return None
 
 
+def _explore(meta: Meta) -> None:
+    """Tells in its result's ``meta`` what can be reached from where it runs.
+
+    ``connect``: [host, port] pairs; ``write``: paths; ``processes``: how many to start at once.
+    """
+    asked = meta["parameters"]
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    meta["found"] = {
+        "connected": [_connects(host, port) for host, port in asked.get("connect", [])],
+        "wrote": [_writes(Path(path)) for path in asked.get("write", [])],
+        "started": _start_processes(asked.get("processes", 0)),
+        "uid": os.getuid(),
+        "capabilities": int(status["CapEff"], 16),
+        "no_new_privileges": status["NoNewPrivs"] == "1",
+    }
+
+
+def _connects(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _writes(path: Path) -> bool:
+    try:
+        path.write_text("x")
+    except OSError:
+        return False
+    return True
+
+
+def _start_processes(count: int) -> int:
+    """How many of ``count`` could be started; they are ended again."""
+    started: list[subprocess.Popen[bytes]] = []
+    with contextlib.suppress(OSError):
+        while len(started) < count:
+            started.append(subprocess.Popen(["sleep", "60"]))  # noqa: S607
+    for process in started:
+        process.kill()
+        process.wait()
+    return len(started)
+
+
+def _hog(meta: Meta) -> None:
+    """Takes ``mib`` of memory, and uses it."""
+    taken = bytearray(int(meta["parameters"]["mib"]) << 20)
+    for page in range(0, len(taken), 4096):
+        taken[page] = 1
+
+
+def _hog_until(meta: Meta) -> None:
+    """Takes ``mib`` of memory, unless by now the PACS has the study ``study``."""
+    time.sleep(_seconds(meta))
+    request = urllib.request.Request(  # noqa: S310 - the platform's own address
+        f"{os.environ['PACS_API_BASE']}/studies", headers={"x-api-key": os.environ["PACS_API_KEY"]}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        if meta["parameters"]["study"] not in json.load(answer):
+            _hog(meta)
+
+
 def _die_once(meta: Meta) -> None:
     """Dies at the first attempt and works at the second; the file says which it is."""
     file = Path(meta["parameters"]["file"])
@@ -134,6 +204,9 @@ ACTS: dict[str, Callable[[Meta], Any]] = {
     "nonsense": _nonsense,
     "fill memory": _fill_memory,
     "recurse": _recurse,
+    "explore": _explore,
+    "hog": _hog,
+    "hog until": _hog_until,
     "tell environment": _tell_environment,
 }
 

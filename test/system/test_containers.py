@@ -1,0 +1,301 @@
+"""Workers in containers: each algorithm in its own small, locked room (issue: what the tests must show)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import socket
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from containers_stage import PUPPET_ENV, ContainerApi, docker_platform, host_addresses, outside_world
+from pydicom.data import get_testdata_file
+
+from api_calls import add_to_pacs, make_pacs, until
+from docker_engine import LABEL, DockerEngine
+from platform_process import Platform
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pacs(tmp_path_factory.mktemp("containers") / "pacs")
+
+
+@pytest.fixture(scope="module")
+def api(
+    tmp_path_factory: pytest.TempPathFactory, pacs: Path, docker_engine: DockerEngine, puppet_image: str
+) -> Iterator[ContainerApi]:
+    """One platform for tests that don't disturb each other; it listens on all addresses, as on a server."""
+    home = tmp_path_factory.mktemp("containers-home") / "home"
+    with docker_platform(home, pacs, docker_engine, "--host", "0.0.0.0", "--open-clients") as platform:
+        yield ContainerApi(platform, docker_engine, puppet_image)
+
+
+# The room
+
+
+def test_a_worker_is_nobody_can_write_only_to_tmp_and_start_so_many_processes(api: ContainerApi) -> None:
+    api.puppet("locked", memory=1024)
+    found = api.explore("locked", write=["/tmp/x", "/x", "/app/x", "/opt/puppet/x", "/etc/passwd"], processes=2000)
+    assert found["wrote"] == [True, False, False, False, False]
+    assert found["uid"] == 10001 and found["capabilities"] == 0 and found["no_new_privileges"]
+    assert 100 < found["started"] < 512
+
+
+def test_an_image_that_wants_root_gets_nobody(api: ContainerApi, docker_engine: DockerEngine) -> None:
+    made = api.docker.images.build(
+        fileobj=io.BytesIO(f"FROM {api.image}\nUSER root\n".encode()), tag="mip-test-root:1"
+    )
+    api.puppet("rooted", image_uri=str(made[0].id))
+    assert api.explore("rooted")["uid"] == 65534
+
+
+def test_cores_and_memory_are_hard_limits(api: ContainerApi) -> None:
+    api.puppet("limited", cpu=512, memory=1024)
+    config = api.containers("limited")[0].attrs["HostConfig"]
+    assert (config["Memory"], config["MemorySwap"], config["NanoCpus"]) == (2**30, 2**30, 500_000_000)
+    assert f"size={2**29}" in config["Tmpfs"]["/tmp"]
+    api.succeeds("limited", do="hog", mib=400)
+
+
+def test_from_a_container_only_the_platforms_address_for_workers_answers(
+    api: ContainerApi, docker_engine: DockerEngine, debian_image: str
+) -> None:
+    api.puppet("explorer")
+    api.register("neighbour", image_uri=api.image, command=["python3", "-m", "http.server", "9999"])
+    until(lambda: bool(api.containers("neighbour")), "the neighbour runs")
+    settings = api.containers("neighbour")[0].attrs["NetworkSettings"]
+    neighbour = next(iter(settings["Networks"].values()))["IPAddress"]
+    until(lambda: _connects(neighbour, 9999), "the neighbour listens; this machine itself reaches it")
+    worker = api.platform.env["AWS_ENDPOINT_URL"].removeprefix("http://").partition(":")
+    with outside_world() as outside, socket.create_server(("0.0.0.0", 0)) as service:
+        forbidden = [
+            (neighbour, 9999),
+            (outside.internet, 80),
+            (outside.metadata, 80),
+            ("127.0.0.1", api.platform.port),
+            *((address, api.platform.port) for address in host_addresses()),
+            *((address, service.getsockname()[1]) for address in host_addresses()),
+        ]
+        found = api.explore("explorer", connect=[(worker[0], int(worker[2])), *forbidden])
+        assert found["connected"] == [True] + [False] * len(forbidden), forbidden
+        # Nothing of this would be shown if the stand-ins could be reached from nowhere.
+        for address in (outside.internet, outside.metadata):
+            script = f"import socket; socket.create_connection(('{address}', 80), 10)"
+            api.docker.containers.run(debian_image, ["python3", "-c", script], remove=True)
+
+
+def test_the_admin_api_refuses_a_container_even_without_a_firewall(api: ContainerApi) -> None:
+    """As where the platform isn't root: without its rules the port answers, but nobody gets in."""
+    api.puppet("climber")
+    gateway = api.platform.env["AWS_ENDPOINT_URL"].removeprefix("http://").partition(":")[0]
+    worker = api.containers("climber")[0]
+    url = f"http://{gateway}:{api.platform.port}/admin/algorithms"
+    script = f"""
+import urllib.request, urllib.error
+request = urllib.request.Request({url!r}, headers={{"x-admin-key": {api.platform.env["MIP_ADMIN_KEY"]!r}}})
+try:
+    print(urllib.request.urlopen(request, timeout=3).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except OSError as error:
+    print("unreachable")
+"""
+    assert worker.exec_run(["python3", "-c", script]).output.strip() == b"unreachable"
+    with _without_rules(f"mip{api.platform_id}"):
+        assert worker.exec_run(["python3", "-c", script]).output.strip() == b"403"
+
+
+# What went wrong is told apart
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image_uri": "mip-test-nothing:1"}, "is not on this machine"),
+        ({"image_uri": "not//an::image"}, "can't name an image"),
+        ({"command": ["/app/nothing"]}, "has no program '/app/nothing'"),
+        ({"command": ["/etc/hostname"]}, "may not execute '/etc/hostname'"),
+        (
+            {"command": ["sh", "-c", "echo the model file is missing >&2; exit 3"]},
+            "exited with status 3: the model file",
+        ),
+        ({"command": ["sh", "-c", "kill -SEGV $$"]}, "ended by signal SIGSEGV"),
+        ({"command": ["python3", "-c", "x = bytearray(10**9)"]}, "ran out of memory: its limit is 512 MiB"),
+    ],
+)
+def test_why_workers_cannot_run_is_in_the_record(api: ContainerApi, changes: dict[str, Any], said: str) -> None:
+    algo_id = f"broken-{abs(hash(said)) % 10**9}"
+    record = api.puppet(algo_id, wait_for="FAILED", **changes)
+    assert said in record["status_reason"]
+    assert api.http.delete(f"/admin/algorithms/{algo_id}", params={"hard": True}).status_code == 202
+
+
+def test_an_image_for_another_architecture_is_named(api: ContainerApi) -> None:
+    _load_image(api.docker, "mip-test-other-architecture:1", architecture="s390x")
+    record = api.puppet("foreign", image_uri="mip-test-other-architecture:1", wait_for="FAILED")
+    assert "linux/s390x" in record["status_reason"] and "build it for that" in record["status_reason"]
+
+
+def test_a_job_that_needs_too_much_memory_says_so_and_succeeds_with_more(api: ContainerApi) -> None:
+    api.puppet("hungry")
+    job_id = api.process("hungry", do="hog", mib=1200)
+    error = api.until_job(job_id, "FAILED", wait_s=60)["error"]
+    assert error["code"] == "DEAD_LETTERED" and "its limit is 512 MiB" in error["message"]
+    assert api.http.patch("/admin/algorithms/hungry", json={"memory": 2048}).status_code == 200
+    assert api.post(f"/admin/jobs/{job_id}/replay").status_code == 202
+    assert api.until_ended(job_id)["status"] == "SUCCEEDED"
+
+
+def test_a_job_that_hangs_is_ended_and_says_so(api: ContainerApi) -> None:
+    api.puppet("hangs", env={**PUPPET_ENV, "MIP_TIME_LIMIT_S": "1"})
+    assert api.fails("hangs", do="hang") == "TIME_LIMIT_EXCEEDED"
+    api.succeeds("hangs")
+
+
+# Crashes
+
+
+def test_a_job_whose_container_is_killed_is_finished_by_the_next(api: ContainerApi) -> None:
+    api.puppet("victim")
+    job_id = api.process("victim", do="sleep", seconds=2)
+    api.until_job(job_id, "RUNNING")
+    killed = api.containers("victim")[0]
+    killed.kill("SIGKILL")
+    job = api.until_ended(job_id)
+    assert (job["status"], job["attempts"]) == ("SUCCEEDED", 2)
+    assert killed.id not in {container.id for container in api.containers("victim")}
+
+
+def test_a_job_whose_container_ran_out_of_memory_is_finished_by_the_next(api: ContainerApi, pacs: Path) -> None:
+    api.puppet("bloated")
+    job_id = api.process("bloated", do="hog until", mib=1200, seconds=1.5, study="odd")
+    until(lambda: (api.job(job_id)["error"] or {}).get("code") == "OUT_OF_MEMORY", "the first container has died")
+    add_to_pacs(pacs, "eases", str(get_testdata_file("MR_small.dcm")))
+    job = api.until_ended(job_id)
+    assert job["status"] == "SUCCEEDED" and job["attempts"] > 1
+
+
+def test_a_change_of_image_lets_running_jobs_end_on_the_old_one(
+    api: ContainerApi, docker_engine: DockerEngine
+) -> None:
+    newer = _image(api, "LABEL newer=1")
+    old = api.puppet("changing")["resource_status"]["image_digest"]
+    running = api.process("changing", do="sleep", seconds=3)
+    api.until_job(running, "RUNNING")
+    assert api.http.patch("/admin/algorithms/changing", json={"image_uri": newer}).status_code == 200
+    after = [api.process("changing") for _ in range(5)]
+    jobs = [api.until_ended(job_id) for job_id in (running, *after)]
+    assert [(job["status"], job["attempts"]) for job in jobs] == [("SUCCEEDED", 1)] * 6
+    digests = [job["result"]["provenance"]["image_digest"] for job in jobs]
+    assert digests == [old] + [newer] * 5
+    assert api.record("changing")["resource_status"]["image_digest"] == newer
+
+
+def test_what_a_tag_names_later_changes_nothing(api: ContainerApi) -> None:
+    tag = "mip-test-moving:1"
+    api.docker.images.get(api.image).tag(tag)
+    digest = api.puppet("pinned", image_uri=tag)["resource_status"]["image_digest"]
+    api.docker.images.get(_image(api, "LABEL moved=1")).tag(tag)
+    api.containers("pinned")[0].kill("SIGKILL")
+    job = api.succeeds("pinned")
+    assert job["result"]["provenance"]["image_digest"] == digest
+
+
+def test_a_killed_platform_leaves_containers_that_the_next_start_removes(
+    tmp_path: Path, pacs: Path, docker_engine: DockerEngine, puppet_image: str
+) -> None:
+    with docker_platform(tmp_path / "home", pacs, docker_engine) as platform:
+        api = ContainerApi(platform, docker_engine, puppet_image)
+        api.puppet("orphan", desired_count=2)
+        until(lambda: len(api.containers()) == 2, "both workers run")
+        job_id = api.process("orphan", do="sleep", seconds=1)
+        api.until_job(job_id, "RUNNING")
+        platform.kill()
+        orphans = {container.id for container in api.containers()}
+        assert len(orphans) == 2
+        platform.start()
+        again = ContainerApi(platform, docker_engine, puppet_image)
+        job = again.until_ended(job_id)
+        assert job["status"] == "SUCCEEDED"
+        until(lambda: len(again.containers()) == 2, "two workers run again")
+        assert not orphans & {container.id for container in again.containers()}
+        platform.stop()
+        everything = again.docker.containers.list(all=True, filters={"label": f"mip.platform={again.platform_id}"})
+        assert everything == []
+        assert again.docker.networks.list(names=[f"mip-{again.platform_id}"]) == []
+
+
+def test_a_home_moves_between_processes_and_containers(
+    tmp_path: Path, pacs: Path, docker_engine: DockerEngine, mip_base_image: str
+) -> None:
+    home = tmp_path / "home"
+    spec = {"image_uri": mip_base_image}
+    for turn, runtime in enumerate(("process", "docker", "process")):
+        platform = Platform(home, pacs=pacs, runtime=runtime, environment=docker_engine.environment)
+        with platform:
+            api = ContainerApi(platform, docker_engine, mip_base_image)
+            api.register("processing_1", **spec)
+            job = api.succeeds("processing_1", job_id=f"turn-{turn}")
+            assert ("image_digest" in job["result"]["provenance"]) is (runtime == "docker")
+            assert bool(api.containers()) is (runtime == "docker")
+
+
+def _image(api: ContainerApi, line: str) -> str:
+    """The puppet's image with one more line to its Dockerfile; its id."""
+    text = f"FROM {api.image}\nLABEL {LABEL}=1\n{line}\n"
+    return str(api.docker.images.build(fileobj=io.BytesIO(text.encode()))[0].id)
+
+
+def _connects(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _without_rules(bridge: str) -> Iterator[None]:
+    def iptables(*words: str) -> str:
+        return subprocess.run(["iptables", "-w", *words], check=True, capture_output=True, text=True).stdout
+
+    rules = [line.split()[1:] for line in iptables("-S", "INPUT").splitlines() if bridge in line.split()]
+    assert rules, "no rule shuts the machine off"
+    for rule in rules:
+        iptables("-D", *rule)
+    try:
+        yield
+    finally:
+        for rule in reversed(rules):
+            iptables("-I", *rule)
+
+
+def _load_image(client: Any, tag: str, *, architecture: str) -> None:
+    """An image with nothing in it that says it is for another processor."""
+    layer = io.BytesIO()
+    tarfile.open(fileobj=layer, mode="w").close()
+    digest = hashlib.sha256(layer.getvalue()).hexdigest()
+    config = {
+        "architecture": architecture,
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        "history": [],
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in {
+            "layer.tar": layer.getvalue(),
+            "config.json": json.dumps(config).encode(),
+            "manifest.json": json.dumps(manifest).encode(),
+        }.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    client.images.load(archive.getvalue())
