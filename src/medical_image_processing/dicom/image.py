@@ -14,6 +14,9 @@ from pydicom.dataset import Dataset
 
 from medical_image_processing.dicom import header
 
+Vector = tuple[float, float, float]
+"""In the patient's coordinates (PS3.3 C.7.6.2.1.1): x to the left, y to the back, z to the head."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -24,6 +27,8 @@ class Image:
     object keep their order.
     ``spacing``: mm between slices, rows and columns; 1.0 where the headers don't say.
     ``orientation``: the six direction cosines of rows and columns (PS3.3 C.7.6.2.1.1), or None.
+    ``origin``: the centre of the first pixel of the first slice, in mm (PS3.3 C.7.6.2.1.1), or None.
+    ``directions``: how far it is from a slice, a row and a column to the next, three vectors in mm, or None.
     ``sources``: one header per file in the order of the slices, with the elements named in
     :data:`~medical_image_processing.dicom.header.TAGS` and without pixel data.
     """
@@ -33,6 +38,8 @@ class Image:
     orientation: tuple[float, ...] | None
     modality: str
     sources: tuple[Dataset, ...]
+    origin: Vector | None = None
+    directions: tuple[Vector, Vector, Vector] | None = None
 
     @property
     def is_volume(self) -> bool:
@@ -47,7 +54,13 @@ class Image:
 
     def meta(self) -> dict[str, Any]:
         """What a Processor is told about the image, beside the caller's parameters."""
-        return {"spacing": self.spacing, "modality": self.modality, "orientation": self.orientation}
+        return {
+            "spacing": self.spacing,
+            "modality": self.modality,
+            "orientation": self.orientation,
+            "origin": self.origin,
+            "directions": self.directions,
+        }
 
     def slice_at(self, index: int) -> npt.NDArray[Any]:
         """The slice ``index`` of a volume; of a slice, itself."""
