@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from medical_image_processing.dicom import header
 
+Pixels = npt.NDArray[Any]
 Vector = tuple[float, float, float]
 """In the patient's coordinates (PS3.3 C.7.6.2.1.1): x to the left, y to the back, z to the head."""
 
@@ -33,7 +34,7 @@ class Image:
     :data:`~medical_image_processing.dicom.header.TAGS` and without pixel data.
     """
 
-    pixels: npt.NDArray[Any]
+    pixels: Pixels
     spacing: tuple[float, float, float]
     orientation: tuple[float, ...] | None
     modality: str
@@ -62,12 +63,12 @@ class Image:
             "directions": self.directions,
         }
 
-    def slice_at(self, index: int) -> npt.NDArray[Any]:
+    def slice_at(self, index: int) -> Pixels:
         """The slice ``index`` of a volume; of a slice, itself."""
-        pixels: npt.NDArray[Any] = self.pixels[index] if self.is_volume else self.pixels
+        pixels: Pixels = self.pixels[index] if self.is_volume else self.pixels
         return pixels
 
 
-def as_slices(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def as_slices(array: Pixels) -> Pixels:
     """A view with a slice axis, which a single slice gets with length 1."""
     return array if array.ndim == 3 else array[np.newaxis]
