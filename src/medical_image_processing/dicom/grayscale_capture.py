@@ -114,6 +114,8 @@ def _window(values: Pixels, scale: _Scale) -> Elements:
     if scale.bits == 8:
         return {}
     low, high = overlay.choose_window(values, "")
+    if high == low:
+        return {}  # so large that the next number shown is the same
     return {
         0x00281050: encode(0x00281050, "DS", f"{(low + high) / 2:.9g}"),
         0x00281051: encode(0x00281051, "DS", f"{high - low:.9g}"),
