@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
 
 # Debian package → the program in it that tests ask for with ``@pytest.mark.needs``.
-DEBIAN_PACKAGES = {"dicom3tools": "dciodvfy"}
+DEBIAN_PACKAGES = {"dicom3tools": "dciodvfy", "g++": "g++"}
 STEP_TIMEOUT_S = 300
 
 CHECKS = {
