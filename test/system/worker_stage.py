@@ -192,8 +192,8 @@ class Stage:
         url = self.queue_url(naming.queue(ALGO_ID))
         return SqsClient(HttpClient(), lambda: credentials, region="us-east-1", endpoint=None, queue_url=url)
 
-    def start_worker(self, **env: str) -> WorkerProcess:
-        """Start one, with the environment that the platform gives it."""
+    def start_worker(self, *command: str, **env: str) -> WorkerProcess:
+        """Start one, with the environment that the platform gives it. ``command``: another than our own worker."""
         credential = self._credentials.issue(ALGO_ID)
         log = self._folder / f"worker-{len(self.workers)}.log"
         environment = {
@@ -217,7 +217,7 @@ class Stage:
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "medical_image_processing.worker"],
+                command or [sys.executable, "-m", "medical_image_processing.worker"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

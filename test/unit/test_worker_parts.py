@@ -49,6 +49,15 @@ def test_the_environment_of_the_contract_is_enough() -> None:
         None,
     )
     assert (config.time_limit_s, config.stop_timeout_s, config.parent_pid) == (900, 25, None)
+    assert config.image_digest == ""
+
+
+def test_the_images_digest_is_part_of_the_provenance() -> None:
+    digest = WorkerConfig.from_env({**ENV, "MIP_IMAGE_DIGEST": "sha256:ab"}).image_digest
+    made = report.provenance(
+        revision="1", task="", source_uids=(), scope="image", durations_ms={}, meta=None, image_digest=digest
+    )
+    assert made["image_digest"] == "sha256:ab"
 
 
 @pytest.mark.parametrize("name", [name for name in ENV if name != "PACS_API_KEY"])

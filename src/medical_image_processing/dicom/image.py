@@ -14,6 +14,10 @@ from pydicom.dataset import Dataset
 
 from medical_image_processing.dicom import header
 
+Pixels = npt.NDArray[Any]
+Vector = tuple[float, float, float]
+"""In the patient's coordinates (PS3.3 C.7.6.2.1.1): x to the left, y to the back, z to the head."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -24,15 +28,19 @@ class Image:
     object keep their order.
     ``spacing``: mm between slices, rows and columns; 1.0 where the headers don't say.
     ``orientation``: the six direction cosines of rows and columns (PS3.3 C.7.6.2.1.1), or None.
+    ``origin``: the centre of the first pixel of the first slice, in mm (PS3.3 C.7.6.2.1.1), or None.
+    ``directions``: how far it is from a slice, a row and a column to the next, three vectors in mm, or None.
     ``sources``: one header per file in the order of the slices, with the elements named in
     :data:`~medical_image_processing.dicom.header.TAGS` and without pixel data.
     """
 
-    pixels: npt.NDArray[Any]
+    pixels: Pixels
     spacing: tuple[float, float, float]
     orientation: tuple[float, ...] | None
     modality: str
     sources: tuple[Dataset, ...]
+    origin: Vector | None = None
+    directions: tuple[Vector, Vector, Vector] | None = None
 
     @property
     def is_volume(self) -> bool:
@@ -47,14 +55,20 @@ class Image:
 
     def meta(self) -> dict[str, Any]:
         """What a Processor is told about the image, beside the caller's parameters."""
-        return {"spacing": self.spacing, "modality": self.modality, "orientation": self.orientation}
+        return {
+            "spacing": self.spacing,
+            "modality": self.modality,
+            "orientation": self.orientation,
+            "origin": self.origin,
+            "directions": self.directions,
+        }
 
-    def slice_at(self, index: int) -> npt.NDArray[Any]:
+    def slice_at(self, index: int) -> Pixels:
         """The slice ``index`` of a volume; of a slice, itself."""
-        pixels: npt.NDArray[Any] = self.pixels[index] if self.is_volume else self.pixels
+        pixels: Pixels = self.pixels[index] if self.is_volume else self.pixels
         return pixels
 
 
-def as_slices(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def as_slices(array: Pixels) -> Pixels:
     """A view with a slice axis, which a single slice gets with length 1."""
     return array if array.ndim == 3 else array[np.newaxis]

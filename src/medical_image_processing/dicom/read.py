@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pydicom
@@ -24,11 +22,12 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medical_image_processing.dicom import header
-from medical_image_processing.dicom.image import Image
+from medical_image_processing.dicom.image import Image, Vector
 from medical_image_processing.dicom.pixels import Pixels, decode, functional_group
+from medical_image_processing.dicom.volume import Allocate, decode_volume, inconsistent, reorder
 from medical_image_processing.errors import InputRejected
 
-__all__ = ["Image", "read_image", "read_series"]
+__all__ = ["Image", "drain_series", "read_image", "read_series"]
 
 # pydicom's warnings and log lines quote the values they complain about: patient data (law A3).
 config.settings.reading_validation_mode = config.IGNORE
@@ -36,6 +35,7 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _ORIENTATION_TOLERANCE = 1e-3
+_RIGHT_ANGLE_TOLERANCE = 1e-2
 _MAX_INFLATED_BYTES = 2**28
 _INFLATE_STEP = 2**14
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
@@ -46,36 +46,61 @@ def read_image(data: bytes) -> Image:
     pixels, source = _read(data)
     volume = len(pixels) > 1
     geometry = functional_group(source, "PlaneOrientationSequence", 0) or source
+    orientation, corners = _orientation(geometry), _frame_corners(source, len(pixels))
+    normal = _normal(geometry)
+    positions = [_along(normal, corner) for corner in corners] if volume and normal else []
+    spacing = _spacing(source, positions)
     return Image(
         pixels=pixels if volume else pixels[0],
-        spacing=_spacing(source, _frame_positions(source, len(pixels)) if volume else []),
-        orientation=_orientation(geometry),
+        spacing=spacing,
+        orientation=orientation,
         modality=header.text(source, header.MODALITY),
         sources=(source,),
+        origin=corners[0] if corners else _corner(source),
+        directions=_directions(orientation, spacing, descends=bool(positions) and positions[-1] < positions[0]),
     )
 
 
-def read_series(files: Sequence[bytes]) -> Image:
+def read_series(files: Sequence[bytes], *, allocate: Allocate = np.empty) -> Image:
     """The files of one series as a volume (slices, rows, columns), decoded on all cores.
 
     The slices lie along the normal of their planes, ascending; where positions are missing, by Instance
-    Number. One file gives the same as :func:`read_image`.
+    Number. One file gives the same as :func:`read_image`. ``allocate`` makes the array that the slices are
+    decoded into.
     """
+    return _series(files, allocate, forget=lambda _: None)
+
+
+def drain_series(files: list[bytes], *, allocate: Allocate = np.empty) -> Image:
+    """:func:`read_series`; each of ``files`` is let go once it is decoded, since a series may be large."""
+
+    def forget(index: int) -> None:
+        files[index] = b""
+
+    image = _series(files, allocate, forget=forget)
+    files.clear()
+    return image
+
+
+def _series(files: Sequence[bytes], allocate: Allocate, *, forget: Callable[[int], None]) -> Image:
     if not files:
         raise InputRejected("NO_PIXELS", "The series holds no files; check the series_id.")
     if len(files) == 1:
         return read_image(files[0])
-    with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
-        slices = list(pool.map(_read, files))
-    _check_consistent(slices)
-    slices.sort(key=_order_key([source for _, source in slices]))
-    sources = tuple(source for _, source in slices)
+    pixels, headers = decode_volume(files, _read, allocate, forget=forget)
+    _check_consistent(headers)
+    order = sorted(range(len(headers)), key=_order_key(headers))
+    reorder(pixels, order)
+    sources = tuple(headers[index] for index in order)
+    orientation, spacing = _orientation(sources[0]), _spacing(sources[0], _positions(sources))
     return Image(
-        pixels=_stack(slices),
-        spacing=_spacing(sources[0], _positions(sources)),
-        orientation=_orientation(sources[0]),
+        pixels=pixels,
+        spacing=spacing,
+        orientation=orientation,
         modality=header.text(sources[0], header.MODALITY),
         sources=sources,
+        origin=_corner(sources[0]),
+        directions=_directions(orientation, spacing),
     )
 
 
@@ -125,59 +150,67 @@ def _check_inflated_size(data: bytes) -> None:
         )
 
 
-def _check_consistent(slices: list[tuple[Pixels, Dataset]]) -> None:
-    first_pixels, first = slices[0]
-    if any(len(pixels) > 1 for pixels, _ in slices):
-        raise _inconsistent("some of its objects have several frames; process them one by one")
-    if any(pixels.shape != first_pixels.shape for pixels, _ in slices):
-        raise _inconsistent("its images differ in rows or columns")
+def _check_consistent(sources: list[Dataset]) -> None:
     for tag in (header.STUDY_INSTANCE_UID, header.PATIENT_ID):
-        expected = header.raw(first, tag)
-        if any(header.raw(source, tag) != expected for _, source in slices):
-            raise _inconsistent("its files belong to different patients or studies")
-    orientations = {_orientation(source) for _, source in slices}
+        expected = header.raw(sources[0], tag)
+        if any(header.raw(source, tag) != expected for source in sources):
+            raise inconsistent("its files belong to different patients or studies")
+    orientations = {_orientation(source) for source in sources}
     known = np.array([orientation for orientation in orientations if orientation])
     if len(known) and (len(known) < len(orientations) or np.ptp(known, axis=0).max() > _ORIENTATION_TOLERANCE):
-        raise _inconsistent("its images lie in different orientations")
+        raise inconsistent("its images lie in different orientations")
 
 
-def _inconsistent(fault: str) -> InputRejected:
-    return InputRejected("INCONSISTENT_SERIES", f"The files don't make one volume: {fault}. Send one series.")
-
-
-def _order_key(sources: list[Dataset]) -> Callable[[tuple[Pixels, Dataset]], float]:
-    """How to sort (pixels, source): along the normal, else by Instance Number."""
+def _order_key(sources: list[Dataset]) -> Callable[[int], float]:
+    """How to sort the indices of ``sources``: along the normal, else by Instance Number."""
     if len(_positions(sources)) == len(sources):
-        return lambda item: _position(item[1]) or 0.0
-    return lambda item: header.number(item[1], header.INSTANCE_NUMBER, 0.0)
-
-
-def _stack(slices: list[tuple[Pixels, Dataset]]) -> Pixels:
-    """One array; each slice is let go once it is copied, so that memory isn't needed twice."""
-    dtype = np.result_type(*{pixels.dtype for pixels, _ in slices})
-    volume = np.empty((len(slices), *slices[0][0].shape[1:]), dtype)
-    for index, (pixels, source) in enumerate(slices):
-        volume[index] = pixels[0]
-        slices[index] = (pixels[:0], source)
-    return volume
+        return lambda index: _position(sources[index]) or 0.0
+    return lambda index: header.number(sources[index], header.INSTANCE_NUMBER, 0.0)
 
 
 def _orientation(source: Dataset) -> tuple[float, ...] | None:
     return header.numbers(source, header.IMAGE_ORIENTATION, 6)
 
 
-def _normal(source: Dataset) -> tuple[float, float, float] | None:
+def _normal(source: Dataset) -> Vector | None:
     """The cross product of the row and column cosines."""
     orientation = _orientation(source)
-    if orientation is None:
-        return None
+    return None if orientation is None else _cross(orientation)
+
+
+def _cross(orientation: tuple[float, ...]) -> Vector:
     a, b, c, d, e, f = orientation
     return (b * f - c * e, c * d - a * f, a * e - b * d)
 
 
+def _corner(source: Dataset) -> Vector | None:
+    """Where the centre of the first pixel lies."""
+    found = header.numbers(source, header.IMAGE_POSITION, 3)
+    return None if found is None else (found[0], found[1], found[2])
+
+
+def _directions(
+    orientation: tuple[float, ...] | None, spacing: Vector, *, descends: bool = False
+) -> tuple[Vector, Vector, Vector] | None:
+    """From a slice, a row and a column to the next; None unless the cosines are a right angle's."""
+    if orientation is None:
+        return None
+    a, b, c, d, e, f = orientation
+    off = (a * a + b * b + c * c - 1, d * d + e * e + f * f - 1, a * d + b * e + c * f)
+    if max(map(abs, off)) > _RIGHT_ANGLE_TOLERANCE:
+        return None
+    x, y, z = _cross(orientation)
+    between, rows, columns = -spacing[0] if descends else spacing[0], spacing[1], spacing[2]
+    return (
+        (x * between, y * between, z * between),
+        (d * rows, e * rows, f * rows),
+        (a * columns, b * columns, c * columns),
+    )
+
+
 def _position(source: Dataset) -> float | None:
     """Where the slice lies along its normal, in mm."""
-    normal, corner = _normal(source), header.numbers(source, header.IMAGE_POSITION, 3)
+    normal, corner = _normal(source), _corner(source)
     return None if normal is None or corner is None else _along(normal, corner)
 
 
@@ -190,15 +223,13 @@ def _positions(sources: Sequence[Dataset]) -> list[float]:
     return [position for position in found if position is not None]
 
 
-def _frame_positions(source: Dataset, frames: int) -> list[float]:
-    """Positions of an enhanced object's frames along the normal; empty if it doesn't give them."""
-    plane = functional_group(source, "PlaneOrientationSequence", 0)
-    normal = None if plane is None else _normal(plane)
-    if normal is None:
+def _frame_corners(source: Dataset, frames: int) -> list[Vector]:
+    """Where an enhanced object's frames begin; empty if it doesn't say so for each."""
+    if functional_group(source, "PlanePositionSequence", 0) is None:
         return []
     places = (functional_group(source, "PlanePositionSequence", frame) for frame in range(frames))
-    corners = (place and header.numbers(place, header.IMAGE_POSITION, 3) for place in places)
-    return [_along(normal, corner) for corner in corners if corner]
+    corners = [corner for place in places if place is not None and (corner := _corner(place)) is not None]
+    return corners if len(corners) == frames else []
 
 
 def _spacing(source: Dataset, positions: list[float]) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from medical_image_processing.errors import AlgorithmFailed, NotFound
 
 ENTRY_POINT_GROUP = "medical_image_processing.processors"
+IMAGE_DTYPES = ("uint8", "uint16", "int16", "float32")
 _PACKAGE = "medical_image_processing.processing"
 
 
@@ -29,6 +30,8 @@ class Processor(ABC):
     """
 
     ALGO_ID: ClassVar[str]
+    KEEPS_TIME_LIMIT: ClassVar[bool] = False
+    """Whether :meth:`run` ends by itself at the worker's time limit; else the worker has to end."""
 
     @abstractmethod
     def run(self, img: npt.NDArray[Any], meta: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -36,12 +39,27 @@ class Processor(ABC):
 
         ``img``: (rows, columns) or (slices, rows, columns), int16 or float32, in modality units (HU for CT).
         ``meta``: ``parameters`` (the job's own), ``spacing`` (mm between slices, rows, columns), ``modality``
-        ("CT"), ``orientation`` (six direction cosines of rows and columns, or None) and, in a worker,
-        ``progress``: a function to call now and then with how much is done, 0.0 to 1.0. Any may be missing.
+        ("CT"), ``orientation`` (six direction cosines of rows and columns, or None), ``origin`` and
+        ``directions`` (where the first pixel lies and the steps between slices, rows and columns, mm in the
+        patient's coordinates, or None) and, in a worker, ``progress``: a function to call now and then with how
+        much is done, 0.0 to 1.0. Any may be missing.
 
         Returns ``{"mask": uint8 array of img's shape, "labels": anything or None, "meta": {...}}``; ``meta``
-        must be JSON and is kept with the result, so no patient data. Whatever it raises fails the job.
+        must be JSON and is kept with the result, so no patient data. An algorithm whose result is an image
+        returns ``"image"`` instead of ``"mask"``: uint8, int16, uint16 or float32, img's shape. Whatever it
+        raises fails the job.
         """
+
+    def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """The array into which a series is decoded, C-contiguous; :meth:`run` gets it as ``img``.
+
+        Overridden where the volume should lie elsewhere than in this process's memory. May be called twice
+        for a job, if the first dtype turns out too narrow.
+        """
+        return np.empty(shape, dtype)
+
+    def end_job(self) -> None:  # noqa: B027 - most have nothing to let go of
+        """Called after every job, however it ended: let go of what :meth:`allocate` and :meth:`run` made."""
 
     @staticmethod
     def factory(algo_id: str) -> Processor:
@@ -69,16 +87,39 @@ def check_result(result: object, img: npt.NDArray[Any]) -> npt.NDArray[np.uint8]
 
     Raises :class:`AlgorithmFailed` ``INVALID_RESULT``.
     """
-    if not isinstance(result, Mapping) or "mask" not in result:
-        raise _invalid(f"run() must return a dict with 'mask', not {type(result).__name__}")
-    mask = result["mask"]
-    if not isinstance(mask, np.ndarray):
-        raise _invalid(f"'mask' must be a numpy array, not {type(mask).__name__}")
-    if mask.shape != img.shape:
-        raise _invalid(f"'mask' must have the image's shape {img.shape}, not {mask.shape}")
+    mask = _checked(result, "mask", img)
     if mask.dtype not in (np.uint8, np.bool_):
-        raise _invalid(f"'mask' must be uint8 or bool, not {mask.dtype}")
+        raise invalid_result(f"'mask' must be uint8 or bool, not {mask.dtype}")
     return np.ascontiguousarray(mask, dtype=np.uint8)
+
+
+def has_image(result: object) -> bool:
+    """Whether :meth:`Processor.run` returned an image instead of a mask."""
+    return isinstance(result, Mapping) and "image" in result and "mask" not in result
+
+
+def check_image(result: object, img: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The image of what :meth:`Processor.run` returned for ``img``: one of :data:`IMAGE_DTYPES`, its shape.
+
+    Raises :class:`AlgorithmFailed` ``INVALID_RESULT``.
+    """
+    image = _checked(result, "image", img)
+    if image.dtype.name not in IMAGE_DTYPES:
+        raise invalid_result(f"'image' must be {', '.join(IMAGE_DTYPES)}, not {image.dtype}")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise invalid_result("'image' must be finite; it has NaN or infinity in it")
+    return image
+
+
+def _checked(result: object, name: str, img: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not isinstance(result, Mapping) or name not in result:
+        raise invalid_result(f"run() must return a dict with '{name}', not {type(result).__name__}")
+    found = result[name]
+    if not isinstance(found, np.ndarray):
+        raise invalid_result(f"'{name}' must be a numpy array, not {type(found).__name__}")
+    if found.shape != img.shape:
+        raise invalid_result(f"'{name}' must have the image's shape {img.shape}, not {found.shape}")
+    return found
 
 
 def known_processors() -> list[str]:
@@ -143,7 +184,8 @@ def _subclasses(parent: type) -> Iterator[type[Processor]]:
         yield from _subclasses(child)
 
 
-def _invalid(fault: str) -> AlgorithmFailed:
+def invalid_result(fault: str) -> AlgorithmFailed:
+    """The error for an answer of an algorithm that can't be used, and why."""
     return AlgorithmFailed("INVALID_RESULT", f"The algorithm's answer can't be used: {fault}.")
 
 

@@ -1,75 +1,24 @@
 """``python -m medical_image_processing.worker``: run this container's algorithm on its queue until SIGTERM.
 
-Exit status 0 after a stop, 75 after an algorithm hung, 78 if it can't start; then the last log line says why.
+For how it ends see :func:`~medical_image_processing.worker.start.run_worker`.
 """
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
-import gc
-import logging
-import os
-import signal
-import sys
-import time
+from typing import TYPE_CHECKING
 
-from medical_image_processing.errors import MipError
-from medical_image_processing.worker import log
 from medical_image_processing.worker.config import WorkerConfig
+from medical_image_processing.worker.start import run_worker
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_SWITCH_INTERVAL_S = 0.001
-
-
-def main() -> int:
-    """Start the worker; returns the exit status."""
-    begun = time.perf_counter()
-    faulthandler.enable()
-    lines = log.configure(os.environ.get("ALGO_ID", "?"))
-    try:
-        config = WorkerConfig.from_env(os.environ)
-        _die_with(config.parent_pid)
-        # Imported here so that a missing library becomes a log line too.
-        from medical_image_processing.processing.base import Processor
-        from medical_image_processing.worker.worker import Worker
-
-        _limit_native_threads()
-        worker = Worker(config, Processor.factory(config.algo_id), lines)
-    except MipError as error:
-        log.event(f"the worker can't start: {error}", level=logging.CRITICAL, error=error.__cause__)
-        return os.EX_CONFIG
-    except BaseException as error:
-        log.event(f"the worker can't start: {type(error).__name__}", level=logging.CRITICAL, error=error)
-        return os.EX_CONFIG
-    gc.collect()
-    gc.freeze()  # what was imported stays; looking through it again and again costs milliseconds
-    # A thread whose answer has come should not wait the usual 5 ms for one that computes.
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    log.event("ready", start_ms=round(1e3 * (time.perf_counter() - begun)))
-    return worker.run()
+if TYPE_CHECKING:
+    from medical_image_processing.processing.base import Processor
 
 
-def _limit_native_threads() -> None:
-    """OpenCV does not read OMP_NUM_THREADS, and its pool spins on every core that it finds, ours or not."""
-    if (count := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
-        import cv2
+def _load(config: WorkerConfig) -> Processor:
+    from medical_image_processing.processing.base import Processor
 
-        cv2.setNumThreads(int(count))
-
-
-def _die_with(parent_pid: int | None) -> None:
-    """End with the supervisor that started us (prctl(2)): without it nobody could end us, or take a result."""
-    if parent_pid is None or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        os._exit(os.EX_OK)
+    return Processor.factory(config.algo_id)
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads that hang in an algorithm or a download must not keep the process.
-    os._exit(status)
+    run_worker(_load)

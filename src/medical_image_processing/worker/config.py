@@ -1,7 +1,7 @@
 """A worker's configuration: its environment (CONTRACT.md), read once.
 
-Beside the contract's names the platform may set ``MIP_REVISION``, ``MIP_TASK`` (both go into the result's
-provenance), ``MIP_TIME_LIMIT_S``, ``MIP_STOP_TIMEOUT_S``, ``MIP_MAX_INPUT_MIB`` and ``MIP_PARENT_PID``.
+Beside the contract's names the platform may set ``MIP_REVISION``, ``MIP_TASK``, ``MIP_IMAGE_DIGEST`` (they go into
+the result's provenance), ``MIP_TIME_LIMIT_S``, ``MIP_STOP_TIMEOUT_S``, ``MIP_MAX_INPUT_MIB``, ``MIP_PARENT_PID``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class WorkerConfig:
     s3_endpoint: str | None
     revision: str
     task: str
+    image_digest: str
     time_limit_s: float
     stop_timeout_s: float
     max_input_bytes: int
@@ -57,6 +58,7 @@ class WorkerConfig:
             s3_endpoint=env.get("AWS_ENDPOINT_URL_S3") or endpoint,
             revision=env.get("MIP_REVISION", "0"),
             task=env.get("MIP_TASK", ""),
+            image_digest=env.get("MIP_IMAGE_DIGEST", ""),
             time_limit_s=_number(env, "MIP_TIME_LIMIT_S", 900),
             stop_timeout_s=_number(env, "MIP_STOP_TIMEOUT_S", 25),
             max_input_bytes=int(_number(env, "MIP_MAX_INPUT_MIB", 2048) * 2**20),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from medical_image_processing.errors import MipError
+from medical_image_processing.errors import AlgorithmFailed, MipError
 from medical_image_processing.model.job import JobError, Output, ReportedStatus, ResultMessage, StoredObject
 from medical_image_processing.worker.aws import Outgoing
 from medical_image_processing.worker.leases import Attempt
@@ -49,8 +49,12 @@ def provenance(
     scope: str,
     durations_ms: dict[str, float],
     meta: Any,
+    image_digest: str = "",
 ) -> dict[str, Any]:
-    """What made a result, from what, and how long it took; ``meta`` is what the algorithm says of it."""
+    """What made a result, from what, and how long it took; ``meta`` is what the algorithm says of it.
+
+    ``image_digest`` names the container image, where there is one.
+    """
     made: dict[str, Any] = {
         "revision": revision,
         "task": task,
@@ -58,9 +62,18 @@ def provenance(
         "input": {"count": len(source_uids), "sop_instance_uids": list(source_uids[:_LISTED_UIDS])},
         "durations_ms": {name: round(value, 3) for name, value in durations_ms.items()},
     }
+    if image_digest:
+        made["image_digest"] = image_digest
     if meta and _is_small_json(meta):
         made["meta"] = meta
     return made
+
+
+def time_limit_exceeded(limit_s: float) -> AlgorithmFailed:
+    """The error for a job that took too long."""
+    return AlgorithmFailed(
+        "TIME_LIMIT_EXCEEDED", f"the algorithm took longer than its {limit_s:g} s; send less at once"
+    )
 
 
 def _is_small_json(value: Any) -> bool:

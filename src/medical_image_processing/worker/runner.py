@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from medical_image_processing import naming
+from medical_image_processing.dicom.grayscale_capture import write_grayscale_capture
 from medical_image_processing.dicom.image import Image
-from medical_image_processing.dicom.read import read_series
+from medical_image_processing.dicom.read import drain_series
 from medical_image_processing.dicom.secondary_capture import write_secondary_capture
 from medical_image_processing.errors import AlgorithmFailed, MipError, TransientError
-from medical_image_processing.processing.base import Processor, check_result
+from medical_image_processing.processing.base import Processor, check_image, check_result, has_image
 from medical_image_processing.worker import log, report
 from medical_image_processing.worker.aws import Outgoing
 from medical_image_processing.worker.backlog import Backlog, Prepared
@@ -76,31 +78,38 @@ class Runner(threading.Thread):
             self._courier.deliver(attempt, upload)
 
     def _compute(self, prepared: Prepared) -> Upload:
+        try:
+            return self._processed(prepared)
+        finally:
+            self._processor.end_job()
+
+    def _processed(self, prepared: Prepared) -> Upload:
         job, durations = prepared.attempt.job, dict(prepared.durations_ms)
         clock = time.perf_counter
         begun = clock()
         image = prepared.image
         if image is None:
-            image = read_series(prepared.files)
-            prepared.files.clear()
+            image = drain_series(prepared.files, allocate=self._processor.allocate)
             durations["decode"] = 1e3 * (clock() - begun)
         begun = clock()
         result = self._run(prepared.attempt, image)
-        mask = check_result(result, image.pixels)
+        write = self._writer(image, result)
         durations["run"] = 1e3 * (clock() - begun)
         begun = clock()
-        data = write_secondary_capture(
-            image,
-            mask,
-            job_id=job.job_id,
-            algo_id=job.algo_id,
-            revision=self._config.revision,
-            series_description=f"{job.algo_id} overlay, research use only",
-        )
+        data = write(job_id=job.job_id, algo_id=job.algo_id, revision=self._config.revision)
         durations["write"] = 1e3 * (clock() - begun)
         key = naming.output_key(job.algo_id, job.pacs.study_id, job.pacs.series_id, job.pacs.image_id, job.job_id)
         message = partial(self._result, prepared.attempt, key, image.source_uids, durations, result.get("meta"))
         return Upload(key, data, message)
+
+    def _writer(self, image: Image, result: object) -> Callable[..., bytes]:
+        """What makes the DICOM file of ``result``, which is checked."""
+        description = f"{self._config.algo_id} {{}}, research use only"
+        if has_image(result):
+            values = check_image(result, image.pixels)
+            return partial(write_grayscale_capture, image, values, series_description=description.format("image"))
+        mask = check_result(result, image.pixels)
+        return partial(write_secondary_capture, image, mask, series_description=description.format("overlay"))
 
     def _run(self, attempt: Attempt, image: Image) -> Any:
         meta = image.meta() | {
@@ -136,6 +145,7 @@ class Runner(threading.Thread):
             scope=attempt.job.pacs.scope.value,
             durations_ms=durations_ms,
             meta=meta,
+            image_digest=self._config.image_digest,
         )
         return report.succeeded(attempt, bucket=self._config.output_bucket, key=key, provenance=made)
 

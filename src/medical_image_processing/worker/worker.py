@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 
-from medical_image_processing.errors import AlgorithmFailed, MipError
+from medical_image_processing.errors import MipError
 from medical_image_processing.processing.base import Processor
 from medical_image_processing.worker import log, report
 from medical_image_processing.worker.aws import MAX_BATCH, S3Client, SqsClient
@@ -40,6 +40,8 @@ _FLUSH_S = 5.0
 _HURRIED_FLUSH_S = 1.0
 _WATCHDOG_GRACE_S = 60.0
 _REARM_S = 10.0
+# A processor that ends at the limit by itself needs time beside it for decoding and ending; see Leases._longest.
+_KEEPER_GRACE_S = 30.0
 
 
 class Worker:
@@ -61,6 +63,7 @@ class Worker:
         self._courier = Courier(self._sqs, s3, self._leases, results_queue_url=config.results_queue_url)
         self._fetcher = Fetcher(config.algo_id, self._sqs, pacs, self._leases, self._backlog, self._courier)
         self._runner = Runner(config, processor, self._leases, self._backlog, self._courier, lines)
+        self._limit_s = config.time_limit_s + (_KEEPER_GRACE_S if processor.KEEPS_TIME_LIMIT else 0.0)
         self._signals = _Signals()
         self._reported: tuple[Attempt | None, int, float | None, float] = (None, 0, None, 0.0)
         self._armed_at = 0.0
@@ -81,7 +84,7 @@ class Worker:
             if stop_at is not None and (now > stop_at or self._signals.is_hurried):
                 return self._leave_at_once()
             if (attempt := self._leases.running()) is not None and attempt.started_clock is not None:
-                if now - attempt.started_clock > self._config.time_limit_s:
+                if now - attempt.started_clock > self._limit_s:
                     return self._time_out(attempt)
                 self._report_running(attempt, now)
         self._fetcher.join(_HURRIED_FLUSH_S)  # a job that came in while hanging up is given back
@@ -110,10 +113,7 @@ class Worker:
         """Fail the job and end: a thread that hangs can't be stopped."""
         is_ours, job_id = self._leases.claim(attempt), attempt.job.job_id
         log.event("the algorithm hung past its time limit; the worker ends", level=logging.ERROR, job_id=job_id)
-        error = AlgorithmFailed(
-            "TIME_LIMIT_EXCEEDED",
-            f"the algorithm took longer than its {self._config.time_limit_s:g} s; send less at once",
-        )
+        error = report.time_limit_exceeded(self._config.time_limit_s)
         self._fetcher.stop()
         self._give_back(self._leases.claim_waiting())
         try:

@@ -1,0 +1,86 @@
+"""Slices put together to a volume while they are decoded, so that it lies in memory once, not twice."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from medical_image_processing.errors import InputRejected
+
+Pixels = npt.NDArray[Any]
+Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Pixels]
+"""Makes an array of this shape and dtype, C-contiguous; its values don't matter. ``numpy.empty`` is one."""
+Read = Callable[[bytes], tuple[Pixels, Dataset]]
+"""From a file to its pixels (frames, rows, columns) and its header."""
+
+
+def decode_volume(
+    files: Sequence[bytes], read: Read, allocate: Allocate, *, forget: Callable[[int], None]
+) -> tuple[Pixels, list[Dataset]]:
+    """The single frames of ``files`` as (slices, rows, columns), and their headers, in the order of the files.
+
+    Decoded on all cores. ``forget`` is told the index of each file that is no longer needed. Raises
+    :class:`InputRejected` ``INCONSISTENT_SERIES``, and what ``read`` raises.
+    """
+    pixels, header = read(files[0])
+    volume = _Volume(len(files), pixels, allocate)
+    volume.put(0, pixels)
+    del pixels
+    forget(0)
+
+    def place(index: int) -> Dataset:
+        slice_, source = read(files[index])
+        volume.put(index, slice_)
+        forget(index)
+        return source
+
+    with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
+        headers = [header, *pool.map(place, range(1, len(files)))]
+    return volume.array, headers
+
+
+def reorder(volume: Pixels, order: Sequence[int]) -> None:
+    """Make slice ``i`` what slice ``order[i]`` was, with memory for one slice more."""
+    placed = [False] * len(order)
+    for start, first_source in enumerate(order):
+        if placed[start] or first_source == start:
+            continue
+        held, place = volume[start].copy(), start
+        while (source := order[place]) != start:
+            volume[place], placed[place] = volume[source], True
+            place = source
+        volume[place], placed[place] = held, True
+
+
+def inconsistent(fault: str) -> InputRejected:
+    """The error for files that are no volume together."""
+    return InputRejected("INCONSISTENT_SERIES", f"The files don't make one volume: {fault}. Send one series.")
+
+
+class _Volume:
+    """Thread-safe. ``array`` is int16 until a slice needs float32."""
+
+    def __init__(self, slices: int, first: Pixels, allocate: Allocate) -> None:
+        self._allocate = allocate
+        self._lock = threading.Lock()
+        self.array = allocate((slices, *first.shape[1:]), first.dtype)
+
+    def put(self, index: int, pixels: Pixels) -> None:
+        if len(pixels) > 1:
+            raise inconsistent("some of its objects have several frames; process them one by one")
+        if pixels.shape[1:] != self.array.shape[1:]:
+            raise inconsistent("its images differ in rows or columns")
+        with self._lock:
+            dtype = np.result_type(self.array.dtype, pixels.dtype)
+            if dtype != self.array.dtype:
+                wider = self._allocate(self.array.shape, dtype)
+                wider[...] = self.array
+                self.array = wider
+            self.array[index] = pixels[0]
