@@ -163,7 +163,8 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return made.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["python"])
+@pytest.mark.needs("g++")
+@pytest.mark.parametrize("kind", ["python", "native"])
 def test_new_then_check(docker_engine: DockerEngine, mip_base_image: str, tmp_path: Path, kind: str) -> None:
     made = mip(docker_engine, "new", f"my_{kind}", "--kind", kind, cwd=tmp_path)
     assert made.returncode == 0, made.stderr
