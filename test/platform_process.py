@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -31,15 +31,24 @@ class Platform:
     """``mip up`` on ``home``. As a context manager it is started, and at the end stopped.
 
     The first start takes a free port; later ones on the same home take that port again. ``env`` is what it
-    wrote for shells, and is there while it runs. Its output is in ``log``.
+    wrote for shells, and is there while it runs. Its output is in ``log``. ``environment`` is added to its own.
     """
 
-    def __init__(self, home: Path, *, pacs: Path, options: Sequence[str] = (), runtime: str = "process") -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        pacs: Path,
+        options: Sequence[str] = (),
+        runtime: str = "process",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home
         self.log = home.with_name(f"{home.name}.log")
         self.env: dict[str, str] = {}
         self._pacs = pacs
         self._options = ["--runtime", runtime, *options]
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -75,7 +84,11 @@ class Platform:
         command += ["--pacs", str(self._pacs), *self._options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                env=clean_environment(**self._environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         while not (self.home / "env").exists() or not self._answers():
             if self._process.poll() is not None or time.monotonic() - began > timeout_s:
