@@ -181,6 +181,8 @@ def test(
 
 app.command()(cli_jobs.process)
 app.command()(cli_author.build)
+app.command()(cli_author.new)
+app.command()(cli_author.check)
 
 
 def _sample_pacs() -> Path:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +14,13 @@ from medical_image_processing.dicom.read import read_series
 from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.entrypoints.cli_algorithms import wait_until_settled
 from medical_image_processing.entrypoints.cli_jobs import SUCCEEDED, failure, time_taken
-from medical_image_processing.entrypoints.client import Client, Results, read_env
+from medical_image_processing.entrypoints.client import Client, Results
+from medical_image_processing.entrypoints.private_platform import private_platform
 from medical_image_processing.entrypoints.sample_pacs import sample_pacs
 from medical_image_processing.errors import Unavailable
 
-_START_S = 30.0
 _ACTIVE_S = 60.0
 _RESULT_S = 120.0
-_STOP_S = 15.0
 
 # The body of the seed's own POST.
 _ALGORITHM: dict[str, Any] = {
@@ -49,7 +42,8 @@ def run_demo(folder: Path, *, as_json: bool) -> None:
     began = time.monotonic()
     with output.progress() as progress:
         progress.show("starting a platform")
-        with private_platform(pacs) as client:
+        with private_platform(pacs, command="demo", runtime="process") as platform:
+            client = platform.client
             progress.show("registering processing_1")
             client.call("POST", "admin", "algorithms", body=_ALGORITHM)
             wait_until_settled(client, "processing_1", _ACTIVE_S, lambda _: None)
@@ -63,43 +57,6 @@ def run_demo(folder: Path, *, as_json: bool) -> None:
             progress.show("drawing the result, stopping the platform")
             _draw(pacs, folder)
     _print(jobs, folder / "overlay.png", time.monotonic() - began, as_json)
-
-
-@contextmanager
-def private_platform(pacs: Path) -> Iterator[Client]:
-    """A platform of one's own over the files in ``pacs``; it is stopped and removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="mip-demo-", ignore_cleanup_errors=True) as place:
-        home, log = Path(place) / "home", Path(place) / "log"
-        command = [sys.executable, "-P", "-m", "medical_image_processing.entrypoints.cli", "up"]
-        command += ["--home", str(home), "--port", "0", "--pacs", str(pacs), "--runtime", "process"]
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("MIP_")}
-        with log.open("wb") as stream:
-            platform = subprocess.Popen(  # noqa: S603 - ourselves
-                command, env=environ, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
-            )
-        try:
-            env = _await_env(platform, home / "env", log)
-            with Client(env["API_BASE"], admin_key=env["MIP_ADMIN_KEY"]) as client:
-                yield client
-        finally:
-            platform.terminate()
-            try:
-                platform.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                platform.kill()
-                platform.wait()
-
-
-def _await_env(platform: subprocess.Popen[bytes], file: Path, log: Path) -> dict[str, str]:
-    """What the platform writes once it takes jobs."""
-    deadline = time.monotonic() + _START_S
-    while not file.exists():
-        if platform.poll() is not None or time.monotonic() > deadline:
-            said = log.read_text(errors="replace").strip().splitlines()
-            reason = said[-1].removeprefix("error: ") if said else "it said nothing"
-            raise Unavailable("DEMO_PLATFORM_FAILED", f"the demo's platform did not start: {reason}")
-        time.sleep(0.05)
-    return read_env(file)
 
 
 def _references(pacs: Path) -> dict[str, dict[str, str]]:

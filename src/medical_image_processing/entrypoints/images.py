@@ -14,7 +14,6 @@ from medical_image_processing.errors import InvalidRequest, NotFound, Unavailabl
 
 LAST_LINES = 30
 
-_DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 _TIMEOUT_S = 600
 _STEP = re.compile(r"^Step (\d+/\d+) : (.*)$")
 _TAG_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")
@@ -24,13 +23,18 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Image:
-    """An image on the engine. ``size_bytes`` is what it takes unpacked; ``user`` is empty for root."""
+    """An image on the engine.
+
+    ``size_bytes`` is what it takes unpacked, ``user`` is empty for root, ``command`` its entry point and
+    arguments together.
+    """
 
     tag: str
     image_id: str
     size_bytes: int
     user: str
     architecture: str
+    command: tuple[str, ...]
 
 
 @contextmanager
@@ -39,19 +43,18 @@ def docker_engine() -> Iterator[Any]:
 
     Unavailable ``NO_DOCKER_ENGINE`` where none answers.
     """
-    import docker  # most commands need it not, and it takes a while
-    from docker.errors import DockerException
+    from medical_image_processing.engines.embedded.containers import connect  # docker's client loads slowly
 
-    host = os.environ.get("DOCKER_HOST") or _DEFAULT_ENGINE
     try:
-        client = docker.DockerClient.from_env(timeout=_TIMEOUT_S)
-        client.ping()
-    except (DockerException, OSError) as error:
+        client = connect()
+    except Unavailable as error:
+        host = os.environ.get("DOCKER_HOST") or "this machine's default address"
         raise Unavailable(
             "NO_DOCKER_ENGINE",
             f"no Docker engine answers at {host}; start one (`sudo systemctl start docker`, or Docker "
             "Desktop), join the group docker, or set DOCKER_HOST to its address",
         ) from error
+    client.api.timeout = _TIMEOUT_S
     try:
         yield client
     finally:
@@ -68,12 +71,14 @@ def find_image(engine: Any, tag: str) -> Image:
         raise NotFound(
             "IMAGE_NOT_FOUND", f"there is no image {tag} on this engine; build it with `mip build FOLDER`"
         ) from error
+    config = found.attrs["Config"]
     return Image(
         tag=tag,
         image_id=found.id,
         size_bytes=int(found.attrs["Size"]),
-        user=str(found.attrs["Config"].get("User") or ""),
+        user=str(config.get("User") or ""),
         architecture=str(found.attrs["Architecture"]),
+        command=(*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
     )
 
 

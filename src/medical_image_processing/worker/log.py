@@ -6,6 +6,7 @@ places it came through are logged (law A3), never its message.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -38,8 +39,11 @@ class JsonLines(logging.Formatter):
         }
         fields |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
-            fields["exception"] = type(record.exc_info[1]).__name__
-            fields["traceback"] = places(record.exc_info[1])
+            error = record.exc_info[1]
+            fields["exception"] = type(error).__name__
+            if isinstance(error, OSError):
+                fields["errno"] = errno.errorcode.get(error.errno or 0)  # "EROFS": it wrote outside /tmp
+            fields["traceback"] = places(error)
         return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 
