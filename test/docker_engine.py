@@ -26,6 +26,7 @@ from typing import Any
 import docker
 from docker.errors import DockerException, ImageNotFound
 
+from medical_image_processing.processing.base import ENTRY_POINT_GROUP
 from medical_image_processing.testing import puppet
 from platform_process import CLI, clean_environment
 
@@ -42,6 +43,17 @@ _EMPTIED = ("var/cache/apt", "var/lib/apt/lists", "var/log")
 _BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
 # A build must trust what this machine trusts; that is in the tests' base image, never in a Dockerfile of ours.
 _TRUST = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+
+
+PUPPET_ENV = {"PYTHONPATH": "/opt/puppet"}
+"""The record's env with which workers find the puppet in its image."""
+_ANY_PUPPET = """
+import os
+from puppet import Puppet
+
+class AnyPuppet(Puppet):
+    ALGO_ID = os.environ["ALGO_ID"]
+"""
 
 
 class EngineMissing(Exception):
@@ -225,11 +237,12 @@ def add_layer(engine: DockerEngine, base: str, name: str, build: Callable[[Path]
 
 
 def install_puppet(folder: Path) -> str:
-    """The puppet at the place that :data:`embedded_engine.PUPPET_ENV` names."""
+    """The puppet, under whichever name it is registered, found with :data:`PUPPET_ENV`."""
     puppet.install(folder / "puppet")
     points = folder / "puppet/puppet-1.0.dist-info/entry_points.txt"
-    points.write_text(points.read_text().replace(puppet.__name__, "puppet"))
+    points.write_text(f"[{ENTRY_POINT_GROUP}]\nany = any_puppet:AnyPuppet\n")
     shutil.copy(puppet.__file__, folder / "puppet/puppet.py")
+    (folder / "puppet/any_puppet.py").write_text(_ANY_PUPPET)
     return "COPY puppet /opt/puppet"
 
 

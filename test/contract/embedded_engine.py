@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from pydicom.data import get_testdata_file
 
+from docker_engine import PUPPET_ENV
 from medical_image_processing import naming
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.engines.embedded.containers import ContainerRuntime
@@ -41,9 +42,6 @@ from medical_image_processing.testing.resources_contract import ALGO, EnginePort
 IMAGE = PacsRef.model_validate(
     {"study_id": "study-1", "series_id": "series-1", "image_id": "image-1", "scope": "image"}
 )
-
-PUPPET_ENV = {"PYTHONPATH": "/opt/puppet"}
-"""Where the puppet's test image has it."""
 
 _DENIED = ("AccessDenied", "AccessDeniedException", "AWS.SimpleQueueService.UnsupportedOperation")
 

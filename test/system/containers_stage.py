@@ -14,12 +14,11 @@ from typing import Any
 
 import docker
 
-from api_calls import Api
-from docker_engine import DockerEngine
+from api_calls import Api, until
+from docker_engine import PUPPET_ENV, DockerEngine
 from medical_image_processing.engines.embedded.containers import platform_id
 from platform_process import Platform
 
-PUPPET_ENV = {"PYTHONPATH": "/opt/puppet"}
 SMALL = {"cpu": 256, "memory": 512}
 
 
@@ -44,6 +43,11 @@ class ContainerApi(Api):
         with contextlib.suppress(docker.errors.NotFound):  # one that ended while we looked
             return list(self.docker.containers.list(filters={"label": labels}))
         return self.containers(algo_id)
+
+    def container(self, algo_id: str) -> Any:
+        """A container of the algorithm, which is started soon if none runs yet."""
+        until(lambda: bool(self.containers(algo_id)), f"a container of {algo_id} runs")
+        return self.containers(algo_id)[0]
 
     @property
     def platform_id(self) -> str:

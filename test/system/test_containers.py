@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
-from containers_stage import PUPPET_ENV, ContainerApi, docker_platform, host_addresses, outside_world
+from containers_stage import ContainerApi, docker_platform, host_addresses, outside_world
 from pydicom.data import get_testdata_file
 
 from api_calls import add_to_pacs, make_pacs, until
-from docker_engine import LABEL, DockerEngine
+from docker_engine import LABEL, PUPPET_ENV, DockerEngine
 from platform_process import Platform
 
 
@@ -58,7 +59,7 @@ def test_an_image_that_wants_root_gets_nobody(api: ContainerApi, docker_engine: 
 
 def test_cores_and_memory_are_hard_limits(api: ContainerApi) -> None:
     api.puppet("limited", cpu=512, memory=1024)
-    config = api.containers("limited")[0].attrs["HostConfig"]
+    config = api.container("limited").attrs["HostConfig"]
     assert (config["Memory"], config["MemorySwap"], config["NanoCpus"]) == (2**30, 2**30, 500_000_000)
     assert f"size={2**29}" in config["Tmpfs"]["/tmp"]
     api.succeeds("limited", do="hog", mib=400)
@@ -69,10 +70,10 @@ def test_from_a_container_only_the_platforms_address_for_workers_answers(
 ) -> None:
     api.puppet("explorer")
     api.register("neighbour", image_uri=api.image, command=["python3", "-m", "http.server", "9999"])
-    until(lambda: bool(api.containers("neighbour")), "the neighbour runs")
-    settings = api.containers("neighbour")[0].attrs["NetworkSettings"]
+    settings = api.container("neighbour").attrs["NetworkSettings"]
     neighbour = next(iter(settings["Networks"].values()))["IPAddress"]
-    until(lambda: _connects(neighbour, 9999), "the neighbour listens; this machine itself reaches it")
+    reaches = ["python3", "-c", f"import socket; socket.create_connection(('{neighbour}', 9999), 2)"]
+    until(lambda: api.container("neighbour").exec_run(reaches).exit_code == 0, "the neighbour listens")
     worker = api.platform.env["AWS_ENDPOINT_URL"].removeprefix("http://").partition(":")
     with outside_world() as outside, socket.create_server(("0.0.0.0", 0)) as service:
         forbidden = [
@@ -95,7 +96,7 @@ def test_the_admin_api_refuses_a_container_even_without_a_firewall(api: Containe
     """As where the platform isn't root: without its rules the port answers, but nobody gets in."""
     api.puppet("climber")
     gateway = api.platform.env["AWS_ENDPOINT_URL"].removeprefix("http://").partition(":")[0]
-    worker = api.containers("climber")[0]
+    worker = api.container("climber")
     url = f"http://{gateway}:{api.platform.port}/admin/algorithms"
     script = f"""
 import urllib.request, urllib.error
@@ -166,7 +167,7 @@ def test_a_job_whose_container_is_killed_is_finished_by_the_next(api: ContainerA
     api.puppet("victim")
     job_id = api.process("victim", do="sleep", seconds=2)
     api.until_job(job_id, "RUNNING")
-    killed = api.containers("victim")[0]
+    killed = api.container("victim")
     killed.kill("SIGKILL")
     job = api.until_ended(job_id)
     assert (job["status"], job["attempts"]) == ("SUCCEEDED", 2)
@@ -175,9 +176,11 @@ def test_a_job_whose_container_is_killed_is_finished_by_the_next(api: ContainerA
 
 def test_a_job_whose_container_ran_out_of_memory_is_finished_by_the_next(api: ContainerApi, pacs: Path) -> None:
     api.puppet("bloated")
-    job_id = api.process("bloated", do="hog until", mib=1200, seconds=1.5, study="odd")
+    file = str(get_testdata_file("MR_small.dcm"))
+    study = str(pydicom.dcmread(file).StudyInstanceUID)
+    job_id = api.process("bloated", do="hog until", mib=1200, seconds=1.5, study=study)
     until(lambda: (api.job(job_id)["error"] or {}).get("code") == "OUT_OF_MEMORY", "the first container has died")
-    add_to_pacs(pacs, "eases", str(get_testdata_file("MR_small.dcm")))
+    add_to_pacs(pacs, "eases", file)
     job = api.until_ended(job_id)
     assert job["status"] == "SUCCEEDED" and job["attempts"] > 1
 
@@ -203,7 +206,7 @@ def test_what_a_tag_names_later_changes_nothing(api: ContainerApi) -> None:
     api.docker.images.get(api.image).tag(tag)
     digest = api.puppet("pinned", image_uri=tag)["resource_status"]["image_digest"]
     api.docker.images.get(_image(api, "LABEL moved=1")).tag(tag)
-    api.containers("pinned")[0].kill("SIGKILL")
+    api.container("pinned").kill("SIGKILL")
     job = api.succeeds("pinned")
     assert job["result"]["provenance"]["image_digest"] == digest
 
@@ -251,12 +254,6 @@ def _image(api: ContainerApi, line: str) -> str:
     """The puppet's image with one more line to its Dockerfile; its id."""
     text = f"FROM {api.image}\nLABEL {LABEL}=1\n{line}\n"
     return str(api.docker.images.build(fileobj=io.BytesIO(text.encode()))[0].id)
-
-
-def _connects(host: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
-        return True
-    return False
 
 
 @contextlib.contextmanager
