@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ import sys
 import time
 
 from medical_image_processing.errors import MipError
+from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.worker import log
 from medical_image_processing.worker.config import WorkerConfig
 
@@ -35,6 +35,7 @@ def main() -> int:
         from medical_image_processing.worker.worker import Worker
 
         _limit_native_threads()
+        keep_freed_memory(block_mib=16, total_mib=64)
         worker = Worker(config, Processor.factory(config.algo_id), lines)
     except MipError as error:
         log.event(f"the worker can't start: {error}", level=logging.CRITICAL, error=error.__cause__)
@@ -42,8 +43,7 @@ def main() -> int:
     except BaseException as error:
         log.event(f"the worker can't start: {type(error).__name__}", level=logging.CRITICAL, error=error)
         return os.EX_CONFIG
-    gc.collect()
-    gc.freeze()  # what was imported stays; looking through it again and again costs milliseconds
+    freeze_imports()
     # A thread whose answer has come should not wait the usual 5 ms for one that computes.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     log.event("ready", start_ms=round(1e3 * (time.perf_counter() - begun)))
