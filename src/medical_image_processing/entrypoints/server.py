@@ -36,6 +36,7 @@ from medical_image_processing.entrypoints.one_write import OneWriteProtocol
 from medical_image_processing.entrypoints.settings import STOP_GRACE_S, Settings
 from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
 from medical_image_processing.errors import Conflict, MipError
+from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.pacs.app import create_app as create_pacs_app
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.keys import HashedKeys
@@ -62,6 +63,7 @@ class Addresses:
 def run_platform(settings: Settings, *, announce: Callable[[Addresses], None]) -> int:
     """Run until SIGINT or SIGTERM; ``announce`` is called once it takes jobs. MipError when it can't start."""
     settings.check()
+    keep_freed_memory(block_mib=4, total_mib=32)
     with Home(settings.home) as home, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Platform(settings, home).run(announce))
     return 0
@@ -87,6 +89,7 @@ class _Platform:
             await server.listening.wait()
             self._home.write_env(addresses.values)
             announce(addresses)
+            freeze_imports()
             background = asyncio.create_task(self._background())
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([serving, background, stopping], return_when=asyncio.FIRST_COMPLETED)

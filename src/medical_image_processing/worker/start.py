@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from medical_image_processing.errors import MipError
+from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.worker import log
 from medical_image_processing.worker.config import WorkerConfig
 
@@ -51,6 +51,7 @@ def _run(load: Load) -> int:
         from medical_image_processing.worker.worker import Worker
 
         _limit_native_threads()
+        keep_freed_memory(block_mib=16, total_mib=64)
         worker = Worker(config, processor, lines)
     except MipError as error:
         log.event(f"the worker can't start: {error}", level=logging.CRITICAL, error=error.__cause__)
@@ -58,8 +59,7 @@ def _run(load: Load) -> int:
     except BaseException as error:
         log.event(f"the worker can't start: {type(error).__name__}", level=logging.CRITICAL, error=error)
         return os.EX_CONFIG
-    gc.collect()
-    gc.freeze()  # what was imported stays; looking through it again and again costs milliseconds
+    freeze_imports()
     # A thread whose answer has come should not wait the usual 5 ms for one that computes.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     log.event("ready", start_ms=round(1e3 * (time.perf_counter() - begun)))
