@@ -120,12 +120,9 @@ class ContainerRuntime:
 
     async def end_leftovers(self) -> None:
         """Remove every container of this platform."""
-        found = await self._call(
-            lambda: self._client.api.containers(all=True, quiet=True, filters=self._filters())
-        )
-        if found:
-            _LOG.info("removing %d containers that an earlier life left behind", len(found))
-        await asyncio.gather(*(self._call(lambda id=one["Id"]: self._remove(id)) for one in found))
+        list_all = partial(self._client.api.containers, all=True, quiet=True, filters=self._filters())
+        found: list[dict[str, str]] = await self._call(list_all)
+        await asyncio.gather(*(self._call(partial(self._remove, one["Id"])) for one in found))
 
     async def close(self) -> None:
         """Wait until the containers are removed, and remove their network."""
