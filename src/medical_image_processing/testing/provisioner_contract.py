@@ -161,6 +161,22 @@ class ProvisionerContract:
 
         self.run(work)
 
+    def test_p3_j1_a_job_that_waited_in_a_queue_removed_by_hand_is_run_all_the_same(self) -> None:
+        async def work(ports: EnginePorts) -> None:
+            control = _Control(ports)
+            await control.admin.register(ports.spec(desired_count=0), actor="anna")
+            await control.settle()
+            await ports.submit("waits")
+            await ports.remove_by_hand(ALGO, "queue")
+            await ports.delivery.resend(after_s=0)
+            assert (await ports.job("waits")).status is JobStatus.QUEUED
+            await control.admin.update(ALGO, AlgorithmPatch(desired_count=1), actor="anna")
+            await control.settle()
+            await ports.delivery.resend(after_s=0)
+            assert (await ports.until("waits", JobStatus.SUCCEEDED)).attempts == 1
+
+        self.run(work)
+
     def test_p4_a_hard_delete_leaves_the_audit_and_loses_no_job_silently(self) -> None:
         async def work(ports: EnginePorts) -> None:
             control = _Control(ports)
