@@ -83,10 +83,14 @@ class ProcessRequest(BaseModel):
                 raise ValueError(f"parameters are at most {MAX_PARAMETERS_BYTES} bytes of JSON")
         return self
 
-    def fingerprint(self, algo_id: str) -> str:
-        """Two requests for a job_id are the same job exactly when these are equal (law J3)."""
+    def fingerprint(self, algo_id: str, *, sender: str | None = None) -> str:
+        """Two requests for a job_id are the same job exactly when these are equal (law J3).
+
+        It is of the body as sent. One without a client_id is its ``sender``'s, and nobody else's the same.
+        """
         said = self.model_dump(mode="json", exclude={"job_id"})
-        return hashlib.sha256(json.dumps([algo_id, said], sort_keys=True).encode()).hexdigest()
+        whose = [sender] if sender is not None and self.client_id is None else []
+        return hashlib.sha256(json.dumps([algo_id, said, *whose], sort_keys=True).encode()).hexdigest()
 
 
 class JobMessage(BaseModel):

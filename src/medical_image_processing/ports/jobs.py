@@ -70,6 +70,9 @@ class Jobs(Protocol):
     async def accept(self, message: JobMessage, fingerprint: str) -> Accepted:
         """Record the job and enqueue its message, both or neither."""
 
+    async def find(self, job_id: str, fingerprint: str) -> Accepted | None:
+        """The job if it was accepted before, None if it is new; Conflict as :meth:`accept`."""
+
     async def get(self, job_id: str) -> Job | None:
         """The record, or None."""
 

@@ -74,6 +74,11 @@ class SqliteJobs:
             self._queues.notify(queue)
         return accepted
 
+    async def find(self, job_id: str, fingerprint: str) -> Accepted | None:
+        """The job if it was accepted before, None if it is new."""
+        rows = self._database.read("SELECT * FROM jobs WHERE job_id = ?", job_id)
+        return _same(rows[0], fingerprint) if rows else None
+
     async def get(self, job_id: str) -> Job | None:
         """The record, or None."""
         rows = self._database.read("SELECT * FROM jobs WHERE job_id = ?", job_id)
