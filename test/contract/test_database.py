@@ -90,6 +90,43 @@ def test_a_full_disk_is_a_stated_error_and_writing_goes_on_once_there_is_room(tm
     run(tmp_path / "mip.db", work)
 
 
+def test_whatever_breaks_in_a_group_everybody_in_it_hears_of_it(tmp_path: Path) -> None:
+    async def work(database: Database) -> None:
+        async def hear(*writes: Callable[[sqlite3.Connection], None]) -> list[BaseException | None]:
+            calls = (database.write(write) for write in writes)
+            async with asyncio.timeout(5):
+                return await asyncio.gather(*calls, return_exceptions=True)
+
+        def roll_back(connection: sqlite3.Connection) -> None:
+            connection.execute("ROLLBACK")  # as SQLite itself does on some errors
+
+        assert all(isinstance(said, Unavailable) for said in await hear(insert("a"), roll_back, insert("b")))
+        assert await hear(insert("c")) == [None]
+        assert subjects(database) == {"c"}
+        heard = await hear(insert("d"), sqlite3.Connection.close, insert("e"))
+        assert all(isinstance(said, Unavailable) for said in heard)
+        assert all(isinstance(said, Unavailable) for said in await hear(insert("f")))
+
+    run(tmp_path / "mip.db", work)
+
+
+def test_what_is_to_follow_a_write_and_fails_hurts_neither_the_write_nor_its_neighbours(tmp_path: Path) -> None:
+    def fail(_: None) -> None:
+        raise KeyError("no such queue")
+
+    async def work(database: Database) -> None:
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(
+                database.write(insert("its own"), then=fail),
+                database.write(insert("its neighbour")),
+                return_exceptions=True,
+            )
+        assert isinstance(outcomes[0], KeyError) and outcomes[1] is None
+        assert subjects(database) == {"its own", "its neighbour"}
+
+    run(tmp_path / "mip.db", work)
+
+
 def test_a_file_of_a_newer_platform_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "mip.db") as file:
         file.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")

@@ -19,6 +19,7 @@ class TestEmbeddedJobs(JobsContract):
             database = Database(Path(folder, "mip.db"))
             queues = FifoQueues(database)
             dead = naming.dead_letter_queue(ALGO)
+            await queues.create(naming.RESULTS_QUEUE, redrive_to=None)
             await queues.create(dead, redrive_to=None)
             await queues.create(naming.queue(ALGO), redrive_to=dead)
             try:

@@ -305,9 +305,68 @@ def test_j7_results_missed_while_away_come_on_the_next_connection_oldest_first_a
         assert results[2]["error"]["code"] and "dicom" not in results[2]
         live = api.process("puppet", client_id="away")
         assert receive(listening)[0]["job_id"] == live
+        for job_id in (*missed, live):
+            listening.send(json.dumps({"type": "received", "job_id": job_id}))
+        listening.send('{"type": "ping"}')
+        assert receive(listening) == [{"type": "pong"}]
     last = api.process("puppet", client_id="away")
     with api.listen("away") as listening:
-        assert receive(listening)[0]["job_id"] == last, "what had come before a clean close came again"
+        assert receive(listening)[0]["job_id"] == last, "what the client said it has came again"
+
+
+def test_j7_a_close_however_proper_does_not_say_that_anything_was_read(api: Api) -> None:
+    jobs = [api.process("puppet", client_id="hasty") for _ in range(3)]
+    for job_id in jobs:
+        api.until_ended(job_id)
+    address = urlsplit(api.platform.env["WS_ENDPOINT"])
+    with socket.create_connection((address.hostname, address.port)) as hasty:
+        hasty.sendall(
+            f"GET {address.path}?client_id=hasty HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMA==\r\n"
+            "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        read = b""
+        while b"\r\n\r\n" not in read:
+            read += hasty.recv(1)
+        hasty.sendall(b"\x88\x82\0\0\0\0\x03\xe8")  # Close with 1000, as a page that calls close() at once
+        while hasty.recv(65536):
+            pass
+    with api.listen("hasty") as listening:
+        assert {result["job_id"] for result in receive(listening, 3)} == set(jobs)
+
+
+def test_j7_what_a_connection_got_that_stays_open_is_not_sent_again(api: Api) -> None:
+    with api.listen("steady") as listening:
+        job_id = api.process("puppet", client_id="steady")
+        assert receive(listening)[0]["job_id"] == job_id
+
+        def a_second_connection_gets_nothing() -> bool:
+            with api.listen("steady") as second:
+                try:
+                    return not receive(second, wait_s=0.5)
+                except TimeoutError:
+                    return True
+
+        until(a_second_connection_gets_nothing, "the result counts as received")
+
+
+def test_j7_a_replayed_jobs_new_result_comes_over_the_same_connection(
+    api: Api, site: dict[str, str], tmp_path: Path
+) -> None:
+    healed = tmp_path / "healed"
+    with api.listen("again") as listening:
+        job_id = api.process("puppet", client_id="again", do="die until", file=str(healed))
+        (first,) = receive(listening, wait_s=60)
+        assert first["error"]["code"] == "DEAD_LETTERED"
+        healed.touch()
+        assert api.post(f"/admin/jobs/{job_id}/replay").status_code == 202
+        (second,) = receive(listening)
+        assert (second["job_id"], second["status"]) == (job_id, "SUCCEEDED")
+        listening.send(json.dumps({"type": "received", "job_id": job_id}))  # the first of the two
+        listening.send('{"type": "ping"}')
+        assert receive(listening) == [{"type": "pong"}]
+    with api.listen("again") as listening:
+        assert receive(listening)[0]["status"] == "SUCCEEDED", "it was taken for received with the first"
 
 
 def test_j7_what_was_on_its_way_when_the_connection_broke_is_sent_again(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -266,13 +267,16 @@ def test_what_is_no_http(api: Api, request_bytes: bytes) -> None:
         "[" * 30_000,
         b"\xff\xfe",
         b"\0" * 100,
+        '{"type": "received"}',
+        '{"type": "received", "job_id": ["x"]}',
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_websocket_garbage_does_not_cost_the_client_its_results(api: Api, message: str | bytes) -> None:
-    with api.listen("garbage") as listening:
+    client_id = f"garbage-{uuid.uuid4()}"
+    with api.listen(client_id) as listening:
         listening.send(message)
-        job_id = api.process("processing_1", client_id="garbage")
+        job_id = api.process("processing_1", client_id=client_id)
         assert receive(listening)[0]["job_id"] == job_id
 
 

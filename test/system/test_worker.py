@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.uid import RLELossless
 from worker_stage import CT_SMALL, Stage
 
 from medical_image_processing import samples
@@ -378,3 +379,31 @@ def test_a_worker_ends_with_its_supervisor() -> None:
 def test_keys_are_not_logged(calm: Stage) -> None:
     text = calm.workers[0].log.read_text()
     assert text and calm.workers[0].access_key_id not in text and "pacs-key" not in text
+
+
+def test_a_decoder_that_hangs_fails_its_job_and_ends_the_worker_once_the_running_job_is_done(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pacs").mkdir()
+    image = pydicom.dcmread(samples.ct_small())
+    image.save_as(tmp_path / "pacs" / "plain.dcm")
+    image.compress(RLELossless, generate_instance_uid=True)
+    image.save_as(tmp_path / "pacs" / "rle.dcm")
+    where = {"study_id": str(image.StudyInstanceUID), "series_id": str(image.SeriesInstanceUID)}
+    plain = where | {"image_id": str(pydicom.dcmread(samples.ct_small()).SOPInstanceUID)}
+    with Stage(tmp_path, tmp_path / "pacs") as stage:
+        worker = stage.start_worker(ACTS_RLE_HANGS="1", MIP_TIME_LIMIT_S="2")
+        stage.submit("quick", pacs=plain)
+        stage.result("quick")
+        started, go = tmp_path / "started", tmp_path / "go"
+        stage.submit("runs", pacs=plain, started=str(started), until=str(go))
+        stage.eventually(started.exists)
+        stage.submit("hangs", pacs=where | {"image_id": str(image.SOPInstanceUID)})
+        stage.eventually(lambda: stage.held() == 2)
+        go.touch()
+        result = stage.result("hangs")
+        assert result.error is not None and result.error.code == "TIME_LIMIT_EXCEEDED"
+        assert "decod" in result.error.message
+        assert stage.result("runs").status is ReportedStatus.SUCCEEDED
+        assert worker.wait() == 75
+        stage.eventually(lambda: stage.held() + stage.waiting() == 0)

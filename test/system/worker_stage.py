@@ -56,6 +56,21 @@ from medical_image_processing.errors import InputRejected, TransientError
 from medical_image_processing.processing.base import Processor
 
 
+if os.environ.get("ACTS_RLE_HANGS"):
+    from pydicom.pixels.decoders import RLELosslessDecoder
+    from pydicom.uid import RLELossless
+
+    DECODER_DEPENDENCIES = {RLELossless: ()}
+    is_available = lambda uid: True
+
+    def hang(*_):
+        time.sleep(600)
+
+    for label in RLELosslessDecoder.available_plugins:
+        RLELosslessDecoder.remove_plugin(label)
+    RLELosslessDecoder.add_plugin("hangs", ("acting", "hang"))
+
+
 class Acts(Processor):
     ALGO_ID = "acts"
 

@@ -166,10 +166,22 @@ def test_silence_ends_at_the_timeout() -> None:
         released.set()
 
 
-def test_a_trickle_ends_at_the_total_limit() -> None:
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nx: ",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx: ",
+        b"HTTP/1.0 200 OK\r\n\r\n",
+    ],
+    ids=["length", "status", "header", "chunk size", "trailer", "until closed"],
+)
+def test_a_trickle_ends_at_the_total_limit(start: bytes) -> None:
     def trickle(connection: socket.socket) -> None:
         request_of(connection)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        connection.sendall(start)
         try:
             while True:
                 connection.sendall(b"x")

@@ -44,12 +44,13 @@ def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, acce
         algo_id: Annotated[str, Path(max_length=512)], body: ProcessRequest, caller: Client
     ) -> Response:
         """Accept a job. Once this answers 202, it will be run, whatever happens to the platform."""
+        sender, own = None, None
         if body.client_id is not None:
             caller.check(body.client_id)
         elif caller.holder is not None:
+            sender = caller.holder.name
             own = caller.holder.client_ids[0] if caller.holder.client_ids else await _new_client_id(caller)
-            body = body.model_copy(update={"client_id": own})
-        accepted = await router.submit(algo_id, body)
+        accepted = await router.submit(algo_id, body, sender=sender, client_id=own)
         answer = {
             "message": "Enqueued",
             "job_id": accepted.job_id,

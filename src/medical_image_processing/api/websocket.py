@@ -1,8 +1,9 @@
 """Results over the WebSocket (CONTRACT.md, ``WS /ws``): those the client missed, then each as it comes.
 
-A result counts as received when the connection has since answered a keep-alive ping, or was closed
-properly by the client. Where a connection just breaks, what was on its way is sent again on the next one
-(law J7), so a client may see a result twice, and never not at all.
+A result counts as received when the connection has since answered a keep-alive ping, or when the client says
+``{"type": "received", "job_id": …}``. A close says nothing, since a page that calls ``close()`` reads no more of
+what is on its way. What doesn't count as received is sent again on the next connection (law J7), so a client may
+see a result twice, and never not at all.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import json
 import re
 import time
 from collections import OrderedDict
+from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
@@ -18,7 +20,7 @@ from medical_image_processing.api.access import Access
 from medical_image_processing.api.failures import answer
 from medical_image_processing.api.results import host_of, result_message
 from medical_image_processing.errors import Forbidden, Unauthorized
-from medical_image_processing.model.job import Job
+from medical_image_processing.model.job import Job, JobEnd
 from medical_image_processing.naming import NAME_PATTERN
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.outputs import Outputs
@@ -27,7 +29,8 @@ PING_INTERVAL_S = 5.0
 PING_TIMEOUT_S = 5.0
 _PAGE = 100
 _MOST_WAITING = 1000
-_CLEAN_CLOSE = (1000, 1001)
+_RECEIVED_AFTER_S = PING_INTERVAL_S + PING_TIMEOUT_S + 1.0
+"""Within this a ping follows what was sent and is answered, or the connection is ended; and a second for that."""
 _NAME = re.compile(NAME_PATTERN)
 
 
@@ -40,8 +43,8 @@ class _Connection:
         self.host = host_of(socket.headers.get("host"))
         self.waiting: asyncio.Queue[Job] = asyncio.Queue(_MOST_WAITING)
         self.behind = True
-        self.sent: OrderedDict[str, float] = OrderedDict()
-        """Job ids not yet known to be received, with when they were sent (monotonic seconds)."""
+        self.sent: OrderedDict[JobEnd, float] = OrderedDict()
+        """Results not yet known to be received, with when they were sent (monotonic seconds)."""
 
     def offer(self, job: Job) -> None:
         try:
@@ -68,45 +71,40 @@ class Hub:
         await socket.accept()
         connection = _Connection(socket, client_id)
         self._connections.setdefault(client_id, set()).add(connection)
-        clean = False
         try:
-            clean = await self._converse(connection)
+            await self._converse(connection)
         finally:
             mine = self._connections[client_id]
             mine.discard(connection)
             if not mine:
                 del self._connections[client_id]
-            if clean and connection.sent:
-                await self._jobs.mark_seen(list(connection.sent))
 
-    async def _converse(self, connection: _Connection) -> bool:
-        """Whether the client closed the connection properly."""
-        listening = asyncio.create_task(self._listen(connection))
-        working = [asyncio.create_task(work(connection)) for work in (self._send_all, self._settle)]
+    async def _converse(self, connection: _Connection) -> None:
+        works = (self._listen, self._send_all, self._settle)
+        tasks = [asyncio.create_task(work(connection)) for work in works]
         try:
-            await asyncio.wait([listening, *working], return_when=asyncio.FIRST_COMPLETED)
-            return listening.done() and not listening.cancelled() and listening.result()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (listening, *working):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(listening, *working, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen(self, connection: _Connection) -> bool:
-        while True:
-            message = await connection.socket.receive()
-            if message["type"] == "websocket.disconnect":
-                return message.get("code") in _CLEAN_CLOSE
-            with contextlib.suppress(ValueError, TypeError, RecursionError):
-                said = json.loads(message.get("text") or "null")
-                if isinstance(said, dict) and said.get("type") == "ping":
+    async def _listen(self, connection: _Connection) -> None:
+        while (message := await connection.socket.receive())["type"] != "websocket.disconnect":
+            match _said(message.get("text")):
+                case {"type": "ping"}:
                     await connection.socket.send_text('{"type": "pong"}')
+                case {"type": "received", "job_id": job_id}:
+                    # Of a job that was replayed meanwhile, the end that was sent first is meant.
+                    if end := next((end for end in connection.sent if end.job_id == job_id), None):
+                        await self._received(connection, [end])
 
     async def _send_all(self, connection: _Connection) -> None:
         while True:
             if connection.behind:
                 await self._catch_up(connection)
             job = await connection.waiting.get()
-            if job.job_id not in connection.sent:
+            if job.end not in connection.sent:
                 await self._send(connection, job)
 
     async def _catch_up(self, connection: _Connection) -> None:
@@ -114,25 +112,36 @@ class Hub:
         last: str | None = None
         while jobs := await self._jobs.unseen(connection.client_id, after=last, limit=_PAGE):
             for job in jobs:
-                if job.job_id not in connection.sent:
+                if job.end not in connection.sent:
                     await self._send(connection, job)
             last = jobs[-1].job_id
 
     async def _send(self, connection: _Connection, job: Job) -> None:
         message = result_message(job, self._outputs, connection.host)
-        connection.sent[job.job_id] = time.monotonic()
+        connection.sent[job.end] = float("inf")
         await connection.socket.send_text(json.dumps(message))
+        if job.end in connection.sent:
+            connection.sent[job.end] = time.monotonic()
 
     async def _settle(self, connection: _Connection) -> None:
-        """A ping was answered after everything sent before the last interval and timeout."""
         while True:
             await asyncio.sleep(PING_INTERVAL_S)
-            before = time.monotonic() - PING_INTERVAL_S - PING_TIMEOUT_S
-            received = [job_id for job_id, at in connection.sent.items() if at < before]
-            if received:
-                await self._jobs.mark_seen(received)
-                for job_id in received:
-                    del connection.sent[job_id]
+            before = time.monotonic() - _RECEIVED_AFTER_S
+            if received := [end for end, at in connection.sent.items() if at < before]:
+                await self._received(connection, received)
+
+    async def _received(self, connection: _Connection, ends: list[JobEnd]) -> None:
+        await self._jobs.mark_seen(ends)
+        for end in ends:
+            connection.sent.pop(end, None)
+
+
+def _said(text: str | None) -> Any:
+    """What a client's message says; None when that is no JSON."""
+    try:
+        return json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
 
 
 def create_router(hub: Hub, access: Access) -> APIRouter:

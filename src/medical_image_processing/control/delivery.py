@@ -19,6 +19,7 @@ from medical_image_processing.model.job import (
     JobMessage,
     JobResult,
     JobStatus,
+    NamedResult,
     ReportedStatus,
     ResultMessage,
 )
@@ -29,6 +30,16 @@ from medical_image_processing.ports.registry import Registry
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 100
+_MOST_PLACES = 10
+LOST_AFTER_S = 900.0
+"""How long a job's message must have been gone before it is sent again. A worker of the earlier system may delete
+it first and compute then, for as long as a job may take; only what no such worker can have is lost."""
+
+_GIVEN_UP = JobError(
+    code=DEAD_LETTERED,
+    message=f"given up: {naming.MAX_RECEIVES} times its message left the queue and no result came; an algorithm "
+    "must send its result message before it deletes the job's",
+)
 
 
 class Delivery:
@@ -66,6 +77,11 @@ class Delivery:
             await self._finish(reports)
             await self._queues.settle_dead_letters([letter.message_id for letter in letters])
 
+    async def resend(self, *, after_s: float = LOST_AFTER_S) -> None:
+        """Send jobs again whose message has been gone for ``after_s``; end what is lost every time (law J1)."""
+        for job in await self._jobs.resend_lost(after_s=after_s, given_up=_GIVEN_UP):
+            await self._push.push(job)
+
     async def _finish(self, reports: list[Report]) -> None:
         for job in await self._jobs.apply(reports):
             await self._push.push(job)
@@ -74,14 +90,8 @@ class Delivery:
         try:
             result = ResultMessage.model_validate_json(message.body)
         except ValidationError as error:
-            # The text itself may hold anything; where it is wrong is enough (law A3).
-            places = [".".join(map(str, e["loc"])) or "message" for e in error.errors(include_input=False)]
-            _LOG.warning("a result message of %s was dropped, wrong in: %s", message.sender, ", ".join(places))
-            return None
-        if message.sender not in (None, result.algo_id):
-            _LOG.warning("%s sent a result in the name of %s; dropped", message.sender, result.algo_id)
-            return None
-        return await self._report(result)
+            return _read_broken(message, _places(error))
+        return await self._report(result) if _may_say(message, result.algo_id) else None
 
     async def _report(self, result: ResultMessage) -> Report:
         refused = await self._refusal(result)
@@ -127,6 +137,35 @@ class Delivery:
             message=f"given up after {naming.MAX_RECEIVES} attempts; the last trouble: {last}"[:2000],
         )
         return Report(message.job_id, message.algo_id, JobStatus.FAILED, attempt=naming.MAX_RECEIVES, error=error)
+
+
+def _may_say(message: ReceivedMessage, algo_id: str) -> bool:
+    if message.sender in (None, algo_id):
+        return True
+    _LOG.warning("%s sent a result in the name of %s; dropped", message.sender, algo_id)
+    return False
+
+
+def _read_broken(message: ReceivedMessage, places: str) -> Report | None:
+    """The failure of the job that a wrong message would have ended: whoever sent it is done with that job."""
+    _LOG.warning("a result message of %s is wrong in: %s", message.sender, places)
+    try:
+        named = NamedResult.model_validate_json(message.body)
+    except ValidationError:
+        return None
+    if named.status is ReportedStatus.RUNNING or not _may_say(message, named.algo_id):
+        return None
+    error = JobError(
+        code="INVALID_RESULT",
+        message=f"the algorithm's result message is not as the contract says; it is wrong in: {places}",
+    )
+    return Report(named.job_id, named.algo_id, JobStatus.FAILED, error=error)
+
+
+def _places(error: ValidationError) -> str:
+    """Where a message is wrong. Its text may hold anything, so it is not repeated (law A3)."""
+    faults = error.errors(include_input=False, include_url=False)[:_MOST_PLACES]
+    return ", ".join(".".join(map(str, fault["loc"])) or "message" for fault in faults)
 
 
 def _stated(result: ResultMessage) -> JobError | None:

@@ -22,12 +22,18 @@ class Router:
         self._queues = queues
         self._queue_limit = queue_limit
 
-    async def submit(self, algo_id: str, request: ProcessRequest) -> Accepted:
-        """Accept one job (laws J1, J3).
+    async def submit(
+        self, algo_id: str, request: ProcessRequest, *, sender: str | None = None, client_id: str | None = None
+    ) -> Accepted:
+        """Accept one job (laws J1, J3); one accepted before is that job still, whatever the algorithm does now.
 
+        For a request that names no client_id: ``sender``, whose it is, and the ``client_id`` it gets.
         NotFound ``UNKNOWN_ALGORITHM``; Conflict ``ALGORITHM_NOT_ACTIVE``, ``JOB_ID_TAKEN``; Throttled
         ``QUEUE_FULL``.
         """
+        fingerprint = request.fingerprint(algo_id, sender=sender)
+        if request.job_id and (known := await self._jobs.find(request.job_id, fingerprint)) is not None:
+            return known
         algorithm = await self._registry.get(algo_id)
         if algorithm is None:
             raise NotFound("UNKNOWN_ALGORITHM", f"no algorithm '{algo_id}' is registered")
@@ -41,12 +47,12 @@ class Router:
             raise Throttled("QUEUE_FULL", f"'{algo_id}' has {self._queue_limit} jobs waiting; try later")
         message = JobMessage(
             job_id=request.job_id or str(uuid.uuid4()),
-            client_id=request.client_id or new_client_id(),
+            client_id=request.client_id or client_id or new_client_id(),
             algo_id=algo_id,
             pacs=request.pacs,
             parameters=request.parameters,
         )
-        return await self._jobs.accept(message, request.fingerprint(algo_id))
+        return await self._jobs.accept(message, fingerprint)
 
 
 def new_client_id() -> str:

@@ -12,7 +12,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode, urlsplit
@@ -181,7 +181,11 @@ class Results:
             return None
         except (WebSocketException, OSError, ValueError) as error:
             raise Unavailable("CONNECTION_LOST", "the platform closed the WebSocket; try again") from error
-        return message if isinstance(message, dict) else None
+        if not isinstance(message, dict):
+            return None
+        with suppress(WebSocketException, OSError):  # it comes again then
+            self._socket.send(json.dumps({"type": "received", "job_id": message.get("job_id")}))
+        return message
 
 
 def _is_loopback(base: str) -> bool:

@@ -191,6 +191,7 @@ class _Platform:
             try:
                 await self._engine.sweep()
                 await self._delivery.bury()
+                await self._delivery.resend()
             except MipError as error:
                 _LOG.error("the periodic sweep failed and will be tried again: %s", error)
             await asyncio.sleep(_TICK_S)

@@ -5,14 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from medical_image_processing.model.algorithm import AlgoId
 from medical_image_processing.naming import NAME_PATTERN, PACS_ID_PATTERN
 
 MAX_PARAMETERS_BYTES = 65_536
+MAX_ERROR_CHARS = 2000
 
 
 def _no_dot_segments(value: str) -> str:
@@ -73,10 +83,14 @@ class ProcessRequest(BaseModel):
                 raise ValueError(f"parameters are at most {MAX_PARAMETERS_BYTES} bytes of JSON")
         return self
 
-    def fingerprint(self, algo_id: str) -> str:
-        """Two requests for a job_id are the same job exactly when these are equal (law J3)."""
+    def fingerprint(self, algo_id: str, *, sender: str | None = None) -> str:
+        """Two requests for a job_id are the same job exactly when these are equal (law J3).
+
+        It is of the body as sent. One without a client_id is its ``sender``'s, and nobody else's the same.
+        """
         said = self.model_dump(mode="json", exclude={"job_id"})
-        return hashlib.sha256(json.dumps([algo_id, said], sort_keys=True).encode()).hexdigest()
+        whose = [sender] if sender is not None and self.client_id is None else []
+        return hashlib.sha256(json.dumps([algo_id, said, *whose], sort_keys=True).encode()).hexdigest()
 
 
 class JobMessage(BaseModel):
@@ -106,13 +120,18 @@ class JobStatus(StrEnum):
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
+def _clipped(value: Any) -> Any:
+    return value[:MAX_ERROR_CHARS] if isinstance(value, str) else value
+
+
 class JobError(BaseModel):
     """Why a job failed: a stable code, and a sentence a person can act on, without patient data."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     code: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Z][A-Z0-9_]*$")]
-    message: Annotated[str, StringConstraints(max_length=2000)]
+    message: Annotated[str, StringConstraints(max_length=MAX_ERROR_CHARS), BeforeValidator(_clipped)]
+    """A longer one is cut."""
 
 
 class StoredObject(BaseModel):
@@ -144,15 +163,20 @@ class ReportedStatus(StrEnum):
     FAILED = "FAILED"
 
 
-class ResultMessage(BaseModel):
-    """What stands on the results queue. Without ``status`` it means SUCCEEDED (the earlier containers)."""
+class NamedResult(BaseModel):
+    """What must be readable of a result message to know which job it ends, whatever else is wrong in it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     job_id: Name
     algo_id: AlgoId
-    client_id: Name | None = None
     status: ReportedStatus = ReportedStatus.SUCCEEDED
+
+
+class ResultMessage(NamedResult):
+    """What stands on the results queue. Without ``status`` it means SUCCEEDED (the earlier containers)."""
+
+    client_id: Name | None = None
     dicom: StoredObject | None = None
     outputs: tuple[Output, ...] = ()
     progress: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -180,6 +204,13 @@ class JobResult(BaseModel):
     provenance: dict[str, Any] | None = None
 
 
+class JobEnd(NamedTuple):
+    """One end of a job. A replayed job ends again, and is sent with another message before that."""
+
+    job_id: str
+    message_id: str
+
+
 class Job(BaseModel):
     """A job as GET /jobs/{job_id} shows it. Times are ISO 8601, UTC."""
 
@@ -188,6 +219,8 @@ class Job(BaseModel):
     job_id: str
     algo_id: str
     client_id: str
+    message_id: SkipJsonSchema[str] = Field(default="", exclude=True)
+    """The message it was last sent with."""
     status: JobStatus
     created_at: str
     started_at: str | None = None
@@ -196,3 +229,8 @@ class Job(BaseModel):
     progress: float | None = None
     error: JobError | None = None
     result: JobResult | None = None
+
+    @property
+    def end(self) -> JobEnd:
+        """Which of its ends this is, once it has ended."""
+        return JobEnd(self.job_id, self.message_id)

@@ -6,9 +6,12 @@ Clauses, each a test in ``testing/``:
 - B2 the same job_id with the same fingerprint is accepted once; with another it is Conflict ``JOB_ID_TAKEN``
   (law J3)
 - B3 ``apply`` moves a job only forward, and finishes it at most once, whatever is reported how often (law J2)
-- B4 a finished job is among its client's ``unseen`` ones, oldest first, until ``mark_seen`` (law J7)
+- B4 a finished job is among its client's ``unseen`` ones, oldest first, until ``mark_seen`` of that end (law J7)
 - B5 ``fail_open`` finishes every open job of an algorithm and takes their messages off the queue (law P4)
 - B6 ``replay`` reopens a dead-lettered job, and only such a one, as a new attempt (law J5)
+- B7 ``resend_lost`` sends an open job again once its message has been gone for a while, unless its report may
+  still wait on the results queue; the MAX_RECEIVES-th time a message is lost it ends the job instead (laws J1, J5)
+- B8 a reopened job's next end is another end: marking the earlier one seen does not touch it (law J7)
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from medical_image_processing.model.job import Job, JobError, JobMessage, JobResult, JobStatus
+from medical_image_processing.model.job import Job, JobEnd, JobError, JobMessage, JobResult, JobStatus
 from medical_image_processing.model.page import Page
 
 DEAD_LETTERED = "DEAD_LETTERED"
-"""The error code of a job whose message went to the dead-letter queue."""
+"""The error code of a job that was given up, mostly with its message in the dead-letter queue; can be replayed."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class Jobs(Protocol):
     async def accept(self, message: JobMessage, fingerprint: str) -> Accepted:
         """Record the job and enqueue its message, both or neither."""
 
+    async def find(self, job_id: str, fingerprint: str) -> Accepted | None:
+        """The job if it was accepted before, None if it is new; Conflict as :meth:`accept`."""
+
     async def get(self, job_id: str) -> Job | None:
         """The record, or None."""
 
@@ -93,10 +99,16 @@ class Jobs(Protocol):
     async def replay(self, job_id: str, *, actor: str) -> str:
         """Send a dead-lettered job again; the new message's id. NotFound, Conflict ``NOT_REPLAYABLE``."""
 
+    async def resend_lost(self, *, after_s: float, given_up: JobError) -> list[Job]:
+        """Send open jobs again that have had no message for ``after_s``; those ended with ``given_up`` instead.
+
+        A call may look at a part of the jobs only; call it again and again.
+        """
+
     async def unseen(self, client_id: str, *, after: str | None, limit: int) -> list[Job]:
         """Finished jobs the client has not received, oldest first, from behind the job ``after``."""
 
-    async def mark_seen(self, job_ids: Sequence[str]) -> None:
+    async def mark_seen(self, ends: Sequence[JobEnd]) -> None:
         """The client has these."""
 
     async def counts(self) -> list[JobCount]:

@@ -18,15 +18,16 @@ from medical_image_processing.model.job import (
     StoredObject,
 )
 from medical_image_processing.ports.jobs import DEAD_LETTERED, Jobs, Report
-from medical_image_processing.ports.queues import Queues
+from medical_image_processing.ports.queues import OutgoingMessage, Queues
 from medical_image_processing.testing.registry_contract import refused
 
 ALGO = "liver"
+GIVEN_UP = JobError(code=DEAD_LETTERED, message="its message was lost again and again")
 
 
 @dataclass(frozen=True)
 class JobPorts:
-    """Jobs, and the queues their messages go to; the queues of :data:`ALGO` exist."""
+    """Jobs, and the queues their messages go to; the queues of :data:`ALGO` and the results queue exist."""
 
     jobs: Jobs
     queues: Queues
@@ -50,7 +51,7 @@ def failed(job_id: str, code: str = "ALGORITHM_RAISED") -> Report:
 
 
 class JobsContract:
-    """Clauses B1 to B6."""
+    """Clauses B1 to B8."""
 
     def run(self, work: Callable[[JobPorts], Awaitable[None]]) -> None:
         """Run ``work`` against a fresh engine."""
@@ -107,12 +108,11 @@ class JobsContract:
                 await ports.jobs.accept(a_message(f"j{number}"), "same")
             await ports.jobs.accept(a_message("other", "client-2"), "same")
             order = ["j3", "j0", "j4"]
-            await ports.jobs.apply([succeeded(job_id) for job_id in (*order, "other")])
+            ended = await ports.jobs.apply([succeeded(job_id) for job_id in (*order, "other")])
             assert [job.job_id for job in await ports.jobs.unseen("client-1", after=None, limit=10)] == order
             assert [job.job_id for job in await ports.jobs.unseen("client-1", after="j3", limit=1)] == ["j0"]
-            await ports.jobs.mark_seen(["j3", "j4", "j1"])
+            await ports.jobs.mark_seen([job.end for job in ended if job.job_id in ("j3", "j4")])
             assert [job.job_id for job in await ports.jobs.unseen("client-1", after=None, limit=10)] == ["j0"]
-            # One that had not ended when it was marked is not lost by that.
             await ports.jobs.apply([succeeded("j1")])
             assert [job.job_id for job in await ports.jobs.unseen("client-1", after=None, limit=10)] == [
                 "j0",
@@ -144,9 +144,67 @@ class JobsContract:
             await ports.jobs.replay("j1", actor="anna")
             job = await ports.jobs.get("j1")
             assert job is not None and job.status is JobStatus.QUEUED
+            assert job.error is None, "what is over still stands on a job that waits"
             (again,) = await ports.queues.receive(naming.queue(ALGO), limit=1, wait_s=0)
             assert JobMessage.model_validate_json(again.body).job_id == "j1"
             await refused(NotFound, "UNKNOWN_JOB", ports.jobs.replay("nobody", actor="anna"))
+
+        self.run(work)
+
+    def test_b7_j1_an_open_job_whose_message_is_gone_is_sent_again_and_no_other(self) -> None:
+        async def work(ports: JobPorts) -> None:
+            for name in ("waits", "held", "answered", "ended", "gone"):
+                await ports.jobs.accept(a_message(name), "same")
+            await ports.jobs.apply([succeeded("ended")])
+            queue = naming.queue(ALGO)
+            received = {m.group_id: m for m in await ports.queues.receive(queue, limit=10, wait_s=0)}
+            # Its report still waits, in a group that says nothing of the job: some containers send it so.
+            told = OutgoingMessage(body="{}", group_id="client-1", dedup_id="told")
+            await ports.queues.send(naming.RESULTS_QUEUE, [told])
+            await ports.queues.delete(queue, [received[name].receipt_handle for name in ("answered", "ended")])
+            assert await ports.jobs.resend_lost(after_s=0, given_up=GIVEN_UP) == []
+            assert await ports.queues.depth(queue) == 3
+            (report,) = await ports.queues.receive(naming.RESULTS_QUEUE, limit=1, wait_s=0)
+            await ports.jobs.apply([succeeded("answered")])
+            await ports.queues.delete(naming.RESULTS_QUEUE, [report.receipt_handle])
+            await ports.queues.delete(queue, [received["gone"].receipt_handle])
+            assert await ports.jobs.resend_lost(after_s=60, given_up=GIVEN_UP) == []
+            assert await ports.queues.depth(queue) == 2, "it was sent before its time"
+            for _ in range(2):
+                assert await ports.jobs.resend_lost(after_s=0, given_up=GIVEN_UP) == []
+            (again,) = await ports.queues.receive(queue, limit=10, wait_s=0)
+            assert (JobMessage.model_validate_json(again.body), again.group_id) == (a_message("gone"), "gone")
+            assert await ports.queues.depth(queue) == 3
+
+        self.run(work)
+
+    def test_b7_j5_a_job_whose_message_goes_again_and_again_is_given_up_and_can_be_replayed(self) -> None:
+        async def work(ports: JobPorts) -> None:
+            queue = naming.queue(ALGO)
+            await ports.jobs.accept(a_message("j1"), "same")
+            for attempt in range(2):
+                for sent in range(naming.MAX_RECEIVES):
+                    (message,) = await ports.queues.receive(queue, limit=10, wait_s=0)
+                    await ports.queues.delete(queue, [message.receipt_handle])
+                    ended = await ports.jobs.resend_lost(after_s=0, given_up=GIVEN_UP)
+                    assert [job.error for job in ended] == [GIVEN_UP] * (sent == naming.MAX_RECEIVES - 1)
+                if attempt == 0:
+                    await ports.jobs.replay("j1", actor="anna")
+            job = await ports.jobs.get("j1")
+            assert job is not None and job.status is JobStatus.FAILED
+
+        self.run(work)
+
+    def test_b8_j7_a_replayed_jobs_new_end_is_unseen_though_its_old_one_is_marked_late(self) -> None:
+        async def work(ports: JobPorts) -> None:
+            await ports.jobs.accept(a_message("j1"), "same")
+            (old,) = await ports.jobs.apply([failed("j1", DEAD_LETTERED)])
+            await ports.jobs.replay("j1", actor="anna")
+            (new,) = await ports.jobs.apply([succeeded("j1")])
+            await ports.jobs.mark_seen([old.end])
+            assert await ports.jobs.unseen("client-1", after=None, limit=10) == [new]
+            await ports.jobs.mark_seen([new.end])
+            assert await ports.jobs.unseen("client-1", after=None, limit=10) == []
 
         self.run(work)
 

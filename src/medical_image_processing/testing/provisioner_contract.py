@@ -15,9 +15,10 @@ from medical_image_processing.control.provisioner.loop import Provisioner
 from medical_image_processing.control.provisioner.observe import observe
 from medical_image_processing.control.provisioner.plan import plan
 from medical_image_processing.control.router import Router
-from medical_image_processing.errors import Conflict, PermanentError, StaleRevision
+from medical_image_processing.errors import Conflict, PermanentError, StaleRevision, Throttled
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmStatus
 from medical_image_processing.model.job import Job, JobStatus, ProcessRequest
+from medical_image_processing.ports.jobs import Accepted
 from medical_image_processing.testing.registry_contract import refused
 from medical_image_processing.testing.resources_contract import ALGO, PIECES, EnginePorts, eventually
 
@@ -35,10 +36,10 @@ class _Clients:
 class _Control:
     """The control plane over the ports, driven by hand."""
 
-    def __init__(self, ports: EnginePorts) -> None:
+    def __init__(self, ports: EnginePorts, *, queue_limit: int = 1000) -> None:
         self.clients = _Clients()
         self.admin = Admin(ports.registry, ports.jobs)
-        self.router = Router(ports.registry, ports.jobs, ports.queues, queue_limit=1000)
+        self.router = Router(ports.registry, ports.jobs, ports.queues, queue_limit=queue_limit)
         self._ports = ports
 
     def provisioner(self) -> Provisioner:
@@ -160,6 +161,47 @@ class ProvisionerContract:
                 await _works(ports, f"after-{piece}")
 
         self.run(work)
+
+    def test_p3_j1_a_job_that_waited_in_a_queue_removed_by_hand_is_run_all_the_same(self) -> None:
+        async def work(ports: EnginePorts) -> None:
+            control = _Control(ports)
+            await control.admin.register(ports.spec(desired_count=0), actor="anna")
+            await control.settle()
+            await ports.submit("waits")
+            await ports.remove_by_hand(ALGO, "queue")
+            await ports.delivery.resend(after_s=0)
+            assert (await ports.job("waits")).status is JobStatus.QUEUED
+            await control.admin.update(ALGO, AlgorithmPatch(desired_count=1), actor="anna")
+            await control.settle()
+            await ports.delivery.resend(after_s=0)
+            assert (await ports.until("waits", JobStatus.SUCCEEDED)).attempts == 1
+
+        self.run(work)
+
+    def test_j3_an_accepted_job_is_the_same_job_whatever_became_of_the_algorithm_since(self) -> None:
+        async def work(ports: EnginePorts) -> None:
+            control = _Control(ports, queue_limit=1)
+            await _active(ports, control)
+            first, second = (ProcessRequest(job_id=name, pacs=ports.image) for name in ("first", "second"))
+            busy = ProcessRequest(job_id="first", pacs=ports.image, parameters={"do": "sleep", "seconds": 3})
+            accepted = await control.router.submit(ALGO, busy)
+            assert accepted.created
+            error = await refused(Throttled, "QUEUE_FULL", control.router.submit(ALGO, second))
+            assert isinstance(error, Throttled) and error.retry_after_s > 0
+            await self._is_still_accepted(control, busy, accepted)
+            await refused(Conflict, "JOB_ID_TAKEN", control.router.submit(ALGO, first))
+            await control.admin.scale_down(ALGO, actor="anna")
+            await self._is_still_accepted(control, busy, accepted)
+            await ports.until("first", JobStatus.SUCCEEDED)
+            await control.admin.remove(ALGO, actor="anna", force=True)
+            assert await control.settle() is None
+            await self._is_still_accepted(control, busy, accepted)
+
+        self.run(work)
+
+    async def _is_still_accepted(self, control: _Control, request: ProcessRequest, first: Accepted) -> None:
+        again = await control.router.submit(ALGO, request)
+        assert not again.created and again.message_id == first.message_id
 
     def test_p4_a_hard_delete_leaves_the_audit_and_loses_no_job_silently(self) -> None:
         async def work(ports: EnginePorts) -> None:

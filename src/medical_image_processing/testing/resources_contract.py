@@ -264,6 +264,33 @@ class ResourcesContract:
 
         self.run(work)
 
+    def test_j4_the_job_of_a_worker_that_died_is_given_back_and_finished_by_another(self) -> None:
+        async def work(ports: EnginePorts) -> None:
+            await _provide_and_wait(ports)
+            await ports.submit("orphan", do="sleep", seconds=2)
+            await ports.until("orphan", JobStatus.RUNNING)
+            await ports.kill_worker(ALGO)
+            job = await ports.until("orphan", JobStatus.SUCCEEDED, JobStatus.FAILED)
+            assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 2)
+
+        self.run(work)
+
+    def test_j6_jobs_of_one_algorithm_run_side_by_side(self) -> None:
+        async def work(ports: EnginePorts) -> None:
+            await provide(ports, ports.spec(desired_count=2))
+            await _until_running(ports, ALGO, 2)
+            for job_id in ("one", "two"):
+                await ports.submit(job_id, do="sleep", seconds=3)
+
+            async def both_run() -> bool:
+                return all([(await ports.job(name)).status is JobStatus.RUNNING for name in ("one", "two")])
+
+            await eventually(both_run, "both run at once")
+            for job_id in ("one", "two"):
+                await ports.until(job_id, JobStatus.SUCCEEDED)
+
+        self.run(work)
+
     def test_s5_p5_a_service_whose_workers_die_says_why_and_a_good_task_heals_it(self) -> None:
         async def work(ports: EnginePorts) -> None:
             await provide(ports, ports.spec(**ports.broken))

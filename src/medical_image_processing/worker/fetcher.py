@@ -10,7 +10,7 @@ import time
 from pydantic import ValidationError
 
 from medical_image_processing.dicom.read import read_image
-from medical_image_processing.errors import MipError, PermanentError, TransientError
+from medical_image_processing.errors import AlgorithmFailed, MipError, PermanentError, TransientError
 from medical_image_processing.model.job import Scope
 from medical_image_processing.worker import log
 from medical_image_processing.worker.aws import Received, SqsClient
@@ -18,14 +18,18 @@ from medical_image_processing.worker.backlog import Backlog, Prepared
 from medical_image_processing.worker.courier import Courier
 from medical_image_processing.worker.http import HttpClient
 from medical_image_processing.worker.leases import Attempt, Leases
-from medical_image_processing.worker.pacs import PacsClient
+from medical_image_processing.worker.pacs import INPUT_TIMEOUT_S, PacsClient
 
 _WAIT_S = 20
 _LONGEST_PAUSE_S = 30.0
+_FETCH_GRACE_S = 60.0
 
 
 class Fetcher(threading.Thread):
-    """Ends after :meth:`stop`; jobs it holds by then are the main thread's to give back."""
+    """Ends after :meth:`stop`; jobs it holds by then are the main thread's to give back.
+
+    ``decode_limit_s``: how long decoding one image may take before :meth:`overdue` tells.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,8 @@ class Fetcher(threading.Thread):
         leases: Leases,
         backlog: Backlog,
         courier: Courier,
+        *,
+        decode_limit_s: float,
     ) -> None:
         super().__init__(name="fetcher", daemon=True)
         self._algo_id = algo_id
@@ -43,6 +49,8 @@ class Fetcher(threading.Thread):
         self._leases = leases
         self._backlog = backlog
         self._courier = courier
+        self._decode_limit_s = decode_limit_s
+        self._step: tuple[Attempt, float, AlgorithmFailed] | None = None
         self._stopping = threading.Event()
         self._http = HttpClient(read_timeout_s=_WAIT_S + 10)
 
@@ -50,6 +58,11 @@ class Fetcher(threading.Thread):
         """Receive no more; a receive under way is ended."""
         self._stopping.set()
         self._http.hang_up()
+
+    def overdue(self, now: float) -> tuple[Attempt, AlgorithmFailed] | None:
+        """The job whose input takes longer than it may, by the monotonic clock, and what to say of it."""
+        step = self._step
+        return None if step is None or now <= step[1] else (step[0], step[2])
 
     def run(self) -> None:
         """Receive and fetch until stopped."""
@@ -102,8 +115,11 @@ class Fetcher(threading.Thread):
         job = attempt.job
         begun = time.perf_counter()
         try:
+            # Its own limit ends a fetch; this is for what that can't see, such as a name that is never resolved.
+            self._begin(attempt, "fetching", INPUT_TIMEOUT_S + _FETCH_GRACE_S)
             files = self._pacs.fetch(job)
             fetched = time.perf_counter()
+            self._begin(attempt, "decoding", self._decode_limit_s)
             image = read_image(files[0]) if job.pacs.scope is Scope.IMAGE else None
         except PermanentError as error:
             self._courier.fail(attempt, error)
@@ -121,4 +137,13 @@ class Fetcher(threading.Thread):
                 durations["decode"] = 1e3 * (time.perf_counter() - fetched)
             self._backlog.put(Prepared(attempt, image, files if image is None else [], durations))
             return
+        finally:
+            self._step = None
         self._backlog.done(attempt)
+
+    def _begin(self, attempt: Attempt, doing: str, limit_s: float) -> None:
+        error = AlgorithmFailed(
+            "TIME_LIMIT_EXCEEDED",
+            f"{doing} the input took longer than {limit_s:g} s; is the file or the PACS sound?",
+        )
+        self._step = (attempt, time.monotonic() + limit_s, error)

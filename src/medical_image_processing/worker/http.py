@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from medical_image_processing.errors import InputRejected, Unavailable
@@ -99,19 +99,19 @@ class HttpClient:
     ) -> Response:
         """One request and its whole answer, whatever its status.
 
+        The answer must be whole within ``total_s`` of the request's last byte, however slowly it comes.
         A connection that the server had closed meanwhile is replaced, so requests must be safe to repeat.
         Raises :class:`ConnectionFailed`, and :class:`InputRejected` ``TOO_LARGE`` beyond ``max_bytes``.
         """
-        deadline = time.monotonic() + total_s
         connection, is_reused = self._take(origin)
         try:
-            return self._ask(connection, method, target, headers, body, max_bytes, deadline)
+            return self._ask(connection, method, target, headers, body, max_bytes, total_s)
         except _ClosedBeforeAnswer as error:
             if not is_reused or self._hung_up:
                 raise ConnectionFailed(origin, "it closed the connection") from error
         connection = self._register(_Connection(origin, self._connect_timeout_s, self._read_timeout_s))
         try:
-            return self._ask(connection, method, target, headers, body, max_bytes, deadline)
+            return self._ask(connection, method, target, headers, body, max_bytes, total_s)
         except _ClosedBeforeAnswer as error:
             raise ConnectionFailed(origin, "it closed the connection") from error
 
@@ -130,12 +130,12 @@ class HttpClient:
         headers: Mapping[str, str],
         body: bytes,
         max_bytes: int,
-        deadline: float,
+        total_s: float,
     ) -> Response:
         is_reusable = False
         try:
             connection.send(method, target, headers, body)
-            response, is_reusable = connection.receive(max_bytes, deadline)
+            response, is_reusable = connection.receive(max_bytes, total_s)
             return response
         except (OSError, ValueError) as error:
             raise ConnectionFailed(connection.origin, _reason(error)) from error
@@ -174,6 +174,30 @@ class _ClosedBeforeAnswer(Exception):
     """The other side closed before the first byte of an answer."""
 
 
+class _Incoming(io.RawIOBase):
+    """What a socket receives, each wait ended by the read timeout and all of them by ``deadline``."""
+
+    def __init__(self, source: socket.socket, read_timeout_s: float) -> None:
+        self._socket = source
+        self._read_timeout_s = read_timeout_s
+        self.deadline = float("inf")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self.deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("it sends too slowly")
+        if left_s >= self._read_timeout_s:
+            return self._socket.recv_into(buffer)
+        self._socket.settimeout(left_s)
+        try:
+            return self._socket.recv_into(buffer)
+        finally:
+            self._socket.settimeout(self._read_timeout_s)
+
+
 class _Connection:
     """One connection, one request at a time."""
 
@@ -184,7 +208,8 @@ class _Connection:
         except OSError as error:
             raise ConnectionFailed(origin, _reason(error)) from error
         self._socket.settimeout(read_timeout_s)
-        self._file = cast(io.BufferedReader, self._socket.makefile("rb", 65_536))
+        self._incoming = _Incoming(self._socket, read_timeout_s)
+        self._file = io.BufferedReader(self._incoming, 65_536)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
@@ -218,20 +243,21 @@ class _Connection:
         except (BrokenPipeError, ConnectionResetError) as error:
             raise _ClosedBeforeAnswer from error
 
-    def receive(self, max_bytes: int, deadline: float) -> tuple[Response, bool]:
+    def receive(self, max_bytes: int, total_s: float) -> tuple[Response, bool]:
         """The answer, and whether the connection can be used again."""
+        self._incoming.deadline = time.monotonic() + total_s
         status, headers, version = self._head()
         while 100 <= status < 200:
             status, headers, version = self._head()
         is_open = version == b"HTTP/1.1" and headers.get("connection", "").lower() != "close"
         if headers.get("transfer-encoding", "").lower().endswith("chunked"):
-            body = self._chunks(max_bytes, deadline)
+            body = self._chunks(max_bytes)
         elif status in (204, 304):
             body = b""
         elif (length := headers.get("content-length")) is not None:
-            body = self._exactly(int(length), max_bytes, deadline)
+            body = self._exactly(int(length), max_bytes)
         else:
-            body, is_open = self._until_closed(max_bytes, deadline), False
+            body, is_open = self._until_closed(max_bytes), False
         return Response(status, headers, body), is_open
 
     def _head(self) -> tuple[int, dict[str, str], bytes]:
@@ -255,7 +281,7 @@ class _Connection:
             headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
         raise ValueError("the answer has too many headers")
 
-    def _exactly(self, length: int, max_bytes: int, deadline: float) -> bytes:
+    def _exactly(self, length: int, max_bytes: int) -> bytes:
         if length < 0:
             raise ValueError("the answer has a negative length")
         if length > max_bytes:
@@ -265,27 +291,25 @@ class _Connection:
             part = self._file.read1(min(length, 2**20))
             if not part:
                 raise ValueError("the answer was cut short")
-            _check_time(deadline)
             parts.append(part)
             length -= len(part)
         return b"".join(parts)
 
-    def _chunks(self, max_bytes: int, deadline: float) -> bytes:
+    def _chunks(self, max_bytes: int) -> bytes:
         parts: list[bytes] = []
         total = 0
         while size := int(self._file.readline(_MAX_LINE).partition(b";")[0], 16):
             total += size
-            parts.append(self._exactly(size, max_bytes - total + size, deadline))
+            parts.append(self._exactly(size, max_bytes - total + size))
             self._file.readline(_MAX_LINE)
         while self._file.readline(_MAX_LINE) not in (b"\r\n", b"\n", b""):
             pass  # trailers
         return b"".join(parts)
 
-    def _until_closed(self, max_bytes: int, deadline: float) -> bytes:
+    def _until_closed(self, max_bytes: int) -> bytes:
         parts: list[bytes] = []
         total = 0
         while part := self._file.read1(2**20):
-            _check_time(deadline)
             parts.append(part)
             total += len(part)
             if total > max_bytes:
@@ -308,11 +332,6 @@ def _connected(origin: Origin, timeout_s: float) -> socket.socket:
 @cache
 def _tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
-
-
-def _check_time(deadline: float) -> None:
-    if time.monotonic() > deadline:
-        raise TimeoutError("it sends too slowly")
 
 
 def _too_large(max_bytes: int) -> InputRejected:

@@ -21,7 +21,8 @@ from medical_image_processing.worker.aws import retried
 from medical_image_processing.worker.http import HttpClient, Response, origin_of
 
 _PARALLEL = 4
-_INPUT_TIMEOUT_S = 300.0
+INPUT_TIMEOUT_S = 300.0
+"""For all that one job needs of the PACS."""
 _MAX_LISTING_BYTES = 2**26
 _ATTEMPTS = 3
 _LINK_GONE = (401, 403, 404, 409, 410)
@@ -49,29 +50,36 @@ class PacsClient:
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
         ``TOO_LARGE``; TransientError ``PACS_UNAVAILABLE``.
         """
+        deadline = time.monotonic() + INPUT_TIMEOUT_S
         try:
-            return self._fetch(job)
+            return self._fetch(job, deadline)
         except _LinkGone:
-            return self._fetch(job)  # moved or replaced just now; and what is gone for good gets no new link
+            return self._fetch(
+                job, deadline
+            )  # moved or replaced just now; and what is gone for good gets no new link
 
-    def _fetch(self, job: JobMessage) -> list[bytes]:
+    def _fetch(self, job: JobMessage, deadline: float) -> list[bytes]:
         where = job.pacs
         study = f"{self._path}/studies/{quote(where.study_id)}/images"
         if where.scope is Scope.IMAGE:
-            link = self._get_json(job, f"{study}/{quote(where.series_id or '')}/{quote(where.image_id or '')}")
-            return [self._get_file(job, _url(link), self._max_bytes, time.monotonic() + _INPUT_TIMEOUT_S)]
+            link = self._get_json(
+                job, f"{study}/{quote(where.series_id or '')}/{quote(where.image_id or '')}", deadline
+            )
+            return [self._get_file(job, _url(link), self._max_bytes, deadline)]
         query = f"?series_id={quote(where.series_id or '', safe='')}" if where.scope is Scope.SERIES else ""
-        links = self._get_json(job, study + query)
+        links = self._get_json(job, study + query, deadline)
         if not isinstance(links, list):
             raise _nonsense()
-        files = self._get_files(job, [_url(link) for link in links])
+        files = self._get_files(job, [_url(link) for link in links], deadline)
         return largest_series(files) if where.scope is Scope.STUDY else files
 
-    def _get_json(self, job: JobMessage, target: str) -> Any:
+    def _get_json(self, job: JobMessage, target: str, deadline: float) -> Any:
         headers = {"x-api-key": self._key, "x-job-id": job.job_id, "accept": "application/json"}
 
         def ask() -> Response:
-            response = self._http.request("GET", self._origin, target, headers, max_bytes=_MAX_LISTING_BYTES)
+            response = self._http.request(
+                "GET", self._origin, target, headers, max_bytes=_MAX_LISTING_BYTES, total_s=_left(deadline)
+            )
             return _checked(response, job)
 
         response = _from_pacs(ask)
@@ -86,9 +94,7 @@ class PacsClient:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
         def ask() -> Response:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Unavailable("PACS_UNAVAILABLE", f"the input did not arrive within {_INPUT_TIMEOUT_S:.0f} s")
+            left = _left(deadline)
             origin = origin_of(f"{parts.scheme}://{parts.netloc}")
             response = self._http.request("GET", origin, target, {}, max_bytes=max_bytes, total_s=left)
             return response if response.status in _LINK_GONE else _checked(response, job)
@@ -98,10 +104,9 @@ class PacsClient:
             raise _LinkGone("PACS_UNAVAILABLE", "the PACS API gave a link that is refused")
         return response.body
 
-    def _get_files(self, job: JobMessage, urls: list[str]) -> list[bytes]:
+    def _get_files(self, job: JobMessage, urls: list[str], deadline: float) -> list[bytes]:
         if not urls:
             raise _not_found(job)
-        deadline = time.monotonic() + _INPUT_TIMEOUT_S
         total = 0
 
         def get(url: str) -> bytes:
@@ -137,6 +142,13 @@ def _from_pacs(ask: Callable[[], Response]) -> Response:
         raise Unavailable("PACS_UNAVAILABLE", message) from error
     except ValueError as error:  # a link that is no http address
         raise _nonsense() from error
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise Unavailable("PACS_UNAVAILABLE", f"the input did not arrive within {INPUT_TIMEOUT_S:.0f} s")
+    return left
 
 
 def _url(link: Any) -> str:

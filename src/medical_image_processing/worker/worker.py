@@ -61,7 +61,15 @@ class Worker:
         self._leases = Leases(self._sqs, limit_s=config.time_limit_s)
         self._backlog = Backlog()
         self._courier = Courier(self._sqs, s3, self._leases, results_queue_url=config.results_queue_url)
-        self._fetcher = Fetcher(config.algo_id, self._sqs, pacs, self._leases, self._backlog, self._courier)
+        self._fetcher = Fetcher(
+            config.algo_id,
+            self._sqs,
+            pacs,
+            self._leases,
+            self._backlog,
+            self._courier,
+            decode_limit_s=config.time_limit_s,
+        )
         self._runner = Runner(config, processor, self._leases, self._backlog, self._courier, lines)
         self._limit_s = config.time_limit_s + (_KEEPER_GRACE_S if processor.KEEPS_TIME_LIMIT else 0.0)
         self._signals = _Signals()
@@ -74,11 +82,15 @@ class Worker:
         for thread in (self._courier, self._fetcher, self._runner, Renewer(self._leases)):
             thread.start()
         stop_at: float | None = None
+        status = EX_OK
         while self._runner.is_alive():
             self._signals.wait(_TICK_S)
             now = time.monotonic()
             self._arm_watchdog(now)
-            if self._signals.count and stop_at is None:
+            if status == EX_OK and (overdue := self._fetcher.overdue(now)) is not None:
+                status = EX_TEMPFAIL
+                self._fail_at_once(*overdue)
+            if (self._signals.count or status) and stop_at is None:
                 stop_at = now + self._config.stop_timeout_s
                 self._stop()
             if stop_at is not None and (now > stop_at or self._signals.is_hurried):
@@ -90,7 +102,7 @@ class Worker:
         self._fetcher.join(_HURRIED_FLUSH_S)  # a job that came in while hanging up is given back
         self._courier.flush(max(_FLUSH_S, (stop_at or 0.0) - time.monotonic()))
         log.event("stopped")
-        return EX_OK
+        return status
 
     def _stop(self) -> None:
         """Take no more jobs; give back those that wait; the running one goes on."""
@@ -111,19 +123,24 @@ class Worker:
 
     def _time_out(self, attempt: Attempt) -> int:
         """Fail the job and end: a thread that hangs can't be stopped."""
-        is_ours, job_id = self._leases.claim(attempt), attempt.job.job_id
-        log.event("the algorithm hung past its time limit; the worker ends", level=logging.ERROR, job_id=job_id)
         error = report.time_limit_exceeded(self._config.time_limit_s)
         self._fetcher.stop()
+        self._fail_at_once(attempt, error)
         self._give_back(self._leases.claim_waiting())
+        self._courier.flush(_FLUSH_S)
+        return EX_TEMPFAIL
+
+    def _fail_at_once(self, attempt: Attempt, error: AlgorithmFailed) -> None:
+        """Fail a job of which a thread hangs. That can't be stopped, so the worker must end."""
+        is_ours, job_id = self._leases.claim(attempt), attempt.job.job_id
+        log.event(f"the job hangs, and the worker ends: {error}", level=logging.ERROR, job_id=job_id)
         try:
             if is_ours:
                 self._sqs.send(self._config.results_queue_url, [report.failed(attempt, error)])
                 self._sqs.delete([attempt.receipt_handle])
         except MipError as fault:
             log.event(f"that could not be reported: {fault}", level=logging.ERROR, job_id=job_id)
-        self._courier.flush(_FLUSH_S)
-        return EX_TEMPFAIL
+        self._leases.release([attempt])
 
     def _give_back(self, attempts: list[Attempt]) -> None:
         """Without the courier, which may be busy with a large upload."""

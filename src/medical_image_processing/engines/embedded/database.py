@@ -121,19 +121,26 @@ class Database:
             outcomes = [self._run(pending) for pending in group]
             await self._finish_transaction()
         except Exception as error:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
+            self._roll_back()
             stated = _stated(error)
             outcomes = [(pending, None, stated) for pending in group]
         for pending, value, failure in outcomes:
             if pending.then is not None and failure is None:
-                pending.then(value)
+                failure = _failure_of(pending.then, value)
             if pending.done.done():
                 continue  # its caller was cancelled; the write stands
             if failure is not None:
                 pending.done.set_exception(failure)
             else:
                 pending.done.set_result(value)
+
+    def _roll_back(self) -> None:
+        """What can't be rolled back makes the next BEGIN fail, and is tried again then."""
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            _LOG.error("a group of writes can't be rolled back: %s", error)
 
     async def _finish_transaction(self) -> None:
         began = time.perf_counter()
@@ -177,6 +184,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     ):
         connection.execute(f"PRAGMA {pragma}")
     return connection
+
+
+def _failure_of(then: Callable[[Any], None], value: Any) -> Exception | None:
+    """The write stands, and its neighbours' too, so what goes wrong after it is its caller's alone to hear."""
+    try:
+        then(value)
+    except Exception as error:
+        _LOG.exception("what was to follow a write failed")
+        return error
+    return None
 
 
 def _stated(error: Exception) -> Exception:

@@ -270,6 +270,20 @@ def give_back_uncounted(connection: sqlite3.Connection, handles: Iterable[str], 
             _give_back(connection, row, effects, counted=False)
 
 
+def oldest_sent_at(connection: sqlite3.Connection, name: str) -> float | None:
+    """When the oldest message of a queue was sent; None when it holds none."""
+    # The oldest is the first that is ready or one of the few in flight: both stand in an index.
+    row = connection.execute(
+        "SELECT min(sent_at) FROM messages WHERE seq IN ("
+        " (SELECT min(m.seq) FROM messages m JOIN queues q ON q.queue_id = m.queue_id"
+        "  WHERE q.name = ?1 AND m.is_head = 1 AND m.in_flight = 0),"
+        " (SELECT min(m.seq) FROM messages m INDEXED BY messages_in_flight"
+        "  JOIN queues q ON q.queue_id = m.queue_id WHERE q.name = ?1 AND m.in_flight = 1))",
+        (name,),
+    ).fetchone()
+    return None if row[0] is None else float(row[0])
+
+
 def purge(connection: sqlite3.Connection, queue_id: int) -> None:
     """Remove every message; deduplication ids stay known."""
     connection.execute("DELETE FROM messages WHERE queue_id = ?", (queue_id,))

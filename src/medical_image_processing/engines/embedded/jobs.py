@@ -7,21 +7,24 @@ the two (law J1).
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from medical_image_processing import naming
 from medical_image_processing.engines.embedded.database import Database
+from medical_image_processing.engines.embedded.lost_jobs import LostJobs, is_lost
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import write_audit
 from medical_image_processing.engines.embedded.timestamps import to_iso
 from medical_image_processing.errors import Conflict, NotFound
-from medical_image_processing.model.job import Job, JobError, JobMessage, JobResult, JobStatus
+from medical_image_processing.model.job import Job, JobEnd, JobError, JobMessage, JobResult, JobStatus
 from medical_image_processing.model.page import Page
 from medical_image_processing.ports.jobs import DEAD_LETTERED, Accepted, JobCount, Report
 from medical_image_processing.ports.queues import OutgoingMessage
 
+_LOG = logging.getLogger(__name__)
 _OPEN = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 
 
@@ -38,6 +41,7 @@ class SqliteJobs:
         self._database = database
         self._queues = queues
         self._clock = clock
+        self._lost = LostJobs(database, clock=clock)
         self.on_finish: Callable[[str, JobStatus, float], None] = lambda *_: None
 
     async def accept(self, message: JobMessage, fingerprint: str) -> Accepted:
@@ -69,6 +73,11 @@ class SqliteJobs:
         if accepted.created:
             self._queues.notify(queue)
         return accepted
+
+    async def find(self, job_id: str, fingerprint: str) -> Accepted | None:
+        """The job if it was accepted before, None if it is new."""
+        rows = self._database.read("SELECT * FROM jobs WHERE job_id = ?", job_id)
+        return _same(rows[0], fingerprint) if rows else None
 
     async def get(self, job_id: str) -> Job | None:
         """The record, or None."""
@@ -153,7 +162,8 @@ class SqliteJobs:
             message_id, _ = self._queues.send_in(connection, queue, outgoing)
             connection.execute(
                 "UPDATE jobs SET status = 'QUEUED', started_at = NULL, finished_at = NULL, finish_seq = NULL,"
-                " progress = NULL, attempts = ?, message_id = ?, seen = 0 WHERE job_id = ?",
+                " progress = NULL, error = NULL, attempts = ?, message_id = ?, sends = 1, seen = 0"
+                " WHERE job_id = ?",
                 (attempt, message_id, job_id),
             )
             write_audit(connection, self._clock(), actor, "replay", job_id, {"attempt": attempt})
@@ -162,6 +172,39 @@ class SqliteJobs:
         queue, message_id = await self._database.write(send)
         self._queues.notify(queue)
         return message_id
+
+    async def resend_lost(self, *, after_s: float, given_up: JobError) -> list[Job]:
+        """Send jobs whose message is gone again; the jobs ended with ``given_up`` instead."""
+        now = self._clock()
+
+        def resend(connection: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
+            sent, ended = [], []
+            for job_id, since in overdue:
+                row = _find(connection, job_id)
+                if row is None or row["status"] not in _OPEN or not is_lost(connection, row, since):
+                    continue
+                if row["sends"] >= naming.MAX_RECEIVES:
+                    report = Report(job_id, row["algo_id"], JobStatus.FAILED, error=given_up)
+                    ended.append(_apply(connection, report, now))
+                else:
+                    self._send_again(connection, row)
+                    sent.append(row)
+            return sent, ended
+
+        if not (overdue := self._lost.overdue(after_s)):
+            return []
+        sent, ended = await self._database.write(resend)
+        for row in sent:
+            _LOG.warning("job %s of %s had no message any more and was sent again", row["job_id"], row["algo_id"])
+            self._queues.notify(naming.queue(row["algo_id"]))
+        return [self._finished(row) for row in ended]
+
+    def _send_again(self, connection: sqlite3.Connection, row: Any) -> None:
+        """A message in the place of the one that is lost, whose id makes this one's deduplication id."""
+        outgoing = OutgoingMessage(body=row["body"], group_id=row["job_id"], dedup_id=row["message_id"])
+        message_id, _ = self._queues.send_in(connection, naming.queue(row["algo_id"]), outgoing)
+        sql = "UPDATE jobs SET message_id = ?, sends = sends + 1 WHERE job_id = ?"
+        connection.execute(sql, (message_id, row["job_id"]))
 
     async def unseen(self, client_id: str, *, after: str | None, limit: int) -> list[Job]:
         """Finished jobs the client has not received, oldest first, from behind the job ``after``."""
@@ -174,11 +217,10 @@ class SqliteJobs:
         )
         return list(map(_job, rows))
 
-    async def mark_seen(self, job_ids: Sequence[str]) -> None:
+    async def mark_seen(self, ends: Sequence[JobEnd]) -> None:
         """The client has these."""
-        rows = [(job_id,) for job_id in job_ids]
-        sql = "UPDATE jobs SET seen = 1 WHERE job_id = ? AND finish_seq IS NOT NULL"
-        await self._database.write(lambda c: c.executemany(sql, rows) and None, durable=False)
+        sql = "UPDATE jobs SET seen = 1 WHERE job_id = ? AND message_id = ? AND finish_seq IS NOT NULL"
+        await self._database.write(lambda c: c.executemany(sql, ends) and None, durable=False)
 
     async def counts(self) -> list[JobCount]:
         """Jobs by algorithm and state."""
@@ -241,6 +283,7 @@ def _job(row: Any) -> Job:
         job_id=row["job_id"],
         algo_id=row["algo_id"],
         client_id=row["client_id"],
+        message_id=row["message_id"],
         status=JobStatus(row["status"]),
         created_at=to_iso(row["created_at"]),
         started_at=to_iso(row["started_at"]) if row["started_at"] is not None else None,

@@ -117,6 +117,10 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX audit_by_subject ON audit (subject, seq);
     """,
+    """
+    -- How many messages the job has had since it was accepted or replayed: more than one when one was lost.
+    ALTER TABLE jobs ADD COLUMN sends INTEGER NOT NULL DEFAULT 1;
+    """,
 )
 
 
