@@ -3,6 +3,6 @@
 set -eu
 here=$(dirname "$0")
 object=$2.o
-g++ -std=c++17 -O3 -fopenmp -Wall -Wextra -Wconversion -Werror -I "$1" -c "$here/grayscale.cpp" -o "$object"
+g++ -std=c++17 -O3 -ffp-contract=off -fopenmp -Wall -Wextra -Wconversion -Werror -I "$1" -c "$here/grayscale.cpp" -o "$object"
 g++ "$object" -o "$2" -static-libstdc++ -static-libgcc -l:libgomp.a -pthread -ldl
 rm "$object"

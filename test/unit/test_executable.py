@@ -20,8 +20,7 @@ from medical_image_processing.worker.native_processor import public_environment
 @given(st.binary(max_size=300))
 def test_any_line_becomes_printable(raw: bytes) -> None:
     line = printable(raw)
-    assert all(character.isprintable() or character == "\t" for character in line if ord(character) < 0x2030)
-    assert "\n" not in line and "\x1b" not in line
+    assert line.replace("\t", "").isprintable()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,14 @@ def test_a_bad_input_is_its_reason(grayscale: Path, tmp_path: Path, content: byt
     command = [str(grayscale), str(tmp_path / "in.nrrd"), str(tmp_path / "out.nrrd")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, said in done.stderr.splitlines()[-1]) == (1, True)
+
+
+def test_the_example_of_the_docs_compiles_and_works(tmp_path: Path) -> None:
+    page = (GRAYSCALE.parents[1] / "docs" / "native.md").read_text()
+    (tmp_path / "threshold.cpp").write_text(page.partition("```c++\n")[2].partition("```")[0])
+    (compile_line,) = [line for line in page.splitlines() if line.startswith("g++")]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["/bin/sh", "-ec", compile_line], cwd=tmp_path, env=environment, check=True, timeout=120)
+    pixels = drawn((2, 9, 7), "int16")
+    (tmp_path / "data").mkdir()
+    np.testing.assert_array_equal(run(tmp_path / "threshold", tmp_path / "data", pixels, above=50), pixels > 50)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import selectors
 import signal
 import subprocess
@@ -37,7 +36,6 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _ELF = b"\x7fELF"
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _prctl = ctypes.CDLL(None).prctl
 
 
@@ -233,7 +231,10 @@ def printable(raw: bytes) -> str:
     """A line as it may stand in a log or a message: no control characters, and not without end."""
     text = raw[: 4 * _MAX_LINE].decode("utf-8", "replace")
     # Of a progress bar, which goes back to the line's beginning, what stands there in the end.
-    return _CONTROL.sub("", text.rstrip("\r").rpartition("\r")[2])[:_MAX_LINE].strip()
+    shown = text.rstrip("\r").rpartition("\r")[2]
+    return "".join(character for character in shown if character.isprintable() or character == "\t")[
+        :_MAX_LINE
+    ].strip()
 
 
 def _check(ending: _Ending) -> None:
