@@ -22,12 +22,20 @@ from docker_engine import (
 from platform_process import Platform
 
 ROOT = Path(__file__).resolve().parents[1]
+IMAGES_S = 900
 
 _IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(program, ...): skipped where a program is not installed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs an image waits for Debian and mip-base to be made."""
+    for item in items:
+        if {"debian_image", "mip_base_image"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(IMAGES_S), append=False)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

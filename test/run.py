@@ -24,7 +24,6 @@ DEBIAN_PACKAGES = {
     "iptables": "iptables",
     "iproute2": "ip",
     "jq": "jq",
-    "g++": "g++",
 }
 STEP_TIMEOUT_S = 300
 

@@ -195,3 +195,23 @@ def test_a_sample_that_is_no_image(docker_engine: DockerEngine, mip_base_image: 
     done = mip(docker_engine, "check", mip_base_image, "--sample", str(tmp_path / "x.dcm"))
     assert done.returncode == 1
     assert "is no DICOM image" in done.stderr
+
+
+def test_a_check_that_is_stopped_leaves_nothing_running(
+    docker_engine: DockerEngine, mip_base_image: str, tmp_path: Path
+) -> None:
+    tag = build(docker_engine, tmp_path / "image", "hangs", with_fault("hangs"), mip_base_image)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    env = clean_environment(**docker_engine.environment, TMPDIR=str(temporary))
+    checking = subprocess.Popen(
+        [*CLI, "check", tag], env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    assert checking.stderr is not None
+    assert any(b"waiting for its result" in line for line in checking.stderr)
+    checking.terminate()
+    checking.stderr.close()
+    assert checking.wait(30) == 143
+    assert list(temporary.iterdir()) == []
+    with closing(docker_engine.client()) as client:
+        assert client.containers.list(filters={"ancestor": tag}) == []

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from docker.errors import NotFound
 from pydicom.errors import InvalidDicomError
 
 from medical_image_processing import naming
@@ -156,7 +157,7 @@ class _Run:
             if self._status_reason() is not None:
                 return False
             # One that loads a model is busy with it.
-            if passed > _IDLE_AFTER_S and self._measure_cpu_share() < IDLE_CPU_SHARE:
+            if passed > _IDLE_AFTER_S and self._is_idle():
                 return False
             time.sleep(_POLL_S)
         return False
@@ -192,7 +193,7 @@ class _Run:
     def _containers(self) -> Iterator[Any]:
         labels = [f"mip.platform={platform_id(self.platform.home)}", f"mip.algorithm={self._algo_id}"]
         for container in self.engine.api.containers(filters={"label": labels}):
-            with suppress(Exception):  # it has ended meanwhile
+            with suppress(NotFound):  # it has ended meanwhile
                 yield self.engine.containers.get(container["Id"])
 
     def _note_secrets(self) -> None:
@@ -201,14 +202,18 @@ class _Run:
             env = dict(pair.partition("=")[::2] for pair in container.attrs["Config"]["Env"])
             self._secrets |= {env[name].encode() for name in _SECRETS if env.get(name)}
 
-    def _measure_cpu_share(self) -> float:
-        """Cores in use, over about a second."""
-        used = 0.0
+    def _is_idle(self) -> bool:
+        share = self._measure_cpu_share()
+        return share is not None and share < IDLE_CPU_SHARE
+
+    def _measure_cpu_share(self) -> float | None:
+        """Cores in use, over about a second; None between two containers."""
         for container in self._containers():
-            now = container.stats(stream=False)
-            before, after = now["precpu_stats"]["cpu_usage"], now["cpu_stats"]["cpu_usage"]
-            used += (after["total_usage"] - before.get("total_usage", 0)) / 1e9
-        return used
+            with suppress(NotFound):
+                now = container.stats(stream=False)
+                before, after = now["precpu_stats"]["cpu_usage"], now["cpu_stats"]["cpu_usage"]
+                return float(after["total_usage"] - before.get("total_usage", 0)) / 1e9
+        return None
 
 
 class _Queue:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ def run_demo(folder: Path, *, as_json: bool) -> None:
 
     Unavailable or AlgorithmFailed where a step fails; whatever was started is stopped.
     """
-    signal.signal(signal.SIGTERM, _stop)
     pacs = sample_pacs()
     began = time.monotonic()
     with output.progress() as progress:
@@ -103,8 +101,3 @@ def _print(jobs: list[dict[str, Any]], picture: Path, passed_s: float, as_json: 
     rows = [(job["job_id"], output.state(job["status"]), time_taken(job), job["output"]) for job in jobs]
     output.print_table(("job", "state", "time", "output"), rows, right=("time",))
     output.print_note(f"What it found, beside the original: {picture}   (all in {output.seconds(passed_s)})")
-
-
-def _stop(*_: object) -> None:
-    """SIGTERM ends the demo as Ctrl-C does, so that the platform it started is stopped."""
-    raise SystemExit(143)

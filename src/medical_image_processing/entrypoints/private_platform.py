@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,8 +39,9 @@ class PrivatePlatform:
 def private_platform(pacs: Path, *, command: str, runtime: str) -> Iterator[PrivatePlatform]:
     """A platform over the files in ``pacs`` for ``mip COMMAND``; it is stopped and removed at the end.
 
-    Unavailable ``PLATFORM_FAILED``.
+    SIGTERM ends this process as Ctrl-C does from then on. Unavailable ``PLATFORM_FAILED``.
     """
+    signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory(prefix=f"mip-{command}-", ignore_cleanup_errors=True) as place:
         home, log = Path(place) / "home", Path(place) / "log"
         up = [sys.executable, "-P", "-m", "medical_image_processing.entrypoints.cli", "up"]
@@ -60,6 +62,10 @@ def private_platform(pacs: Path, *, command: str, runtime: str) -> Iterator[Priv
             except subprocess.TimeoutExpired:
                 platform.kill()
                 platform.wait()
+
+
+def _stop(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _await_env(platform: subprocess.Popen[bytes], file: Path, log: Path, command: str) -> dict[str, str]:
