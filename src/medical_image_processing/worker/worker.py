@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 
-from medical_image_processing.errors import MipError
+from medical_image_processing.errors import AlgorithmFailed, MipError
 from medical_image_processing.processing.base import Processor
 from medical_image_processing.worker import log, report
 from medical_image_processing.worker.aws import MAX_BATCH, S3Client, SqsClient
