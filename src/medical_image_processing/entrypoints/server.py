@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import time
@@ -62,6 +63,8 @@ class Addresses:
 def run_platform(settings: Settings, *, announce: Callable[[Addresses], None]) -> int:
     """Run until SIGINT or SIGTERM; ``announce`` is called once it takes jobs. MipError when it can't start."""
     settings.check()
+    # A home that was there before may be open to other users; what is written into it is not.
+    os.umask(0o077)
     with Home(settings.home) as home, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Platform(settings, home).run(announce))
     return 0
