@@ -166,6 +166,28 @@ def test_what_holds_secrets_is_readable_by_its_owner_alone(guarded: Platform) ->
             assert private or home.stat().st_mode & 0o077 == 0, path
 
 
+def test_in_a_home_that_others_may_enter_no_file_is_theirs_to_read(folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    with Platform(home, pacs=folder / "pacs") as platform:
+        api = Api(platform)
+        api.register("puppet", env=puppet.install(folder / "site"))
+        job = api.succeeds("puppet")
+        assert (home / "output" / job["result"]["dicom"]["key"]).is_file()
+        for path in home.rglob("*"):
+            assert path.is_socket() or path.stat().st_mode & 0o077 == 0, path
+
+
+def test_with_every_address_of_ipv6_jobs_run_and_results_can_be_fetched(folder: Path, tmp_path: Path) -> None:
+    options = ["--host", "::", "--open-clients"]
+    with Platform(tmp_path / "home", pacs=folder / "pacs", options=options) as platform:
+        api = Api(platform, admin_key=platform.env["MIP_ADMIN_KEY"])
+        api.register("puppet", env=puppet.install(folder / "site"))
+        job = api.succeeds("puppet")
+        assert api.download(job["result"]["dicom"]["url"])[128:132] == b"DICM"
+
+
 def test_keys_stay_out_of_logs_process_lists_and_the_database(
     guarded: Platform, clients: tuple[Api, Api], folder: Path
 ) -> None:

@@ -51,7 +51,7 @@ class Settings:
     def local_host(self) -> str:
         """A name under which this machine itself reaches the platform."""
         if self.is_wildcard:
-            return "127.0.0.1"
+            return "[::1]" if ":" in self.host else "127.0.0.1"
         return f"[{self.host}]" if ":" in self.host else self.host
 
     def check(self) -> None:
