@@ -129,7 +129,6 @@ class EmbeddedEngine:
     async def close(self) -> None:
         """Write what is pending and close the file."""
         self.queues.close()
-        await self.access_record.flush()
         await self.database.close()
 
     def queue_url(self, name: str) -> str:
