@@ -173,7 +173,7 @@ def test(
         typer.Argument(metavar="PYTEST_ARGS", help="Passed on to pytest.", show_default=False),
     ] = None,
 ) -> None:
-    """Install what the tests need, and run them all.
+    """Install what tests need, and run them all.
 
     These are ruff, mypy, import-linter and pytest; arguments are passed on to pytest.
     """
