@@ -100,11 +100,6 @@ class JobStatus(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
-    @property
-    def is_terminal(self) -> bool:
-        """Whether nothing can follow."""
-        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
-
 
 class JobError(BaseModel):
     """Why a job failed: a stable code, and a sentence a person can act on, without patient data."""
