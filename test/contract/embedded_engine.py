@@ -153,6 +153,7 @@ async def running_engine(folder: Path, workers: Workers | None = None) -> AsyncI
             create_runtime=workers.create_runtime,
             allow_origins=(),
             add_pacs_key=pacs_keys.add,
+            remove_pacs_key=pacs_keys.remove,
         )
     )
     index = FolderIndex(folder / "pacs")
@@ -217,6 +218,7 @@ def _ports(engine: EmbeddedEngine, delivery: Delivery, workers: Workers, base: s
 
     return EnginePorts(
         registry=engine.registry,
+        logs=engine.logs,
         resources=engine.resources,
         jobs=engine.jobs,
         queues=engine.queues,

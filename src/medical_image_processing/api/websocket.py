@@ -34,9 +34,11 @@ _NAME = re.compile(NAME_PATTERN)
 class _Connection:
     """One client's socket, and the results on their way through it."""
 
-    def __init__(self, socket: WebSocket, client_id: str) -> None:
+    def __init__(self, socket: WebSocket, client_id: str, holder: str | None) -> None:
         self.socket = socket
         self.client_id = client_id
+        self.holder = holder
+        self.revoked = asyncio.Event()
         self.host = host_of(socket.headers.get("host"))
         self.waiting: asyncio.Queue[Job] = asyncio.Queue(_MOST_WAITING)
         self.behind = True
@@ -63,14 +65,23 @@ class Hub:
         for connection in self._connections.get(job.client_id, ()):
             connection.offer(job)
 
-    async def serve(self, socket: WebSocket, client_id: str) -> None:
-        """Send results until the client goes."""
-        await socket.accept()
-        connection = _Connection(socket, client_id)
+    def close_holder(self, name: str) -> None:
+        """End the connections that were opened with the key of ``name`` (clause K2)."""
+        for connections in self._connections.values():
+            for connection in connections:
+                if connection.holder == name:
+                    connection.revoked.set()
+
+    async def serve(self, socket: WebSocket, client_id: str, holder: str | None = None) -> None:
+        """Send results until the client goes, or the key of ``holder`` does."""
+        connection = _Connection(socket, client_id, holder)
         self._connections.setdefault(client_id, set()).add(connection)
         clean = False
         try:
+            await socket.accept()
             clean = await self._converse(connection)
+            if connection.revoked.is_set():
+                await socket.close(1008, "the key was removed")
         finally:
             mine = self._connections[client_id]
             mine.discard(connection)
@@ -82,7 +93,7 @@ class Hub:
     async def _converse(self, connection: _Connection) -> bool:
         """Whether the client closed the connection properly."""
         listening = asyncio.create_task(self._listen(connection))
-        working = [asyncio.create_task(work(connection)) for work in (self._send_all, self._settle)]
+        working = [asyncio.create_task(work(connection)) for work in (self._send_all, self._settle, _revoked)]
         try:
             await asyncio.wait([listening, *working], return_when=asyncio.FIRST_COMPLETED)
             return listening.done() and not listening.cancelled() and listening.result()
@@ -135,6 +146,10 @@ class Hub:
                     del connection.sent[job_id]
 
 
+async def _revoked(connection: _Connection) -> None:
+    await connection.revoked.wait()
+
+
 def create_router(hub: Hub, access: Access) -> APIRouter:
     """``/ws``."""
     routes = APIRouter()
@@ -154,6 +169,6 @@ def create_router(hub: Hub, access: Access) -> APIRouter:
             await socket.send_denial_response(answer(status, error.code, error.message))
             return
         with contextlib.suppress(WebSocketDisconnect):
-            await hub.serve(socket, client_id)
+            await hub.serve(socket, client_id, caller.holder.name if caller.holder else None)
 
     return routes

@@ -117,6 +117,10 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX audit_by_subject ON audit (subject, seq);
     """,
+    """
+    -- client_ids that /provision made for the holder, apart from those an operator gave.
+    ALTER TABLE keys ADD COLUMN granted TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 
 
