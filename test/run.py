@@ -19,7 +19,6 @@ SCRIPTS = Path(sys.executable).parent
 # Debian package → the program in it that tests ask for with ``@pytest.mark.needs``.
 DEBIAN_PACKAGES = {
     "dicom3tools": "dciodvfy",
-    "g++": "g++",
     "docker.io": "dockerd",
     "debootstrap": "debootstrap",
     "iptables": "iptables",
