@@ -16,7 +16,7 @@ from pydicom.data import get_testdata_file
 
 from api_calls import Api, make_pacs
 from medical_image_processing.processing.base import check_result
-from platform_process import Platform
+from platform_process import Platform, unconfined
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -69,7 +69,8 @@ def test_the_example_s_commands_register_it_and_send_it_an_image(tmp_path: Path)
     command = '"command": ["/app/worker.sh"]'
     assert command in register
     register = register.replace(command, f'{command}, "env": {json.dumps(env)}')
-    with Platform(tmp_path / "home", pacs=make_pacs(tmp_path / "pacs")) as running:
+    pacs = make_pacs(tmp_path / "pacs")
+    with Platform(tmp_path / "home", pacs=pacs, options=unconfined(tmp_path)) as running:
         api, variables = Api(running), f". {running.home / 'env'}\n"
         shell(variables + register, tmp_path)
         api.until_status("threshold", "ACTIVE")

@@ -181,7 +181,7 @@ def test_in_a_home_that_others_may_enter_no_file_is_theirs_to_read(folder: Path,
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0o755)
-    with Platform(home, pacs=folder / "pacs") as platform:
+    with Platform(home, pacs=folder / "pacs", options=unconfined(folder)) as platform:
         api = Api(platform)
         api.register("puppet", env=puppet.install(folder / "site"))
         job = api.succeeds("puppet")
@@ -191,7 +191,7 @@ def test_in_a_home_that_others_may_enter_no_file_is_theirs_to_read(folder: Path,
 
 
 def test_with_every_address_of_ipv6_jobs_run_and_results_can_be_fetched(folder: Path, tmp_path: Path) -> None:
-    options = ["--host", "::", "--open-clients"]
+    options = ["--host", "::", "--open-clients", *unconfined(folder)]
     with Platform(tmp_path / "home", pacs=folder / "pacs", options=options) as platform:
         api = Api(platform, admin_key=platform.env["MIP_ADMIN_KEY"])
         api.register("puppet", env=puppet.install(folder / "site"))
