@@ -97,3 +97,8 @@ class Throttled(TransientError):
 
 class Unavailable(TransientError):
     """Something the platform depends on does not answer."""
+
+
+def without_text(error: Exception) -> Exception:
+    """What a log may have of a failure that nobody foresaw: class and place. Its text may quote anything (A3)."""
+    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)

@@ -6,6 +6,7 @@ The queue and log group names are the seed's (CONTRACT.md, "Job message", "Log g
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 ALGO_ID_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
 PACS_ID_PATTERN = r"^[A-Za-z0-9._/-]{1,512}$"
@@ -83,8 +84,16 @@ def output_key(algo_id: str, study_id: str, series_id: str | None, image_id: str
     return f"{output_prefix(algo_id)}{folder}/{name}"
 
 
-def is_output_key(algo_id: str, key: str, *, legacy: bool) -> bool:
-    """Whether an algorithm may write ``key``; ``legacy`` is the record's ``legacy_output_keys``."""
+def is_output_key(
+    algo_id: str, key: str, *, legacy: bool, is_algorithm: Callable[[str], bool] = lambda _: False
+) -> bool:
+    """Whether an algorithm may write ``key``; ``legacy`` is the record's ``legacy_output_keys``.
+
+    An earlier key begins with a study, which may look like an algorithm's id. Where it is one, known to
+    ``is_algorithm``, the key lies under that algorithm's own prefix and is not for others.
+    """
     if any(segment in ("", ".", "..") for segment in key.split("/")):
         return False  # clients and file systems would resolve these to another place
-    return key.startswith(output_prefix(algo_id)) or (legacy and key.endswith(f"_{algo_id}.dcm"))
+    if key.startswith(output_prefix(algo_id)):
+        return True
+    return legacy and key.endswith(f"_{algo_id}.dcm") and not is_algorithm(key.partition("/")[0])

@@ -6,6 +6,7 @@ fetches them from wherever this machine's pip is told to. Called by the demo, ``
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import subprocess
@@ -170,11 +171,10 @@ def _await(
 
 
 def _archive_sizes(folder: Path) -> Iterator[int]:
-    for archive in folder.glob("pip-*/*.tar.gz"):
-        try:
+    # pip moves archives and removes folders meanwhile, and then this look at them ends.
+    with contextlib.suppress(OSError):
+        for archive in folder.glob("pip-*/*.tar.gz"):
             yield archive.stat().st_size
-        except OSError:  # pip moved it away meanwhile
-            continue
 
 
 def _unpack_chest(archive: Path, folder: Path) -> None:

@@ -151,6 +151,7 @@ async def running_engine(folder: Path, workers: Workers | None = None) -> AsyncI
             create_runtime=workers.create_runtime,
             allow_origins=(),
             add_pacs_key=pacs_keys.add,
+            remove_pacs_key=pacs_keys.remove,
         )
     )
     index = FolderIndex(folder / "pacs")
@@ -215,6 +216,7 @@ def _ports(engine: EmbeddedEngine, delivery: Delivery, workers: Workers, base: s
 
     return EnginePorts(
         registry=engine.registry,
+        logs=engine.logs,
         resources=engine.resources,
         jobs=engine.jobs,
         queues=engine.queues,

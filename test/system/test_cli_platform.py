@@ -46,6 +46,21 @@ class Mip:
         return answer.stdout
 
 
+def test_a_port_that_is_taken_is_named_once(platform: Platform, tmp_path: Path) -> None:
+    command = [*CLI, "up", "--home", str(tmp_path / "home"), "--port", str(platform.port), "--pacs", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--runtime", "process"],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert f"can't listen on 127.0.0.1 port {platform.port}" in said
+    assert said.count("127.0.0.1") == 1, said
+
+
 @pytest.fixture(scope="module")
 def mip(platform: Platform) -> Mip:
     return Mip(platform)

@@ -457,6 +457,10 @@ def test_p6_an_update_that_is_based_on_an_old_revision_is_refused(api: Api) -> N
     assert api.record("writers")["env"] == {"N": "1"}
     assert patch(3, "*").status_code == 200
     assert patch(4, "nonsense").status_code == 422
+    for how in ({}, {"hard": "true"}):
+        late = api.http.delete("/admin/algorithms/writers", params=how, headers={"if-match": tag})
+        assert (late.status_code, error_of(late)) == (412, "STALE_REVISION")
+    assert api.record("writers")["status"] == "INACTIVE"
 
 
 def test_registering_twice(api: Api) -> None:

@@ -180,6 +180,29 @@ def test_a_body_over_the_limit_is_a_413_whatever_it_says_of_its_length(api: Api)
     assert answer.status_code == 413
 
 
+def test_the_description_has_the_link_of_every_file_of_a_result(api: Api) -> None:
+    schemas = api.get("/openapi.json").json()["components"]["schemas"]
+    result = schemas["JobAnswerResult"]["properties"]
+    for described in (result["dicom"], result["outputs"]["items"]):
+        file = schemas[described["$ref"].rpartition("/")[2]]
+        assert "url" in file["properties"] and "url" in file["required"]
+
+
+def test_a_refusal_says_it_in_the_words_of_a_person(api: Api) -> None:
+    refused = api.post("/admin/algorithms", {"algo_id": "a", **SEED_BODY, "cpu": 3})
+    assert refused.status_code == 422
+    assert "cpu must be one of" in refused.text and "Value error" not in refused.text
+    plain = raw(
+        api,
+        "POST",
+        "/process/processing_1",
+        json.dumps({"pacs": IMAGE}).encode(),
+        **{"content-type": "text/plain"},
+    )
+    assert plain.status_code == 422
+    assert "Content-Type: application/json" in plain.json()["error"]["message"]
+
+
 def test_other_content_types(api: Api) -> None:
     body = json.dumps({"pacs": IMAGE}).encode()
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/xml", ""):

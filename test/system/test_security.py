@@ -14,7 +14,8 @@ import pydicom
 import pytest
 from botocore.config import Config
 from pydicom.data import get_testdata_file
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from api_calls import IMAGE, Api, error_of, make_pacs, receive, until
 from medical_image_processing.testing import puppet
@@ -124,8 +125,6 @@ def test_j3_a_job_sent_without_a_client_id_is_the_same_after_provision_and_nobod
 
 
 def test_the_websocket_takes_its_key_from_the_query_too(guarded: Platform, clients: tuple[Api, Api]) -> None:
-    from websockets.sync.client import connect
-
     anna, _ = clients
     address = f"{guarded.env['WS_ENDPOINT']}?client_id=anna-1&key={anna.client_key}"
     with connect(address, proxy=None) as listening:
@@ -150,6 +149,18 @@ def test_a_removed_key_opens_nothing(guarded: Platform, admin: Api) -> None:
     assert key not in second.get("/admin/keys").text
     assert admin.http.delete("/admin/keys/temp").status_code == 204
     assert second.get("/admin/keys").status_code == 401
+
+
+def test_k2_removing_a_key_closes_the_connections_it_had_opened(guarded: Platform, admin: Api) -> None:
+    answer = admin.post("/admin/keys", {"name": "leaving", "client_ids": ["leaving-1"]})
+    leaving = Api(guarded, admin_key=None, client_key=answer.json()["key"])
+    with leaving.listen("leaving-1") as listening:
+        leaving.process("puppet", client_id="leaving-1")
+        receive(listening)
+        assert admin.http.delete("/admin/keys/leaving").status_code == 204
+        with pytest.raises(ConnectionClosed) as closed:
+            listening.recv(timeout=10)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
 
 
 def test_who_changed_what_and_who_read_what_is_on_record(guarded: Platform, admin: Api) -> None:
@@ -182,6 +193,28 @@ def test_what_holds_secrets_is_readable_by_its_owner_alone(guarded: Platform) ->
         if path.is_file() and path.suffix in (".db", ".log", ".dcm"):
             private = path.stat().st_mode & 0o077 == 0
             assert private or home.stat().st_mode & 0o077 == 0, path
+
+
+def test_in_a_home_that_others_may_enter_no_file_is_theirs_to_read(folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    with Platform(home, pacs=folder / "pacs", options=unconfined(folder)) as platform:
+        api = Api(platform)
+        api.register("puppet", env=puppet.install(folder / "site"))
+        job = api.succeeds("puppet")
+        assert (home / "output" / job["result"]["dicom"]["key"]).is_file()
+        for path in home.rglob("*"):
+            assert path.is_socket() or path.stat().st_mode & 0o077 == 0, path
+
+
+def test_with_every_address_of_ipv6_jobs_run_and_results_can_be_fetched(folder: Path, tmp_path: Path) -> None:
+    options = ["--host", "::", "--open-clients", *unconfined(folder)]
+    with Platform(tmp_path / "home", pacs=folder / "pacs", options=options) as platform:
+        api = Api(platform, admin_key=platform.env["MIP_ADMIN_KEY"])
+        api.register("puppet", env=puppet.install(folder / "site"))
+        job = api.succeeds("puppet")
+        assert api.download(job["result"]["dicom"]["url"])[128:132] == b"DICM"
 
 
 def test_keys_stay_out_of_logs_process_lists_and_the_database(
@@ -242,6 +275,16 @@ def test_a_workers_port_has_no_admin_api_and_its_pacs_key_opens_only_the_pacs(lo
     assert httpx.get(f"{env['PACS_API_BASE']}/studies", headers=key, trust_env=False).status_code == 200
     stranger = Api(local.platform, admin_key=env["PACS_API_KEY"])
     assert stranger.get("/admin/algorithms").status_code == 401
+
+
+def test_a1_the_pacs_key_of_an_algorithm_that_is_gone_opens_nothing(local: Api, folder: Path) -> None:
+    env = worker_environment(local, folder)
+    key = {"x-api-key": env["PACS_API_KEY"]}
+    assert httpx.get(f"{env['PACS_API_BASE']}/studies", headers=key, trust_env=False).status_code == 200
+    assert local.http.delete("/admin/algorithms/puppet-2", params={"hard": "true"}).status_code == 202
+    local.until_gone("puppet-2")
+    assert httpx.get(f"{env['PACS_API_BASE']}/studies", headers=key, trust_env=False).status_code == 401
+    assert worker_environment(local, folder)["PACS_API_KEY"] != env["PACS_API_KEY"]
 
 
 def aws(env: dict[str, str], service: str) -> Any:
@@ -317,6 +360,30 @@ def test_a3_nothing_about_a_patient_in_logs_errors_metrics_or_the_database(
         assert word.encode() not in texts, f"{word} leaked"
 
 
+def test_on_loopback_a_name_that_a_web_page_points_here_opens_nothing(local: Api, guarded: Platform) -> None:
+    env = local.platform.env
+    keys = {"x-admin-key": "dev-admin", "x-api-key": "devkey"}
+    ports = [httpx.URL(env[name]).port for name in ("API_BASE", "AWS_ENDPOINT_URL")]
+    targets = [f":{ports[0]}/admin/algorithms", f":{ports[0]}/pacs/studies", f":{ports[1]}/pacs/studies"]
+    for target in targets:
+        for host in ("localhost", "LOCALHOST:1", "127.0.0.1", "127.1.2.3:99", "[::1]:8080"):
+            answer = httpx.get(f"http://127.0.0.1{target}", headers={**keys, "host": host}, trust_env=False)
+            assert answer.status_code == 200, (target, host)
+        for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "192.0.2.1", ""):
+            answer = httpx.get(f"http://127.0.0.1{target}", headers={**keys, "host": host}, trust_env=False)
+            assert (answer.status_code, error_of(answer)) == (421, "HOST_NOT_LOOPBACK"), (target, host)
+    with (
+        pytest.raises(InvalidStatus) as refused,
+        connect(f"ws://evil.example:{ports[0]}/ws?client_id=c", proxy=None, address=("127.0.0.1", ports[0])),
+    ):
+        pass
+    assert refused.value.response.status_code == 403
+    # Where keys are random, proxies and names are the operator's.
+    assert (
+        httpx.get(f"{guarded.base}/health", headers={"host": "pacs.example"}, trust_env=False).status_code == 200
+    )
+
+
 def test_the_pacs_folder_is_all_that_its_api_opens(local: Api) -> None:
     env = local.platform.env
     port = httpx.URL(env["PACS_API_BASE"]).port
@@ -330,7 +397,7 @@ def test_the_pacs_folder_is_all_that_its_api_opens(local: Api) -> None:
     ):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
             raw.sendall(
-                f"GET {target} HTTP/1.1\r\nHost: x\r\nx-api-key: devkey\r\nConnection: close\r\n\r\n".encode()
+                f"GET {target} HTTP/1.1\r\nHost: [::1]\r\nx-api-key: devkey\r\nConnection: close\r\n\r\n".encode()
             )
             said = b"".join(iter(lambda: raw.recv(65536), b""))
         status = int(said.split()[1])

@@ -9,7 +9,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class Pacs:
     client: httpx.Client
     keys: HashedKeys
     index: FolderIndex
-    accesses: list[tuple[str, str, str, str, str | None]] = field(default_factory=list)
+    accesses: list[tuple[str, list[tuple[str, str, str]], str | None]] = field(default_factory=list)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.client.get(path, headers={**HEADERS, **headers})
@@ -122,13 +122,17 @@ def serve(
     """A PACS over ``folder``, mounted on a server on the loopback interface."""
     index = FolderIndex(folder, cache_db, rescan_s=60, min_interval_s=0.01)
     keys = HashedKeys({HashedKeys.digest(KEY): "algo_1"})
-    accesses: list[tuple[str, str, str, str, str | None]] = []
+    accesses: list[tuple[str, list[tuple[str, str, str]], str | None]] = []
+
+    async def on_access(algo: str, images: Sequence[tuple[str, str, str]], job_id: str | None) -> None:
+        accesses.append((algo, list(images), job_id))
+
     port, mount = _server_port(), f"/pacs-{next(_NUMBERS)}"
     _MOUNTED[mount] = create_app(
         index,
         keys,
         links or LinkSigner(),
-        lambda *access: accesses.append(access),
+        on_access,
         allow_origins=allow_origins,
     )
     index.start()

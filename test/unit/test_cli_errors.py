@@ -51,6 +51,18 @@ def test_no_platform(call: tuple[str, ...], nobody: str) -> None:
     assert "mip up" in answer.stderr
 
 
+def test_a_platform_that_may_not_start_fetches_no_sample_before_it_says_so(tmp_path: Path) -> None:
+    answer = mip(
+        *("up", "--host", "0.0.0.0", "--home", str(tmp_path / "home")),
+        MIP_SAMPLES=str(tmp_path / "samples"),
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS=str(tmp_path),
+    )
+    assert answer.exit_code == 1
+    assert "--client-keys" in answer.stderr
+    assert not (tmp_path / "samples").exists()
+
+
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
 def test_errors_for_programs(call: tuple[str, ...], nobody: str) -> None:
     answer = mip(*call, "--json", base=nobody)

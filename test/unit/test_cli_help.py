@@ -1,5 +1,6 @@
 """Every command explains itself, and docs/cli.md is what they say."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,5 +51,6 @@ def test_reference_is_up_to_date(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     again = f"typer {module} utils docs --name mip --output docs/cli.md"
     assert made.read_text() == DOCS.read_text(), f"make it again with: {again}"
+    assert not re.search(r"^\* .*\.\.\.$", made.read_text(), re.MULTILINE), "a command's summary is cut off"
     for path in COMMANDS:
         assert f"`{' '.join(['mip', *path])}`" in DOCS.read_text()

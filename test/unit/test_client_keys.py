@@ -48,6 +48,25 @@ def test_what_the_file_no_longer_says_no_longer_opens(tmp_path: Path) -> None:
     assert load(tmp_path / "mip.db", file) == {"file:reader": ()}
 
 
+def test_a_client_id_that_moved_to_another_line_opens_nothing_more_and_a_granted_one_stays(tmp_path: Path) -> None:
+    file, database_file = tmp_path / "keys", tmp_path / "mip.db"
+    file.write_text(f"alice {'a' * 64} client-456\n")
+    load(database_file, file)
+
+    async def grant() -> None:
+        database = Database(database_file)
+        await SqliteKeys(database, clock=time.time).grant_client_id("file:alice", "client-made")
+        await database.close()
+
+    asyncio.run(grant())
+    file.write_text(f"alice {'a' * 64} alice-only\nbob {'b' * 64} client-456\n")
+    for _ in range(2):
+        assert load(database_file, file) == {
+            "file:alice": ("alice-only", "client-made"),
+            "file:bob": ("client-456",),
+        }
+
+
 def test_comments_and_empty_lines_are_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# the scanners\n\nct-room {'a' * 64} c1  # on the second floor\n")

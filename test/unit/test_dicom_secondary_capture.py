@@ -171,6 +171,17 @@ def test_the_same_job_makes_the_same_uids_and_another_job_others() -> None:
     assert pydicom.uid.UID(first.SOPInstanceUID).is_valid
 
 
+def test_one_job_id_on_two_images_makes_two_series_and_instances_and_again_the_same() -> None:
+    def uids(name: str) -> tuple[str, str]:
+        image = image_named(name)
+        result = written(image, np.zeros(image.pixels.shape, np.uint8))
+        return str(result.SeriesInstanceUID), str(result.SOPInstanceUID)
+
+    first, second = uids("CT_small.dcm"), uids("MR_small.dcm")
+    assert len({*first, *second}) == 4
+    assert uids("CT_small.dcm") == first
+
+
 def test_made_uids_depend_on_where_one_part_ends() -> None:
     assert made_uid("a", "bc") != made_uid("ab", "c")
     assert len(made_uid("a")) <= 64

@@ -92,5 +92,15 @@ def test_loopback_needs_no_decision_about_clients(tmp_path: Path, host: str) -> 
     assert settings(tmp_path, host=host).is_loopback
 
 
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("127.0.0.2", "127.0.0.2")],
+)
+def test_this_machine_reaches_the_platform_by_an_address_it_listens_on(
+    tmp_path: Path, host: str, local: str
+) -> None:
+    assert settings(tmp_path, host=host).local_host == local
+
+
 def test_the_admin_key_is_not_in_what_settings_print(tmp_path: Path) -> None:
     assert "hush-hush" not in repr(settings(tmp_path, admin_key="hush-hush"))

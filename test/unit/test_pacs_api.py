@@ -402,8 +402,8 @@ def test_every_link_given_out_is_recorded_with_its_job(tmp_path: Path) -> None:
         pacs.get("/studies/1.2/images/1.2.3/unknown")
 
     assert pacs.accesses == [
-        ("algo_1", "1.2", "1.2.3", sops[0], "job-7"),
-        *(("algo_1", "1.2", "1.2.3", sop, None) for sop in sops),
+        ("algo_1", [("1.2", "1.2.3", sops[0])], "job-7"),
+        ("algo_1", [("1.2", "1.2.3", sop) for sop in sops], None),
     ]
 
 

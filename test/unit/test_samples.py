@@ -45,6 +45,26 @@ def test_a_sample_that_cannot_be_had_is_unavailable_and_leaves_nothing(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_pip_may_remove_its_folders_while_they_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pip that does nothing but make and remove temporary folders, then gives up with a word of its own."""
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").touch()
+    (tmp_path / "pip" / "__main__.py").write_text(
+        "import os, sys, tempfile, time\n"
+        "end = time.monotonic() + 2\n"
+        "while time.monotonic() < end:\n"
+        "    folders = [tempfile.mkdtemp(prefix='pip-') for _ in range(50)]\n"
+        "    [os.rmdir(folder) for folder in folders]\n"
+        "sys.exit('that was all')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(Unavailable) as raised:
+        samples.abdominal_ct(tmp_path / "cache", lambda done, total: None)
+    assert "pip says: that was all" in raised.value.message
+
+
 def test_a_cache_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     occupied = tmp_path / "file"
     occupied.write_text("")

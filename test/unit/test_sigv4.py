@@ -60,6 +60,15 @@ def check(request: Request, payload: str, secret: str = SECRET, now: float | Non
     sigv4.check(signature, request, secret, payload)
 
 
+@pytest.mark.parametrize("timestamp", ["20261301T000000Z", "20260001T000000Z", "00000101T000000Z"])
+def test_a_date_that_is_in_no_calendar_is_refused(timestamp: str) -> None:
+    signature = sigv4.Signature(KEY_ID, timestamp[:8], "r", "s3", timestamp, "host", "0" * 64)
+    for expires_s in (None, 60):
+        with pytest.raises(AwsError) as caught:
+            sigv4.check_time(replace(signature, expires_s=expires_s), time.time())
+        assert (caught.value.code, caught.value.status) == ("AccessDenied", 403)
+
+
 def refused(request: Request, payload: str, code: str | None = None, **given: object) -> None:
     with pytest.raises(AwsError) as caught:
         check(request, payload, **given)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medical_image_processing.api import schemas
 from medical_image_processing.api.access import Access, AdminKey
+from medical_image_processing.api.websocket import Hub
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
@@ -38,7 +39,7 @@ class NewKey(BaseModel):
     client_ids: list[Name] = Field(default=[], max_length=1000)
 
 
-def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Access) -> APIRouter:
+def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Access, hub: Hub) -> APIRouter:
     """Routes under ``/admin``; all need ``x-admin-key``."""
 
     async def actor(key: AdminKey = None) -> str:
@@ -94,12 +95,18 @@ def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Acce
         responses={**_E404, **_E409, **_E412},
     )
     async def remove(
-        algo_id: AlgoIdPath, actor: Actor, response: Response, hard: bool = False, force: bool = False
+        algo_id: AlgoIdPath,
+        actor: Actor,
+        response: Response,
+        hard: bool = False,
+        force: bool = False,
+        if_match: Annotated[str | None, Header()] = None,
     ) -> Algorithm:
         """Scale down to nothing; with ``hard``, remove for good; with ``force``, fail what still waits."""
+        revision = _revision(if_match)
         if not hard:
-            return _tagged(await admin.scale_down(algo_id, actor=actor), response)
-        return _tagged(await admin.remove(algo_id, actor=actor, force=force), response)
+            return _tagged(await admin.scale_down(algo_id, actor=actor, if_revision=revision), response)
+        return _tagged(await admin.remove(algo_id, actor=actor, force=force, if_revision=revision), response)
 
     @router.get("/algorithms/{algo_id}/logs", response_model=schemas.LogAnswer, responses=_E404)
     async def read_logs(
@@ -134,8 +141,9 @@ def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Acce
 
     @router.delete("/keys/{name}", status_code=204, responses=_E404)
     async def remove_key(name: Annotated[str, Path(pattern=NAME_PATTERN)], actor: Actor) -> None:
-        """The key opens nothing from now on."""
+        """The key opens nothing from now on, and what it had opened is closed."""
         await keys.remove(name, actor=actor)
+        hub.close_holder(name)
 
     return router
 

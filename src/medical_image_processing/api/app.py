@@ -48,7 +48,9 @@ def create_app(parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bo
         allow_headers=["content-type", "x-admin-key", "x-api-key", "if-match"],
         expose_headers=["etag", "retry-after"],
     )
-    app.include_router(admin.create_router(parts.admin, parts.jobs, parts.keys, parts.logs, parts.access))
+    app.include_router(
+        admin.create_router(parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub)
+    )
     app.include_router(processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access))
     app.include_router(websocket.create_router(parts.hub, parts.access))
 

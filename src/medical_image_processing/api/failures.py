@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medical_image_processing import errors
 
@@ -34,7 +35,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(_StateFaults)
 
 
 def answer(status: int, code: str, message: str, details: Any = None, headers: Any = None) -> JSONResponse:
@@ -58,7 +59,7 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, (RequestValidationError, ValidationError))
     # What was sent is left out: it may hold anything (law A3).
     found = [
-        {"field": ".".join(str(part) for part in e["loc"] if part != "body") or "body", "problem": e["msg"]}
+        {"field": ".".join(str(part) for part in e["loc"] if part != "body") or "body", "problem": _problem(e)}
         for e in error.errors()
     ]
     if any(e["type"] == "json_invalid" for e in error.errors()):
@@ -66,6 +67,12 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     first = found[0]
     message = f"{first['field']}: {first['problem']}"
     return answer(422, "INVALID_REQUEST", message, {"fields": found})
+
+
+def _problem(error: Any) -> str:
+    if error["loc"] == ("body",) and error["type"] in ("dict_type", "model_attributes_type"):
+        return "must be a JSON object, sent with Content-Type: application/json"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 async def _on_http(_: Request, error: Exception) -> JSONResponse:
@@ -82,6 +89,31 @@ def _not_json() -> JSONResponse:
     return answer(400, "INVALID_JSON", "the body is not JSON; check its quotes, commas, encoding and depth")
 
 
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    _LOG.error("%s %s failed", request.method, request.scope.get("route") or "?", exc_info=error)
-    return answer(500, "INTERNAL_ERROR", "the platform has a fault; its log says where")
+class _StateFaults:
+    """Catches what nobody foresaw: behind a handler of the framework's it would go on, to be logged whole."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        answering = False
+
+        async def watched(message: Message) -> None:
+            nonlocal answering
+            answering = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            fault = errors.without_text(error)
+            _LOG.error("%s %s failed", scope.get("method", scope["type"]), _route(scope), exc_info=fault)
+            if answering or scope["type"] != "http":
+                raise fault from None
+            failed = answer(500, "INTERNAL_ERROR", "the platform has a fault; its log says where")
+            await failed(scope, receive, send)
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "?")

@@ -11,7 +11,7 @@ from medical_image_processing.api.access import Access, Caller, ClientKey
 from medical_image_processing.api.results import host_of, job_answer
 from medical_image_processing.control.router import Router, new_client_id
 from medical_image_processing.errors import NotFound
-from medical_image_processing.model.job import Job, JobStatus, Name, ProcessRequest
+from medical_image_processing.model.job import JobStatus, Name, ProcessRequest
 from medical_image_processing.naming import ALGO_ID_PATTERN, NAME_PATTERN
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.keys import Keys
@@ -60,7 +60,7 @@ def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, acce
         }
         return Response(json.dumps(answer), 202, media_type="application/json")
 
-    @routes.get("/jobs/{job_id}", response_model=Job, responses=schemas.errors(404))
+    @routes.get("/jobs/{job_id}", response_model=schemas.JobAnswer, responses=schemas.errors(404))
     async def show(
         job_id: Annotated[str, Path(pattern=NAME_PATTERN)], caller: Client, request: Request
     ) -> Response:

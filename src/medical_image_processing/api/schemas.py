@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from medical_image_processing.model.algorithm import Algorithm
-from medical_image_processing.model.job import Job, JobStatus
+from medical_image_processing.model.job import Job, JobStatus, Output, StoredObject
 from medical_image_processing.ports.keys import KeyRole
 
 
@@ -32,10 +32,36 @@ class AlgorithmPage(BaseModel):
     next_cursor: str | None
 
 
+class SignedObject(StoredObject):
+    """An object that whoever has its ``url`` can fetch, until that expires."""
+
+    url: str
+
+
+class SignedOutput(Output):
+    """One of several files; see :class:`SignedObject`."""
+
+    url: str
+
+
+class JobAnswerResult(BaseModel):
+    """What a finished job made, with fresh URLs."""
+
+    dicom: SignedObject
+    outputs: list[SignedOutput] = []
+    provenance: dict[str, Any] | None = None
+
+
+class JobAnswer(Job):
+    """A job as GET /jobs/{job_id} shows it. Times are ISO 8601, UTC."""
+
+    result: JobAnswerResult | None = None  # type: ignore[assignment]
+
+
 class JobPage(BaseModel):
     """One page of jobs, newest first."""
 
-    jobs: list[Job]
+    jobs: list[JobAnswer]
     next_cursor: str | None
 
 

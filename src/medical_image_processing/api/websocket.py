@@ -37,9 +37,11 @@ _NAME = re.compile(NAME_PATTERN)
 class _Connection:
     """One client's socket, and the results on their way through it."""
 
-    def __init__(self, socket: WebSocket, client_id: str) -> None:
+    def __init__(self, socket: WebSocket, client_id: str, holder: str | None) -> None:
         self.socket = socket
         self.client_id = client_id
+        self.holder = holder
+        self.revoked = asyncio.Event()
         self.host = host_of(socket.headers.get("host"))
         self.waiting: asyncio.Queue[Job] = asyncio.Queue(_MOST_WAITING)
         self.behind = True
@@ -66,13 +68,22 @@ class Hub:
         for connection in self._connections.get(job.client_id, ()):
             connection.offer(job)
 
-    async def serve(self, socket: WebSocket, client_id: str) -> None:
-        """Send results until the client goes."""
-        await socket.accept()
-        connection = _Connection(socket, client_id)
+    def close_holder(self, name: str) -> None:
+        """End the connections that were opened with the key of ``name`` (clause K2)."""
+        for connections in self._connections.values():
+            for connection in connections:
+                if connection.holder == name:
+                    connection.revoked.set()
+
+    async def serve(self, socket: WebSocket, client_id: str, holder: str | None = None) -> None:
+        """Send results until the client goes, or the key of ``holder`` does."""
+        connection = _Connection(socket, client_id, holder)
         self._connections.setdefault(client_id, set()).add(connection)
         try:
+            await socket.accept()
             await self._converse(connection)
+            if connection.revoked.is_set():
+                await socket.close(1008, "the key was removed")
         finally:
             mine = self._connections[client_id]
             mine.discard(connection)
@@ -80,7 +91,7 @@ class Hub:
                 del self._connections[client_id]
 
     async def _converse(self, connection: _Connection) -> None:
-        works = (self._listen, self._send_all, self._settle)
+        works = (self._listen, self._send_all, self._settle, _revoked)
         tasks = [asyncio.create_task(work(connection)) for work in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -144,6 +155,10 @@ def _said(text: str | None) -> Any:
         return None
 
 
+async def _revoked(connection: _Connection) -> None:
+    await connection.revoked.wait()
+
+
 def create_router(hub: Hub, access: Access) -> APIRouter:
     """``/ws``."""
     routes = APIRouter()
@@ -163,6 +178,6 @@ def create_router(hub: Hub, access: Access) -> APIRouter:
             await socket.send_denial_response(answer(status, error.code, error.message))
             return
         with contextlib.suppress(WebSocketDisconnect):
-            await hub.serve(socket, client_id)
+            await hub.serve(socket, client_id, caller.holder.name if caller.holder else None)
 
     return routes

@@ -43,8 +43,7 @@ class Admin:
     ) -> Algorithm:
         """Change the desired state. StaleRevision when ``if_revision`` is not the newest (law P6)."""
         record = await self._changeable(algo_id)
-        if if_revision is not None and if_revision != record.revision:
-            raise _stale(algo_id, if_revision, record.revision)
+        _check_revision(record, if_revision)
         spec = patch.apply_to(record.spec())
         if spec == record.spec():
             return record
@@ -54,13 +53,14 @@ class Admin:
             spec, status=status, based_on=record.revision, actor=actor, action="update"
         )
 
-    async def scale_down(self, algo_id: str, *, actor: str) -> Algorithm:
+    async def scale_down(self, algo_id: str, *, actor: str, if_revision: int | None = None) -> Algorithm:
         """desired_count 0; INACTIVE once the running jobs have ended."""
-        return await self.update(algo_id, AlgorithmPatch(desired_count=0), actor=actor)
+        return await self.update(algo_id, AlgorithmPatch(desired_count=0), actor=actor, if_revision=if_revision)
 
-    async def remove(self, algo_id: str, *, actor: str, force: bool) -> Algorithm:
+    async def remove(self, algo_id: str, *, actor: str, force: bool, if_revision: int | None = None) -> Algorithm:
         """Start the hard delete. Conflict ``JOBS_WAITING`` while jobs are open, unless ``force``."""
         record = await self.get(algo_id)
+        _check_revision(record, if_revision)
         if record.status is AlgorithmStatus.DELETING:
             return record
         waiting = await self._jobs.open_count(algo_id)
@@ -89,9 +89,11 @@ def _waiting(record: Algorithm, spec: AlgorithmSpec) -> AlgorithmStatus:
     return AlgorithmStatus.PENDING if spec.desired_count else record.status
 
 
-def _stale(algo_id: str, based_on: int, newest: int) -> StaleRevision:
-    return StaleRevision(
-        "STALE_REVISION",
-        f"'{algo_id}' is at revision {newest}, not {based_on}; read it again and redo the change",
-        details={"revision": newest},
-    )
+def _check_revision(record: Algorithm, based_on: int | None) -> None:
+    if based_on is not None and based_on != record.revision:
+        raise StaleRevision(
+            "STALE_REVISION",
+            f"'{record.algorithm_id}' is at revision {record.revision}, not {based_on}; read it again and "
+            "redo the change",
+            details={"revision": record.revision},
+        )

@@ -83,9 +83,10 @@ def write_file(
 
     Raises :class:`InputRejected` ``TOO_LARGE`` for a volume that no DICOM object can hold.
     """
-    sop_instance = made_uid(making.job_id, making.algo_id, "instance")
-    elements = _carried_on(image.sources[0], making)
-    elements |= _series_and_equipment(making)
+    origin = _origin(image, making)
+    sop_instance = made_uid(*origin, "instance")
+    elements = _carried_on(image.sources[0], origin)
+    elements |= _series_and_equipment(making, origin)
     elements |= _sources(image)
     elements |= derivation
     elements[0x00080016] = encode(0x00080016, "UI", sop_class)
@@ -116,7 +117,13 @@ def pixel_bits(bits: int) -> Elements:
     return {tag: unsigned_shorts(tag, number) for tag, number in values}
 
 
-def _carried_on(source: Dataset, making: Making) -> dict[int, bytes]:
+def _origin(image: Image, making: Making) -> tuple[str, ...]:
+    """What UIDs are made of: the source's too, as a job_id may be used again on another image or elsewhere."""
+    study = header.raw(image.sources[0], header.STUDY_INSTANCE_UID).decode("ascii", "replace")
+    return making.job_id, making.algo_id, study, *map(header.sop_instance_uid, image.sources)
+
+
+def _carried_on(source: Dataset, origin: tuple[str, ...]) -> dict[int, bytes]:
     """Patient and study as the source has them, bytes and character set unchanged."""
     found = {tag: (vr, header.raw(source, tag)) for tag, vr in header.CARRIED_ON.items()}
     elements = {
@@ -125,12 +132,12 @@ def _carried_on(source: Dataset, making: Making) -> dict[int, bytes]:
     for tag in _TYPE_2:
         elements.setdefault(tag, encode(tag, header.CARRIED_ON[tag], b""))
     if header.STUDY_INSTANCE_UID not in elements:
-        study = made_uid(making.job_id, making.algo_id, "study")
+        study = made_uid(*origin, "study")
         elements[header.STUDY_INSTANCE_UID] = encode(header.STUDY_INSTANCE_UID, "UI", study)
     return elements
 
 
-def _series_and_equipment(making: Making) -> dict[int, bytes]:
+def _series_and_equipment(making: Making, origin: tuple[str, ...]) -> dict[int, bytes]:
     """General Series, General and SC Equipment, General Image (PS3.3 C.7.3.1, C.7.5.1, C.8.6.1, C.7.6.1)."""
     day, moment = making.made_at.strftime("%Y%m%d"), making.made_at.strftime("%H%M%S.%f")
     values = (
@@ -145,7 +152,7 @@ def _series_and_equipment(making: Making) -> dict[int, bytes]:
         (0x0008103E, "LO", making.series_description[:64]),
         (0x00081090, "LO", making.algo_id),  # Manufacturer's Model Name
         (0x00181020, "LO", f"{__version__}\\revision {making.revision}"[:64]),  # Software Versions
-        (0x0020000E, "UI", made_uid(making.job_id, making.algo_id, "series")),
+        (0x0020000E, "UI", made_uid(*origin, "series")),
         (0x00200011, "IS", _SERIES_NUMBER),
         (0x00200013, "IS", "1"),
         (0x00280301, "CS", "NO"),  # Burned In Annotation

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,7 +130,7 @@ def up(
     home = home.expanduser().absolute()
     settings = Settings(
         home=home,
-        pacs=(pacs or _sample_pacs()).absolute(),
+        pacs=(pacs or Path()).absolute(),
         host=host,
         port=port,
         runtime=runtime,
@@ -139,6 +140,9 @@ def up(
         admin_key=os.environ.get("MIP_ADMIN_KEY") or None,
         allow_origins=tuple(cors_origin or Settings.allow_origins),
     )
+    settings.check()  # before anything is fetched
+    if pacs is None:
+        settings = replace(settings, pacs=_sample_pacs().absolute())
     configure_logging()
     raise typer.Exit(run_platform(settings, announce=lambda addresses: _announce(addresses.public, home)))
 
@@ -169,7 +173,7 @@ def test(
         typer.Argument(metavar="PYTEST_ARGS", help="Passed on to pytest.", show_default=False),
     ] = None,
 ) -> None:
-    """Install what the tests need, and run them all.
+    """Install what tests need, and run them all.
 
     These are ruff, mypy, import-linter and pytest; arguments are passed on to pytest.
     """

@@ -87,7 +87,7 @@ def check(
     budget: Annotated[float, typer.Option(metavar="SECONDS", help="A job that takes longer is too slow.")] = 60,
     as_json: AsJson = False,
 ) -> None:
-    """Try an algorithm's image, and say what is wrong.
+    """Try an image, say what is wrong with it.
 
     A folder is built first. The image is registered with a platform of its own, as FOLDER/algorithm.json
     says, and runs one job on a sample. The exit status is 1 when a check failed.

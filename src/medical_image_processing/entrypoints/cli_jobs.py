@@ -67,7 +67,7 @@ def process(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send images to an algorithm, fetch the result.
+    """Process images, fetch the result.
 
     They are named as the PACS names them: an image, a series or a whole study. With --no-wait it prints
     the job's id and ends. A job once accepted is run, whatever becomes of this command: `mip jobs watch

@@ -12,7 +12,7 @@ from medical_image_processing.entrypoints.cli_output import AsJson
 from medical_image_processing.entrypoints.client import Client
 from medical_image_processing.ports.keys import KeyRole
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and withdraw the keys of admins and clients.")
+app = typer.Typer(no_args_is_help=True, help="Make, list and withdraw keys.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Whom the key is for.", show_default=False)]
 

@@ -66,13 +66,18 @@ def add(file: Path, name: str, client_ids: list[str]) -> str:
 async def load(keys: Keys, file: Path) -> None:
     """Make the key records that came from the file what the file says now."""
     wanted = {f"{_PREFIX}{key.name}": key for key in read(file)}
-    granted = {h.name: h.client_ids for h in await keys.holders() if h.name.startswith(_PREFIX)}
+    granted = {h.name: h.granted for h in await keys.holders() if h.name.startswith(_PREFIX)}
     for name in granted:
         await keys.remove(name, actor=_ACTOR)
     for name, key in wanted.items():
-        # client_ids that /provision made for this holder stay theirs.
-        ids = sorted({*key.client_ids, *(i for i in granted.get(name, ()) if i.startswith("client-"))})
-        await keys.add(key.digest, name=name, role=KeyRole.CLIENT, client_ids=ids, actor=_ACTOR)
+        await keys.add(
+            key.digest,
+            name=name,
+            role=KeyRole.CLIENT,
+            client_ids=key.client_ids,
+            actor=_ACTOR,
+            granted=granted.get(name, ()),  # what /provision made for this holder stays theirs
+        )
 
 
 def _parse(file: Path, number: int, words: list[str]) -> ClientKey:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import time
@@ -32,8 +33,9 @@ from medical_image_processing.control.router import Router
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
 from medical_image_processing.entrypoints import client_keys
 from medical_image_processing.entrypoints.home import Home, Secrets
+from medical_image_processing.entrypoints.loopback_names import LoopbackNames
 from medical_image_processing.entrypoints.one_write import OneWriteProtocol
-from medical_image_processing.entrypoints.settings import STOP_GRACE_S, Settings
+from medical_image_processing.entrypoints.settings import EVERY_IPV4, STOP_GRACE_S, Settings
 from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.memory import freeze_imports, keep_freed_memory
@@ -63,6 +65,8 @@ class Addresses:
 def run_platform(settings: Settings, *, announce: Callable[[Addresses], None]) -> int:
     """Run until SIGINT or SIGTERM; ``announce`` is called once it takes jobs. MipError when it can't start."""
     settings.check()
+    # A home that was there before may be open to other users; what is written into it is not.
+    os.umask(0o077)
     keep_freed_memory(block_mib=4, total_mib=32)
     with Home(settings.home) as home, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Platform(settings, home).run(announce))
@@ -122,6 +126,7 @@ class _Platform:
                 create_runtime=workplace.create_runtime,
                 allow_origins=settings.allow_origins,
                 add_pacs_key=pacs_keys.add,
+                remove_pacs_key=pacs_keys.remove,
             )
         )
         index = FolderIndex(settings.pacs, settings.home / "pacs-index.db")
@@ -169,6 +174,9 @@ class _Platform:
         api = create_app(parts, allow_origins=settings.allow_origins, open_metrics=settings.is_loopback)
         self._api_app = _mounted(LimitBody(api), {"/pacs": pacs})
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": pacs})
+        if settings.is_loopback:
+            self._api_app = LoopbackNames(self._api_app)
+            self._worker_app = LoopbackNames(self._worker_app, own=self._workplace.gateway)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The port decides what can be reached at all, and containers reach only their own."""
@@ -285,7 +293,7 @@ def _listen(settings: Settings, gateway: str | None) -> list[socket.socket]:
         worker = _bind(settings.host, following)
     except MipError:
         worker = _bind(settings.host, 0)
-    if gateway is None or settings.is_wildcard:
+    if gateway is None or settings.host == EVERY_IPV4:
         return [api, worker]
     return [api, worker, _bind(gateway, worker.getsockname()[1])]
 
@@ -297,8 +305,13 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise Conflict(
             "PORT_UNUSABLE",
-            f"can't listen on {host} port {port}: {error.strerror}; choose another --port, or 0 for a free one",
+            f"can't listen on {host} port {port}: {_reason(error)}; choose another --port, or 0 for a free one",
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    # asyncio and socket put the address into the text; only the system's own words are wanted.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 def configure_logging() -> None:

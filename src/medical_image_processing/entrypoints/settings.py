@@ -9,6 +9,7 @@ from pathlib import Path
 from medical_image_processing.errors import InvalidRequest
 
 RUNTIMES = ("docker", "process")
+EVERY_IPV4 = "0.0.0.0"  # noqa: S104 - compared, not bound
 QUEUE_LIMIT = 200_000
 STOP_GRACE_S = 5.0
 
@@ -43,16 +44,10 @@ class Settings:
             return False
 
     @property
-    def is_wildcard(self) -> bool:
-        """Whether it listens on all addresses of this machine."""
-        return self.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-
-    @property
     def local_host(self) -> str:
         """A name under which this machine itself reaches the platform."""
-        if self.is_wildcard:
-            return "127.0.0.1"
-        return f"[{self.host}]" if ":" in self.host else self.host
+        host = {EVERY_IPV4: "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"[{host}]" if ":" in host else host
 
     def check(self) -> None:
         """Raise InvalidRequest when this would be unsafe or can't work; the message says what to do."""

@@ -114,11 +114,6 @@ class JobStatus(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
-    @property
-    def is_terminal(self) -> bool:
-        """Whether nothing can follow."""
-        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
-
 
 def _clipped(value: Any) -> Any:
     return value[:MAX_ERROR_CHARS] if isinstance(value, str) else value

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,8 +39,8 @@ from medical_image_processing.pacs.http import (
 from medical_image_processing.pacs.keys import PacsKeys
 from medical_image_processing.pacs.links import LinkSigner
 
-OnAccess = Callable[[str, str, str, str, str | None], None]
-"""``on_access(algo, study_uid, series_uid, sop_uid, job_id)``."""
+OnAccess = Callable[[str, Sequence[tuple[str, str, str]], str | None], Awaitable[None]]
+"""``on_access(algo, [(study_uid, series_uid, sop_uid), …], job_id)``."""
 
 _LOG = logging.getLogger(__name__)
 _PACS_ID = re.compile(PACS_ID_PATTERN)
@@ -63,9 +63,9 @@ def create_app(
 ) -> ASGIApp:
     """The PACS API over ``index``, which the caller starts and closes.
 
-    ``on_access`` is called for each link given out, before it is (law A4), with the name of the key's
-    holder, the image's UIDs ("" where its header lacks them) and the ``x-job-id`` header; when it raises,
-    no link is given. ``allow_origins`` are the web origins whose pages may call, ``*`` for all.
+    ``on_access`` is awaited before links are given out (law A4), with the name of the key's holder, the
+    images' UIDs ("" where a header lacks them) and the ``x-job-id`` header; when it raises, no link is given.
+    ``allow_origins`` are the web origins whose pages may call, ``*`` for all.
     """
     return PacsApp(index, keys, links, on_access, frozenset(allow_origins))
 
@@ -125,11 +125,11 @@ class PacsApp:
             raise NotFound("UNKNOWN_ROUTE", "the PACS API has no such address")
         study_id, series_id, image_id = await self._choose(readings)
         if series_id is not None and image_id is not None:
-            return self._link(request, algo, await self._index.image(study_id, series_id, image_id))
+            return await self._link(request, algo, await self._index.image(study_id, series_id, image_id))
         series_id = request.query("series_id")
         if series_id is not None:
             _check_id("series_id", series_id)
-        return self._links_of(request, algo, await self._index.images(study_id, series_id))
+        return await self._links_of(request, algo, await self._index.images(study_id, series_id))
 
     def _caller(self, request: Request) -> str:
         key = request.header(b"x-api-key")
@@ -148,19 +148,24 @@ class PacsApp:
             known = [reading for reading in readings if self._index.knows(*reading)]
         return (known or readings)[0]
 
-    def _link(self, request: Request, algo: str, file: ImageFile) -> Answer:
-        expires, url = self._give(request, algo, file, request.base_url())
+    async def _link(self, request: Request, algo: str, file: ImageFile) -> Answer:
+        await self._note(request, algo, [file])
+        expires, url = self._sign(file, request.base_url())
         return json_answer({"url": url, "expires": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires))})
 
-    def _links_of(self, request: Request, algo: str, files: list[ImageFile]) -> Answer:
+    async def _links_of(self, request: Request, algo: str, files: list[ImageFile]) -> Answer:
+        if files:
+            await self._note(request, algo, files)
         base = request.base_url()
-        return json_answer([{"url": self._give(request, algo, file, base)[1], "key": file.key} for file in files])
+        return json_answer([{"url": self._sign(file, base)[1], "key": file.key} for file in files])
 
-    def _give(self, request: Request, algo: str, file: ImageFile, base: str) -> tuple[int, str]:
+    async def _note(self, request: Request, algo: str, files: list[ImageFile]) -> None:
         job_id = request.header(b"x-job-id")
         if job_id is not None and not _NAME.fullmatch(job_id):
             job_id = None
-        self._on_access(algo, file.study_uid, file.series_uid, file.sop_uid, job_id)
+        await self._on_access(algo, [(file.study_uid, file.series_uid, file.sop_uid) for file in files], job_id)
+
+    def _sign(self, file: ImageFile, base: str) -> tuple[int, str]:
         token = self._index.token(file)
         expires, signature = self._links.sign(token)
         return expires, f"{base}/files/{token}?expires={expires}&signature={signature}"

@@ -29,12 +29,16 @@ class KeyRole(StrEnum):
 
 @dataclass(frozen=True)
 class KeyHolder:
-    """Whose key it is; a client sees only the jobs of its ``client_ids``."""
+    """Whose key it is; a client sees only the jobs of its ``client_ids``.
+
+    ``granted`` are those among them that came by ``grant_client_id``.
+    """
 
     name: str
     role: KeyRole
     client_ids: tuple[str, ...]
     created_at: float
+    granted: tuple[str, ...] = ()
 
 
 class Keys(Protocol):
@@ -44,9 +48,16 @@ class Keys(Protocol):
         """Whose key this is, or None."""
 
     async def add(
-        self, digest: str, *, name: str, role: KeyRole, client_ids: Sequence[str], actor: str
+        self,
+        digest: str,
+        *,
+        name: str,
+        role: KeyRole,
+        client_ids: Sequence[str],
+        actor: str,
+        granted: Sequence[str] = (),
     ) -> KeyHolder:
-        """Conflict ``KEY_NAME_TAKEN`` when the name has a key."""
+        """Conflict ``KEY_NAME_TAKEN`` when the name has a key. ``granted`` are an earlier key's, to be kept."""
 
     async def grant_client_id(self, name: str, client_id: str) -> None:
         """Let the holder use one more client_id."""

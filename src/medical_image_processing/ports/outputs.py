@@ -1,6 +1,7 @@
 """Results on their way to the client.
 
-Clauses, each a test in ``testing/``:
+Clauses; what a URL opens shows only where a client asks, so the test is of a whole platform,
+``test/system/test_end_to_end.py``, "a results link":
 
 - O1 a signed URL opens that one object to whoever has it, until it expires, and nothing else
 """

@@ -1,6 +1,7 @@
 """The way back to the client.
 
-Clauses, each a test in ``testing/``:
+Clauses; connections are the API's and not an engine's, so the tests are of a whole platform,
+``test/system/test_end_to_end.py``, those of law J7 and of two connections:
 
 - D1 ``push`` never waits for a client, and never raises because of one
 - D2 a job that no connection took stays unseen in the job records (law J7)

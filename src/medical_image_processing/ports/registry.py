@@ -11,8 +11,7 @@ Clauses, each a test in ``testing/``:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmSpec, AlgorithmStatus, ResourceStatus
 from medical_image_processing.model.page import Page
@@ -50,10 +49,3 @@ class Registry(Protocol):
 
     async def remove(self, algo_id: str, *, revision: int, actor: str) -> None:
         """Forget the record; the audit entries stay."""
-
-
-class AuditLog(Protocol):
-    """Who did what (law A4)."""
-
-    async def record(self, *, actor: str, action: str, subject: str, details: Mapping[str, Any]) -> None:
-        """Append one entry."""

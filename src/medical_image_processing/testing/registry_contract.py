@@ -151,7 +151,7 @@ class RegistryContract:
 
         self.run(work)
 
-    def test_k1_k2_a_key_opens_until_it_is_removed_and_is_never_kept_itself(self) -> None:
+    def test_k1_k2_a2_a_key_opens_until_it_is_removed_and_is_never_kept_itself(self) -> None:
         async def work(ports: RegistryPorts) -> None:
             await ports.keys.add("d" * 64, name="ct-room", role=KeyRole.CLIENT, client_ids=["c1"], actor="anna")
             again = ports.keys.add("e" * 64, name="ct-room", role=KeyRole.CLIENT, client_ids=[], actor="anna")

@@ -20,7 +20,7 @@ from medical_image_processing.model.job import Job, JobMessage, JobStatus, PacsR
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.queues import Queues
 from medical_image_processing.ports.registry import Registry
-from medical_image_processing.ports.resources import Observed, Resources
+from medical_image_processing.ports.resources import Logs, Observed, Resources
 from medical_image_processing.testing.registry_contract import refused
 
 ALGO = "puppet"
@@ -40,6 +40,7 @@ class EnginePorts:
     """
 
     registry: Registry
+    logs: Logs
     resources: Resources
     jobs: Jobs
     queues: Queues
@@ -222,12 +223,32 @@ class ResourcesContract:
 
     def test_s3_the_earlier_keys_are_open_exactly_while_the_role_says_so(self) -> None:
         async def work(ports: EnginePorts) -> None:
+            await ports.registry.create(ports.spec(algo_id="puppet-2", desired_count=0), actor="anna")
             await _provide_and_wait(ports)
             for legacy in (True, False):
+                other = f"puppet-2/series-1/image-1_{ALGO}.dcm"
                 await ports.resources.put_role(ALGO, legacy_output_keys=legacy)
                 assert (await ports.resources.observe(ALGO)).role_is_legacy is legacy
                 for key, may in ((f"study-1/image-1_{ALGO}.dcm", legacy), ("study-1/image-1_other.dcm", False)):
                     assert await ports.allowed(ALGO, "s3:PutObject", key) is may
+                assert not await ports.allowed(ALGO, "s3:PutObject", other), "that is another algorithm's place"
+
+        self.run(work)
+
+    def test_a3_what_an_algorithm_says_of_a_patient_is_in_no_error_and_no_log(self) -> None:
+        async def work(ports: EnginePorts) -> None:
+            await provide(ports, ports.spec(env={**ports.spec().env, "TOKEN": "hush-hush"}))
+            await ports.submit("raises", do="raise")
+            job = await ports.until("raises", JobStatus.FAILED)
+
+            async def logged() -> bool:
+                return any("raises" in line for line in await ports.logs.tail(ALGO, lines=1000))
+
+            await eventually(logged, "the log says that the job failed")
+            said = job.model_dump_json() + "\n".join(await ports.logs.tail(ALGO, lines=1000))
+            assert "RuntimeError" in said, "what happened is not said"
+            assert "PUPPET^SECRET" not in said, "the algorithm's own words are"
+            assert "hush-hush" not in said, "the environment is"
 
         self.run(work)
 

@@ -20,10 +20,11 @@ class Caller:
     access_key_id: str
     signature: Signature
     signing_key: bytes
+    is_algorithm: Callable[[str], bool]
 
     def require(self, action: str, resource: str) -> None:
         """AwsError ``AccessDenied`` unless the caller may do ``action`` to ``resource``."""
-        if not allows(self.principal, action, resource):
+        if not allows(self.principal, action, resource, is_algorithm=self.is_algorithm):
             raise access_denied(action)
 
 
@@ -50,4 +51,5 @@ class Authenticator:
             raise AwsError("SignatureDoesNotMatch", f"the request is not signed for '{service}'", status=403)
         sigv4.check_time(signature, self._clock())
         key = sigv4.check(signature, signed, credential.secret_access_key, payload_hash(signature))
-        return Caller(credential.principal, credential.access_key_id, signature, key)
+        known = self._credentials.is_algorithm
+        return Caller(credential.principal, credential.access_key_id, signature, key, known)

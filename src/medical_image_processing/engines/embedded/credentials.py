@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from medical_image_processing import naming
@@ -55,18 +56,15 @@ class Credential:
 
 
 class Credentials:
-    """Credentials by access key id."""
+    """Credentials by access key id. ``is_algorithm`` tells whether an id is registered."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_algorithm: Callable[[str], bool] = lambda _: False) -> None:
         self._known: dict[str, Credential] = {}
+        self.is_algorithm = is_algorithm
 
     def issue(self, algo_id: str, *, legacy_output_keys: bool = False) -> Credential:
         """New keys for one worker of an algorithm."""
         return self._new(Algorithm(algo_id, legacy_output_keys))
-
-    def issue_operator(self) -> Credential:
-        """New keys that open everything."""
-        return self._new(Operator())
 
     def add(self, credential: Credential) -> None:
         """Let keys that were made elsewhere in, such as an operator's that outlive a restart."""
@@ -94,7 +92,7 @@ class Credentials:
         return credential
 
 
-def allows(principal: Principal, action: str, resource: str) -> bool:
+def allows(principal: Principal, action: str, resource: str, *, is_algorithm: Callable[[str], bool]) -> bool:
     """Whether ``principal`` may do ``action``, named as IAM names it, to a queue's name or an object's key.
 
     Batch actions are allowed by the single action, listing and bucket actions have the resource ``""``.
@@ -106,5 +104,5 @@ def allows(principal: Principal, action: str, resource: str) -> bool:
             return action in _RESULTS_QUEUE
         return resource == naming.queue(principal.algo_id) and action in _OWN_QUEUE
     return action in _OWN_OUTPUT and naming.is_output_key(
-        principal.algo_id, resource, legacy=principal.legacy_output_keys
+        principal.algo_id, resource, legacy=principal.legacy_output_keys, is_algorithm=is_algorithm
     )

@@ -41,7 +41,7 @@ class EngineSettings:
     """What the engine must know. ``worker_base`` is the workers' own address of SQS, S3 and the PACS API.
 
     ``create_runtime`` makes what runs the workers, given where their logs go. ``add_pacs_key(digest, algo_id)``
-    lets an algorithm read from the PACS API.
+    lets an algorithm read from the PACS API, ``remove_pacs_key(digest)`` shuts it out.
     """
 
     home: Path
@@ -51,6 +51,7 @@ class EngineSettings:
     create_runtime: Callable[[LogGroups], Runtime]
     allow_origins: tuple[str, ...]
     add_pacs_key: Callable[[str, str], None]
+    remove_pacs_key: Callable[[str], None]
 
 
 class EmbeddedEngine:
@@ -69,7 +70,7 @@ class EmbeddedEngine:
         self.jobs = SqliteJobs(self.database, self.queues, clock=time.time)
         self.keys = SqliteKeys(self.database, clock=time.time)
         self.access_record = AccessRecord(self.database, clock=time.time)
-        self.credentials = Credentials()
+        self.credentials = Credentials(is_algorithm=self.registry.knows)
         operator = Credential(*settings.operator, Operator())
         self.credentials.add(operator)
         self.outputs = SignedOutputs(operator, region=REGION, port=settings.worker_port)
@@ -87,6 +88,7 @@ class EmbeddedEngine:
             self.logs,
             self.supervisor,
             queue_url=self.queue_url,
+            on_role_deleted=self._drop_pacs_key,
         )
 
     async def open(self) -> None:
@@ -129,7 +131,6 @@ class EmbeddedEngine:
     async def close(self) -> None:
         """Write what is pending and close the file."""
         self.queues.close()
-        await self.access_record.flush()
         await self.database.close()
 
     def queue_url(self, name: str) -> str:
@@ -158,3 +159,7 @@ class EmbeddedEngine:
             key = self._pacs_keys[algo_id] = f"mip-pacs-{secrets.token_urlsafe(32)}"
             self._settings.add_pacs_key(digest(key), algo_id)
         return self._pacs_keys[algo_id]
+
+    def _drop_pacs_key(self, algo_id: str) -> None:
+        if (key := self._pacs_keys.pop(algo_id, None)) is not None:
+            self._settings.remove_pacs_key(digest(key))

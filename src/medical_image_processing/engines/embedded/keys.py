@@ -26,15 +26,22 @@ class SqliteKeys:
         return _holder(rows[0]) if rows else None
 
     async def add(
-        self, digest: str, *, name: str, role: KeyRole, client_ids: Sequence[str], actor: str
+        self,
+        digest: str,
+        *,
+        name: str,
+        role: KeyRole,
+        client_ids: Sequence[str],
+        actor: str,
+        granted: Sequence[str] = (),
     ) -> KeyHolder:
-        """Conflict ``KEY_NAME_TAKEN`` when the name has a key."""
-        holder = KeyHolder(name, role, tuple(client_ids), self._clock())
+        """Conflict ``KEY_NAME_TAKEN`` when the name has a key. ``granted`` are an earlier key's, to be kept."""
+        holder = KeyHolder(name, role, _together(client_ids, granted), self._clock(), tuple(granted))
 
         def insert(connection: sqlite3.Connection) -> None:
-            row = (digest, name, role.value, json.dumps(holder.client_ids), holder.created_at)
+            ids = json.dumps(list(client_ids)), holder.created_at, json.dumps(holder.granted)
             try:
-                connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?)", row)
+                connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?)", (digest, name, role.value, *ids))
             except sqlite3.IntegrityError as error:
                 raise Conflict("KEY_NAME_TAKEN", f"there is a key named '{name}'; remove it first") from error
             details = {"role": role.value, "client_ids": list(client_ids)}
@@ -47,11 +54,11 @@ class SqliteKeys:
         """Let the holder use one more client_id."""
 
         def update(connection: sqlite3.Connection) -> None:
-            row = connection.execute("SELECT client_ids FROM keys WHERE name = ?", (name,)).fetchone()
+            row = connection.execute("SELECT granted FROM keys WHERE name = ?", (name,)).fetchone()
             if row is None:
                 raise NotFound("UNKNOWN_KEY", f"there is no key named '{name}'")
-            ids = sorted({*json.loads(row["client_ids"]), client_id})
-            connection.execute("UPDATE keys SET client_ids = ? WHERE name = ?", (json.dumps(ids), name))
+            granted = _together(json.loads(row["granted"]), [client_id])
+            connection.execute("UPDATE keys SET granted = ? WHERE name = ?", (json.dumps(granted), name))
 
         await self._database.write(update)
 
@@ -71,5 +78,10 @@ class SqliteKeys:
 
 
 def _holder(row: Any) -> KeyHolder:
-    client_ids = tuple(json.loads(row["client_ids"]))
-    return KeyHolder(row["name"], KeyRole(row["role"]), client_ids, row["created_at"])
+    given, granted = json.loads(row["client_ids"]), json.loads(row["granted"])
+    role = KeyRole(row["role"])
+    return KeyHolder(row["name"], role, _together(given, granted), row["created_at"], tuple(granted))
+
+
+def _together(first: Sequence[str], then: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*first, *then]))

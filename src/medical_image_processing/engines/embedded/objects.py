@@ -110,7 +110,7 @@ class Upload:
             if self._file is None:
                 self._check_open()
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self._file = os.open(self.path, flags, 0o644)
+                self._file = os.open(self.path, flags, 0o600)
             for at in range(0, len(pieces), _IOV_MAX):
                 _write_all(self._file, pieces[at : at + _IOV_MAX])
         self.size += sum(map(len, pieces))

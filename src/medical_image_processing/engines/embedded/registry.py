@@ -17,7 +17,7 @@ _CACHED = 1024
 
 
 class SqliteRegistry:
-    """Implements :class:`ports.registry.Registry` and :class:`ports.registry.AuditLog`.
+    """Implements :class:`ports.registry.Registry`.
 
     ``on_change`` is called with the id after each change of a desired state. Records that jobs ask for
     are kept in memory: this process is the only writer.
@@ -41,6 +41,10 @@ class SqliteRegistry:
             self._cache.clear()
         self._cache[algo_id] = record
         return record
+
+    def knows(self, algo_id: str) -> bool:
+        """Whether the id is registered."""
+        return bool(self._database.read("SELECT 1 FROM algorithms WHERE algo_id = ?", algo_id))
 
     async def page(
         self, *, status: AlgorithmStatus | None = None, limit: int = 100, cursor: str | None = None
@@ -132,10 +136,6 @@ class SqliteRegistry:
 
         await self._database.write(delete)
         self._forget(algo_id)
-
-    async def record(self, *, actor: str, action: str, subject: str, details: Mapping[str, Any]) -> None:
-        """Append one audit entry."""
-        await self._database.write(lambda c: write_audit(c, self._clock(), actor, action, subject, details))
 
     def _forget(self, algo_id: str) -> None:
         self._cache.pop(algo_id, None)

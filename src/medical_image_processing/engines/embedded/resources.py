@@ -41,12 +41,14 @@ class EmbeddedResources:
         supervisor: Supervisor,
         *,
         queue_url: Callable[[str], str],
+        on_role_deleted: Callable[[str], None],
     ) -> None:
         self._database = database
         self._queues = queues
         self._logs = logs
         self._supervisor = supervisor
         self._queue_url = queue_url
+        self._on_role_deleted = on_role_deleted
 
     async def observe(self, algo_id: str) -> Observed:
         """What is there."""
@@ -136,8 +138,9 @@ class EmbeddedResources:
         await self._queues.delete_queue(naming.dead_letter_queue(algo_id))
 
     async def delete_role(self, algo_id: str) -> None:
-        """The role."""
+        """The role, and with it what else lets the algorithm in."""
         await self._delete(algo_id, "role", naming.role(algo_id))
+        self._on_role_deleted(algo_id)
 
     async def delete_log_group(self, algo_id: str) -> None:
         """The log group and its logs."""

@@ -121,6 +121,10 @@ MIGRATIONS: tuple[str, ...] = (
     -- How many messages the job has had since it was accepted or replayed: more than one when one was lost.
     ALTER TABLE jobs ADD COLUMN sends INTEGER NOT NULL DEFAULT 1;
     """,
+    """
+    -- client_ids that /provision made for the holder, apart from those an operator gave.
+    ALTER TABLE keys ADD COLUMN granted TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 
 

@@ -123,7 +123,10 @@ def check_time(signature: Signature, now: float) -> None:
     match = _TIMESTAMP.fullmatch(signature.timestamp)
     if match is None or not signature.timestamp.startswith(signature.date):
         raise AwsError("AccessDenied", "the request's date is malformed, or not that of its scope", status=403)
-    signed_at = timegm((*map(int, match.groups()), 0, 0, 0))
+    try:
+        signed_at = timegm((*map(int, match.groups()), 0, 0, 0))
+    except ValueError as error:
+        raise AwsError("AccessDenied", "the request's date is in no calendar", status=403) from error
     if signed_at - now > MAX_SKEW_S or (signature.expires_s is None and now - signed_at > MAX_SKEW_S):
         raise AwsError(
             "RequestTimeTooSkewed",

@@ -21,11 +21,6 @@ class Line:
         self.may_have_messages = True
         self._waiters: dict[asyncio.Future[None], None] = {}
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._waiters)
-
     def wake(self, count: int) -> None:
         """Wake up to ``count`` waiters."""
         if count <= 0:

@@ -22,7 +22,7 @@ from medical_image_processing.engines.embedded.objects import ObjectStore
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.s3 import S3Endpoint
 from medical_image_processing.engines.embedded.sqs import SqsEndpoint
-from medical_image_processing.errors import TransientError
+from medical_image_processing.errors import TransientError, without_text
 
 _LOG = logging.getLogger(__name__)
 _EXPOSED = "ETag, Content-Length, Content-Range, Content-Type"
@@ -126,12 +126,8 @@ def _stated(error: Exception) -> AwsError:
         return error
     if isinstance(error, TransientError):
         return AwsError("ServiceUnavailable", error.message, status=503)
-    _LOG.error("an AWS request failed with %s", type(error).__name__, exc_info=_without_text(error))
+    _LOG.error("an AWS request failed with %s", type(error).__name__, exc_info=without_text(error))
     return AwsError("InternalError", "We encountered an internal error. Please try again.", status=500)
-
-
-def _without_text(error: Exception) -> Exception:
-    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
 
 
 async def _send(response: Response, send: Send) -> None:
