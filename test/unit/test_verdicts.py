@@ -67,6 +67,7 @@ def test_a_good_run_passes_all() -> None:
         (replace(RUNNING, cpu_share=0.0), "job ends well", "hangs"),
         (replace(RUNNING, cpu_share=0.98), "job ends well", "still computes"),
         (replace(RUNNING, job=FAILED, log=b"first\nlast\n"), "job ends well", "its log ends: last"),
+        (replace(RUNNING, job={**FAILED, "status": "RUNNING"}, cpu_share=0.0), "job ends well", "raised OSError"),
         (replace(GOOD, seconds=61), "in time", "too slow"),
         (replace(GOOD, log=b'{"errno": "EROFS"}'), "writes only to /tmp", "EROFS"),
         (replace(GOOD, log=b"x\ncp: /a: Read-only file system\ny"), "writes only to /tmp", "read-only: cp: /a"),

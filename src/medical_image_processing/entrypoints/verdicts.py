@@ -123,8 +123,7 @@ def _ends(seen: Observation) -> Verdict:
         return Verdict(name, "not reached")
     if seen.status == "SUCCEEDED":
         return Verdict(name, "pass")
-    if seen.status == "FAILED":
-        error = seen.job.get("error") or {}
+    if error := seen.job.get("error"):  # a worker that dies again and again leaves one before the job has ended
         said = f"{error.get('message', 'no reason given')} ({error.get('code', '?')})"
         return Verdict(name, "FAIL", f"{said}; its log ends: {seen.last_log_line}")
     waited = f"no end within {seen.time_limit_s:g} s"
