@@ -30,6 +30,7 @@ CLIENT_ID = "bench"
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 sys.path.insert(0, str(ROOT / "test"))
+import docker_engine as docker_engine  # noqa: E402
 from platform_process import Platform as Platform  # noqa: E402 - the tests' own: started in the same way
 from platform_process import unconfined as unconfined  # noqa: E402
 
@@ -245,9 +246,10 @@ async def results(base: str, client_id: str = CLIENT_ID) -> AsyncIterator[Client
 
 
 async def next_result(socket: ClientConnection, timeout_s: float = 30) -> dict[str, Any]:
-    """The next result, which must be a success."""
+    """The next result, which must be a success. Said to be received, so that it does not come again."""
     async with asyncio.timeout(timeout_s):
         message: dict[str, Any] = json.loads(await socket.recv())
+    await socket.send(json.dumps({"type": "received", "job_id": message["job_id"]}))
     if message.get("status", "SUCCEEDED") != "SUCCEEDED":
         raise SystemExit(f"a job failed: {message.get('error')}")
     return message

@@ -15,6 +15,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from api_calls import Api, make_pacs
+from docker_engine import DockerEngine
 from medical_image_processing.processing.base import check_result
 from platform_process import Platform, unconfined
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 EXAMPLE_FOLDER = ROOT / "examples" / "threshold_processor"
 EXAMPLE = (EXAMPLE_FOLDER / "README.md").read_text()
+GRAYSCALE = "mip-test-algos:grayscale"
 OPERATION = (ROOT / "docs" / "operation.md").read_text()
 
 
@@ -29,16 +31,16 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def shell(script: str, folder: Path) -> str:
+def shell(script: str, folder: Path, **environment: str) -> str:
     """Run a page's commands as a person would, in ``folder``; what they printed."""
     ran = subprocess.run(
         ["/bin/sh", "-eu", "-c", script.replace("./mip ", f"{ROOT / 'mip'} ")],
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -48,7 +50,7 @@ def shell(script: str, folder: Path) -> str:
 @pytest.mark.needs("curl")
 def test_the_readme_s_shell_session_works_as_written(platform: Platform, tmp_path: Path) -> None:
     source = pydicom.dcmread(get_testdata_file("CT_small.dcm"), stop_before_pixels=True)
-    (session,) = [block for block in blocks(README, "sh") if "/admin/algorithms" in block]
+    (session,) = [block for block in blocks(README, "sh") if '"processing_1"' in block]
     said = shell(
         session.replace("~/.mip/env", str(platform.home / "env"))
         .replace("STUDY_UID", str(source.StudyInstanceUID))
@@ -57,6 +59,30 @@ def test_the_readme_s_shell_session_works_as_written(platform: Platform, tmp_pat
     )
     assert str(source.StudyInstanceUID) in said
     assert pydicom.dcmread(tmp_path / "result.dcm").StudyInstanceUID == source.StudyInstanceUID
+
+
+@pytest.mark.needs("curl")
+def test_the_readme_s_native_algorithm_runs_in_a_container(
+    docker_engine: DockerEngine, debian_image: str, mip_base_image: str, small_pacs: Path, tmp_path: Path
+) -> None:
+    source = pydicom.dcmread(get_testdata_file("CT_small.dcm"), stop_before_pixels=True)
+    (session,) = [block for block in blocks(README, "sh") if '"grayscale_cpp"' in block]
+    # No image can be pulled here, and a person's own images are left alone.
+    for folder, base, tag in (("base", debian_image, mip_base_image), ("grayscale", mip_base_image, GRAYSCALE)):
+        session = session.replace(
+            f"containers/{folder} ", f"{ROOT / 'containers' / folder} --base {base} --tag {tag} "
+        )
+    environment = docker_engine.environment
+    with Platform(tmp_path / "home", pacs=small_pacs, runtime="docker", environment=environment) as running:
+        shell(
+            session.replace('mip-algos:grayscale"', f'{GRAYSCALE}"')
+            .replace("~/.mip/env", str(running.home / "env"))
+            .replace("STUDY_UID", str(source.StudyInstanceUID))
+            .replace("SERIES_UID", str(source.SeriesInstanceUID)),
+            tmp_path,
+            **environment,
+        )
+    assert pydicom.dcmread(tmp_path / "gray.dcm").PhotometricInterpretation == "MONOCHROME2"
 
 
 @pytest.mark.needs("curl")
