@@ -14,12 +14,13 @@ from typing import Any, ClassVar, Protocol
 
 import boto3
 import docker
+import pytest
 import uvicorn
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from pydicom.data import get_testdata_file
 
-from docker_engine import PUPPET_ENV
+from docker_engine import PUPPET_ENV, DockerEngine
 from medical_image_processing import naming
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.engines.embedded.containers import ContainerRuntime
@@ -131,9 +132,8 @@ class ContainerWorkers:
 
 
 @contextlib.asynccontextmanager
-async def running_engine(folder: Path, workers: Workers | None = None) -> AsyncIterator[EnginePorts]:
-    """A fresh engine below ``folder``, on ports of its own; its workers are processes if nothing else is said."""
-    workers = workers or ProcessWorkers(folder)
+async def running_engine(folder: Path, workers: Workers) -> AsyncIterator[EnginePorts]:
+    """A fresh engine below ``folder``, on ports of its own."""
     image = folder / "pacs/study-1/series-1/image-1.dcm"
     image.parent.mkdir(parents=True)
     shutil.copy(str(get_testdata_file("CT_small.dcm")), image)
@@ -294,3 +294,34 @@ def _by_hand(engine: EmbeddedEngine, home: Path) -> Callable[[str, str], Awaitab
                 await remove_row(algo_id, "service")
 
     return remove
+
+
+class OnProcesses:
+    """A contract's tests against workers that are processes."""
+
+    @pytest.fixture(autouse=True)
+    def _set_up(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def run(self, work: Callable[[EnginePorts], Awaitable[None]]) -> None:
+        """Run ``work`` against a fresh engine."""
+        asyncio.run(_with_engine(self.folder, ProcessWorkers(self.folder), work))
+
+
+class InContainers:
+    """A contract's tests against workers that are containers."""
+
+    @pytest.fixture(autouse=True)
+    def _set_up(self, tmp_path: Path, docker_engine: DockerEngine, puppet_image: str) -> None:
+        self.folder = tmp_path
+        self._host = docker_engine.host
+        self._image = puppet_image
+
+    def run(self, work: Callable[[EnginePorts], Awaitable[None]]) -> None:
+        """Run ``work`` against a fresh engine."""
+        asyncio.run(_with_engine(self.folder, ContainerWorkers(self._host, self._image), work))
+
+
+async def _with_engine(folder: Path, workers: Workers, work: Callable[[EnginePorts], Awaitable[None]]) -> None:
+    async with running_engine(folder, workers) as ports:
+        await work(ports)

@@ -1,13 +1,7 @@
 """The contract of an algorithm's resources on the embedded engine, with either runtime."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from embedded_engine import InContainers, OnProcesses
 
-import pytest
-from embedded_engine import ContainerWorkers, Workers, running_engine
-
-from docker_engine import DockerEngine
 from medical_image_processing.testing import puppet
 from medical_image_processing.testing.resources_contract import (
     ALGO,
@@ -18,24 +12,9 @@ from medical_image_processing.testing.resources_contract import (
 )
 
 
-def _run(folder: Path, workers: Workers | None, work: Callable[[EnginePorts], Awaitable[None]]) -> None:
-    async def with_engine() -> None:
-        async with running_engine(folder, workers) as ports:
-            await work(ports)
-
-    asyncio.run(with_engine())
-
-
-class TestEmbeddedResources(ResourcesContract):
-    @pytest.fixture(autouse=True)
-    def _set_up(self, tmp_path: Path) -> None:
-        self._folder = tmp_path
-
-    def run(self, work: Callable[[EnginePorts], Awaitable[None]]) -> None:
-        _run(self._folder, None, work)
-
+class TestResourcesOnProcesses(OnProcesses, ResourcesContract):
     def test_a_service_is_well_again_by_itself_once_its_workers_stay_up(self) -> None:
-        late = self._folder / "late"
+        late = self.folder / "late"
 
         async def work(ports: EnginePorts) -> None:
             async def fails() -> bool:
@@ -53,12 +32,5 @@ class TestEmbeddedResources(ResourcesContract):
         self.run(work)
 
 
-class TestEmbeddedResourcesInContainers(ResourcesContract):
-    @pytest.fixture(autouse=True)
-    def _set_up(self, tmp_path: Path, docker_engine: DockerEngine, puppet_image: str) -> None:
-        self._folder = tmp_path
-        self._docker = docker_engine.host
-        self._image = puppet_image
-
-    def run(self, work: Callable[[EnginePorts], Awaitable[None]]) -> None:
-        _run(self._folder, ContainerWorkers(self._docker, self._image), work)
+class TestResourcesInContainers(InContainers, ResourcesContract):
+    pass

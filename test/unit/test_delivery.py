@@ -164,6 +164,15 @@ def test_a1_every_one_of_several_outputs_must_be_the_algorithms_own(tmp_path: Pa
     run(tmp_path, work)
 
 
+def test_a1_an_earlier_key_under_another_algorithms_prefix_fails_the_job(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        await world.registry.create(a_spec("kidney"), actor="anna")
+        await world.say(said(dicom={"bucket": BUCKET, "key": f"kidney/series-1/image-1_{ALGO}.dcm"}))
+        assert (await world.job()).status is JobStatus.FAILED
+
+    run(tmp_path, work, legacy_output_keys=True)
+
+
 def test_an_earlier_containers_message_and_key_count_where_the_record_allows_them(tmp_path: Path) -> None:
     async def work(world: World) -> None:
         await world.say(said(dicom={"bucket": BUCKET, "key": f"study-1/series-1/image-1_{ALGO}.dcm"}))

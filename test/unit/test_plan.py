@@ -1,6 +1,6 @@
 """plan() against a world that applies its steps: laws P1, P2, P3, P7 for every situation hypothesis finds."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +13,13 @@ from medical_image_processing.ports.resources import Observed, ServiceState, Tas
 
 NOW = "2026-01-01T00:00:00Z"
 NOTHING = Observed(None, False, None, False, {}, None)
+
+
+@dataclass(frozen=True)
+class World(Situation):
+    """What a plan is made from, and what it is for: the jobs that nobody will run any more."""
+
+    open_jobs: int = 0
 
 
 def record(**changes: object) -> Algorithm:
@@ -30,7 +37,7 @@ def record(**changes: object) -> Algorithm:
     return Algorithm.model_validate({**fields, **changes})
 
 
-def apply(situation: Situation, step: steps.Step) -> Situation | None:
+def apply(situation: World, step: steps.Step) -> World | None:
     """The world after one step; None once the record is gone."""
     seen, rec = situation.observed, situation.record
     match step:
@@ -57,6 +64,7 @@ def apply(situation: Situation, step: steps.Step) -> Situation | None:
             return replace(situation, open_jobs=0)
         case steps.DeleteQueues():
             seen = replace(seen, queue_url=None, dead_letter_queue=False)
+            situation = replace(situation, open_jobs=situation.open_jobs + 1)  # accepted just before
         case steps.DeleteRole():
             seen = replace(seen, role_is_legacy=None)
         case steps.DeleteLogGroup():
@@ -71,7 +79,7 @@ def apply(situation: Situation, step: steps.Step) -> Situation | None:
     return replace(situation, observed=seen, record=rec)
 
 
-def drain(situation: Situation) -> Situation:
+def drain(situation: World) -> World:
     """Running workers end as asked, sooner or later."""
     service = situation.observed.service
     if service is None or service.running_count <= service.desired_count:
@@ -80,7 +88,7 @@ def drain(situation: Situation) -> Situation:
     return replace(situation, observed=replace(situation.observed, service=left))
 
 
-def converge(situation: Situation) -> Situation | None:
+def converge(situation: World) -> World | None:
     for _ in range(20):
         for step in plan(situation):
             after = apply(situation, step)
@@ -112,7 +120,7 @@ WORLDS = st.builds(
     service=SERVICES,
 )
 SITUATIONS = st.builds(
-    Situation,
+    World,
     record=st.builds(record, status=st.sampled_from(AlgorithmStatus), desired_count=st.integers(0, 3)),
     observed=WORLDS,
     open_jobs=st.integers(0, 2),
@@ -120,7 +128,7 @@ SITUATIONS = st.builds(
 
 
 @given(SITUATIONS)
-def test_a_second_plan_after_the_first_was_applied_is_empty_or_waits_for_workers(situation: Situation) -> None:
+def test_a_second_plan_after_the_first_was_applied_is_empty_or_waits_for_workers(situation: World) -> None:
     for step in plan(situation):
         after = apply(situation, step)
         if after is None:
@@ -133,9 +141,9 @@ def test_a_second_plan_after_the_first_was_applied_is_empty_or_waits_for_workers
 
 
 @given(SITUATIONS, st.integers(0, 12))
-def test_stopping_after_any_step_then_running_again_converges_to_the_same(situation: Situation, stop: int) -> None:
+def test_stopping_after_any_step_then_running_again_converges_to_the_same(situation: World, stop: int) -> None:
     whole = converge(situation)
-    halted: Situation | None = situation
+    halted: World | None = situation
     for step in plan(situation)[:stop]:
         halted = apply(halted, step) if halted else None
     resumed = converge(halted) if halted else None
@@ -146,7 +154,7 @@ def test_stopping_after_any_step_then_running_again_converges_to_the_same(situat
 
 
 @given(SITUATIONS)
-def test_converged_means_everything_is_there_and_the_status_tells_the_truth(situation: Situation) -> None:
+def test_converged_means_everything_is_there_and_the_status_tells_the_truth(situation: World) -> None:
     end = converge(situation)
     if situation.record.status is AlgorithmStatus.DELETING:
         assert end is None
@@ -168,7 +176,7 @@ def test_converged_means_everything_is_there_and_the_status_tells_the_truth(situ
 
 
 def test_drift_is_repaired_piece_by_piece() -> None:
-    healthy = converge(Situation(record(), NOTHING, 0))
+    healthy = converge(World(record(), NOTHING, 0))
     assert healthy is not None and plan(healthy) == ()
     for damage in (
         {"queue_url": None},
@@ -186,7 +194,7 @@ def test_drift_is_repaired_piece_by_piece() -> None:
 
 
 def test_a_hard_delete_waits_for_running_jobs_before_it_takes_anything_away() -> None:
-    healthy = converge(Situation(record(), NOTHING, 0))
+    healthy = converge(World(record(), NOTHING, 0))
     assert healthy is not None
     going = replace(healthy, record=healthy.record.model_copy(update={"status": AlgorithmStatus.DELETING}))
     assert plan(going) == (steps.DeleteService(),)

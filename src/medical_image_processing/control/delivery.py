@@ -116,7 +116,13 @@ class Delivery:
         for item in (result.dicom, *result.outputs):
             if item is None:
                 continue
-            if item.bucket != self._bucket or not naming.is_output_key(result.algo_id, item.key, legacy=legacy):
+            # An earlier key must not lie under another algorithm's prefix (see naming.is_output_key).
+            owner = await self._registry.get(item.key.partition("/")[0]) if legacy else None
+            others = {owner.algorithm_id} if owner else set()
+            allowed = naming.is_output_key(
+                result.algo_id, item.key, legacy=legacy, is_algorithm=others.__contains__
+            )
+            if item.bucket != self._bucket or not allowed:
                 return JobError(
                     code="OUTPUT_NOT_ALLOWED",
                     message="the result lies outside the algorithm's own output; write to "

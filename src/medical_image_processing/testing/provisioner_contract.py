@@ -64,7 +64,7 @@ class _Control:
     async def stop_after(self, count: int) -> None:
         """Do the first steps of the plan, and then no more, as if the platform were killed there."""
         ports = self._ports
-        situation = await observe(ALGO, ports.registry, ports.resources, ports.jobs)
+        situation = await observe(ALGO, ports.registry, ports.resources)
         if situation is not None:
             applier = Applier(ports.registry, ports.resources, ports.jobs, self.clients)
             for step in plan(situation)[:count]:
@@ -294,7 +294,7 @@ class ProvisionerContract:
         async def work(ports: EnginePorts) -> None:
             control = _Control(ports)
             await control.admin.register(ports.spec(desired_count=0), actor="anna")
-            situation = await observe(ALGO, ports.registry, ports.resources, ports.jobs)
+            situation = await observe(ALGO, ports.registry, ports.resources)
             assert situation is not None
             await control.admin.update(ALGO, AlgorithmPatch(env={"NEW": "1"}), actor="bert")
             applier = Applier(ports.registry, ports.resources, ports.jobs, control.clients)

@@ -29,7 +29,6 @@ class Provisioner:
     ) -> None:
         self._registry = registry
         self._resources = resources
-        self._jobs = jobs
         self._applier = Applier(registry, resources, jobs, push)
         self._sweep_every_s = sweep_every_s
         self._changed: asyncio.Queue[str] = asyncio.Queue()
@@ -55,7 +54,7 @@ class Provisioner:
         """
         taken: list[Step] = []
         for _ in range(_MOST_ROUNDS):
-            situation = await observe(algo_id, self._registry, self._resources, self._jobs)
+            situation = await observe(algo_id, self._registry, self._resources)
             if situation is None or not (steps := plan(situation)):
                 break
             for step in steps:

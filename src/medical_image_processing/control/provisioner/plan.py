@@ -173,10 +173,10 @@ def _plan_removal(situation: Situation) -> tuple[Step, ...]:
     steps: list[Step] = []
     if observed.service is not None:
         steps.append(DeleteService())
-    if situation.open_jobs:
-        steps.append(FailOpenJobs())
     if observed.queue_url is not None or observed.dead_letter_queue:
         steps.append(DeleteQueues())
+    # Once there is no queue no job can be accepted any more, so that what is open now is all there ever was.
+    steps.append(FailOpenJobs())
     if observed.role_is_legacy is not None:
         steps.append(DeleteRole())
     steps.extend(DeleteTaskDefinition(task) for task in sorted(observed.task_definitions))
