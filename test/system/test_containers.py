@@ -92,6 +92,18 @@ def test_from_a_container_only_the_platforms_address_for_workers_answers(
             api.docker.containers.run(debian_image, ["python3", "-c", script], remove=True)
 
 
+def test_no_name_is_asked_of_this_machines_resolver(api: ContainerApi) -> None:
+    """Names would be a way out: what is asked for tells whoever answers (as CVE-2024-29018)."""
+    api.puppet("asker")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        resolver.bind(("127.0.0.1", 53))
+        resolver.setblocking(False)
+        found = api.explore("asker", resolve=["secret.mip-test.invalid"])
+        assert found["resolved"] == [False]
+        with pytest.raises(BlockingIOError):
+            resolver.recv(512)
+
+
 def test_the_admin_api_refuses_a_container_even_without_a_firewall(api: ContainerApi) -> None:
     """As where the platform isn't root: without its rules the port answers, but nobody gets in."""
     api.puppet("climber")

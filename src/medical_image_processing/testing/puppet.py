@@ -116,13 +116,14 @@ def _tell_environment(_: Meta) -> Any:
 def _explore(meta: Meta) -> None:
     """Tells in its result's ``meta`` what can be reached from where it runs.
 
-    ``connect``: [host, port] pairs; ``write``: paths; ``processes``: how many to start at once.
+    ``connect``: [host, port] pairs; ``resolve``: names; ``write``: paths; ``processes``: how many to start.
     """
     asked = meta["parameters"]
     lines = Path("/proc/self/status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     meta["found"] = {
         "connected": [_connects(host, port) for host, port in asked.get("connect", [])],
+        "resolved": [_resolves(name) for name in asked.get("resolve", [])],
         "wrote": [_writes(Path(path)) for path in asked.get("write", [])],
         "started": _start_processes(asked.get("processes", 0)),
         "uid": os.getuid(),
@@ -137,6 +138,13 @@ def _connects(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _resolves(name: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(name, 80))
+    except OSError:
+        return False
 
 
 def _writes(path: Path) -> bool:

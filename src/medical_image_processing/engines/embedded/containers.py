@@ -99,6 +99,7 @@ class ContainerRuntime:
         self._logs = logs
         self._calls = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="docker")
         self._copiers: dict[str, threading.Thread] = {}
+        self._unremoved: set[str] = set()
         engine = client.version()
         self._architecture: str = engine["Arch"]
         self._cores: int = client.info()["NCPU"]
@@ -134,9 +135,11 @@ class ContainerRuntime:
         self._client.close()
 
     def remove(self, container_id: str) -> None:
-        """Remove a container that has ended; in the thread that followed it."""
-        with contextlib.suppress(DockerException, RequestException):
+        """Remove a container that has ended; in the thread that followed it. Later, where Docker is away now."""
+        try:
             self._remove(container_id)
+        except (DockerException, RequestException):
+            self._unremoved.add(container_id)
         self._copiers.pop(container_id, None)
 
     def in_background(self, call: Callable[[], object]) -> None:
@@ -178,6 +181,8 @@ class ContainerRuntime:
     def _start(self, task: Task, environment: dict[str, str]) -> tuple[str, Iterator[bytes]]:
         """The container's id, and what it says from its first byte on."""
         api = self._client.api
+        while self._unremoved:
+            self._remove(self._unremoved.pop())
         try:
             user = api.inspect_image(task.image_digest)["Config"].get("User") or ""
             made = api.create_container(
@@ -220,7 +225,9 @@ class ContainerRuntime:
             security_opt=["no-new-privileges:true"],
             init=True,  # passes signals on, and to programs that know none their default meaning
             log_config=docker.types.LogConfig(type="none"),  # the log group has it
-            dns=["127.0.0.1"],  # else the engine would ask the host's resolver, which is a way out
+            # Else the engine would ask this machine's resolver, which is a way out; this one never answers.
+            dns=["127.0.0.1"],
+            dns_opt=["timeout:1", "attempts:1"],
             restart_policy={"Name": "no"},
         )
         return config
@@ -272,7 +279,8 @@ class WorkerContainer:
         try:
             with logs.open(self._task.algo_id) as log:
                 for chunk in said:
-                    os.write(log, chunk)
+                    with contextlib.suppress(OSError):  # a full disk costs log lines, not the container
+                        os.write(log, chunk)
                     last = (last + chunk)[-2000:]
             ending = self._find_ending(last.decode(errors="replace"))
         except (OSError, DockerException, RequestException) as error:
