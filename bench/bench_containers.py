@@ -18,7 +18,6 @@ from harness import (
     Figure,
     Platform,
     Poster,
-    cache,
     chest_slices,
     docker_engine,
     job_body,
@@ -32,6 +31,7 @@ from harness import (
     state,
     wait_until,
 )
+from medical_image_processing import samples
 from medical_image_processing.engines.embedded.containers import platform_id
 from medical_image_processing.entrypoints.client import Client
 
@@ -61,7 +61,7 @@ def bench() -> list[Figure]:
 
 
 def _debian(engine: docker_engine.DockerEngine) -> str:
-    return docker_engine.ensure_debian_image(engine, cache())
+    return docker_engine.ensure_debian_image(engine, samples.default_cache())
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from pathlib import Path
 from harness import (
     Figure,
     Poster,
-    cache,
     chest_slices,
     job_body,
     linked,
@@ -42,7 +41,7 @@ def bench() -> list[Figure]:
     images = {
         "CT_small 128²": [samples.ct_small()],
         "512² uncompressed": chest_slices(20),
-        "512² JPEG 2000": sorted(samples.abdominal_ct(cache()).glob("*.dcm")),
+        "512² JPEG 2000": sorted(samples.abdominal_ct(samples.default_cache()).glob("*.dcm")),
     }
     figures = []
     for kind, files in images.items():

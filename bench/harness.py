@@ -175,12 +175,7 @@ def wait_until(condition: Callable[[], object], timeout_s: float, *, every_s: fl
 
 def chest_slices(count: int) -> list[Path]:
     """Slices of a real chest CT, 512×512, uncompressed, one after the other."""
-    return sorted(samples.chest_ct(cache()).glob("*.dcm"))[:count]
-
-
-def cache() -> Path:
-    """Where sample images are kept between runs."""
-    return Path(os.environ.get("MIP_SAMPLES") or "~/.cache/mip").expanduser()
+    return sorted(samples.chest_ct(samples.default_cache()).glob("*.dcm"))[:count]
 
 
 def linked(images: Sequence[Path], folder: Path) -> list[str]:

@@ -74,7 +74,9 @@ def _reason(longrepr: object) -> str:
 @pytest.fixture(scope="session")
 def samples_cache() -> Path:
     """Where sample images are kept between runs."""
-    return Path(os.environ.get("MIP_SAMPLES") or "~/.cache/mip").expanduser()
+    from medical_image_processing import samples
+
+    return samples.default_cache()
 
 
 @pytest.fixture(scope="session")

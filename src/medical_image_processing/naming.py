@@ -14,7 +14,6 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,119}$"
 """Job and client ids: a deduplication id of SQS has 128 characters, and a replay adds its attempt."""
 
 RESULTS_QUEUE = "mip-results.fifo"
-RESULTS_DEAD_LETTER_QUEUE = "mip-results-dlq.fifo"
 MAX_RECEIVES = 3
 
 RESERVED_ENV = frozenset(

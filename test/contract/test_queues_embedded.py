@@ -258,7 +258,6 @@ def test_attributes_count_what_waits_and_what_is_out(tmp_path: Path) -> None:
             VISIBILITY_S,
         )
         assert engine.queues.attributes("nope.fifo") is None
-        assert engine.queues.oldest_age(DEAD) is None
 
     on_engine(tmp_path, work)
 
@@ -295,12 +294,13 @@ def test_no_call_scans_a_table_however_much_waits(tmp_path: Path) -> None:
             QUEUE, [a_message(name, group=group) for name, group in zip("abcd", "xxyz", strict=True)]
         )
         received = await queues.receive(QUEUE, limit=10, receiver="worker")
+        queues.held_by("worker")
         await queues.change_visibility(QUEUE, [(m.receipt_handle, 60) for m in received])
         await queues.delete(QUEUE, [received[0].receipt_handle])
         await queues.release("worker", counted=True)
         queues.attributes(QUEUE)
         await queues.depth(QUEUE)
-        queues.oldest_age(QUEUE)
+        await queues.gauges()
         await queues.dead_letters(limit=10)
         await queues.settle_dead_letters(["none"])
         await engine.pass_time(1000)
@@ -313,6 +313,8 @@ def test_no_call_scans_a_table_however_much_waits(tmp_path: Path) -> None:
                 plan = str(row["detail"])
                 # The few messages in flight, or dead and unanswered, may be gone through; all others not.
                 allowed = "messages_in_flight" in plan or "messages_dead" in plan or plan == "SCAN CONSTANT ROW"
+                # Metrics go through the queues, never through what they hold.
+                allowed = allowed or (plan == "SCAN q" and "q.depth > 0" in statement)
                 assert allowed or "SCAN" not in plan, f"{plan}: {statement}"
                 assert not plan.endswith("messages_by_group (queue_id=?)"), f"{plan}: {statement}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,18 +16,13 @@ from medical_image_processing.errors import Unavailable
 
 def sample_pacs() -> Path:
     """The abdominal CT series, fetched once; pydicom's small CT where it can't be had."""
-    cache = cache_folder()
+    cache = samples.default_cache()
     try:
         with _download_progress() as progress:
             return samples.abdominal_ct(cache, progress)
     except Unavailable as error:
         print_note(f"pydicom's small CT stands in for the abdominal one. {error.message}")
         return _small_ct(cache)
-
-
-def cache_folder() -> Path:
-    """Where samples are kept: ``MIP_SAMPLES``, else ``~/.cache/mip``."""
-    return Path(os.environ.get("MIP_SAMPLES") or "~/.cache/mip").expanduser()
 
 
 @contextmanager

@@ -119,24 +119,16 @@ class FifoQueues:
         rows = self._database.read("SELECT depth FROM queues WHERE name = ?", queue)
         return int(rows[0][0]) if rows else 0
 
-    def oldest_age(self, queue: str) -> float | None:
-        """Seconds since the oldest message was sent; None when there is none."""
-        return next((g.oldest_s for g in self._gauges("AND q.name = ?", queue)), None)
-
     async def gauges(self) -> list[QueueGauge]:
         """All queues that hold messages."""
-        return self._gauges("")
-
-    def _gauges(self, where: str, *given: str) -> list[QueueGauge]:
         # The oldest is the first that is ready or one of the few in flight: both stand in an index.
         rows = self._database.read(
-            "SELECT q.name, q.depth, (SELECT sent_at FROM messages WHERE seq = min("  # noqa: S608 - fixed text
+            "SELECT q.name, q.depth, (SELECT sent_at FROM messages WHERE seq = min("
             " coalesce((SELECT min(seq) FROM messages m WHERE m.queue_id = q.queue_id AND m.is_head = 1"
             "  AND m.in_flight = 0), 9e18),"
             " coalesce((SELECT min(seq) FROM messages m INDEXED BY messages_in_flight"
             "  WHERE m.queue_id = q.queue_id AND m.in_flight = 1), 9e18)"
-            f")) AS sent_at FROM queues q WHERE q.depth > 0 {where}",
-            *given,
+            ")) AS sent_at FROM queues q WHERE q.depth > 0"
         )
         now = self._clock()
         return [QueueGauge(row["name"], row["depth"], max(0.0, now - row["sent_at"])) for row in rows]
@@ -295,8 +287,7 @@ class FifoQueues:
         rows = self._database.read(
             "SELECT m.message_id, q.name, m.body FROM messages m INDEXED BY messages_dead"
             " JOIN queues q ON q.queue_id = m.queue_id"
-            " WHERE m.settled = 0 AND q.name <> ? ORDER BY m.seq LIMIT ?",
-            naming.RESULTS_DEAD_LETTER_QUEUE,
+            " WHERE m.settled = 0 ORDER BY m.seq LIMIT ?",
             limit,
         )
         return [DeadLetter(row["message_id"], row["name"], row["body"]) for row in rows]
