@@ -137,8 +137,9 @@ def _connects_to(places: Sequence[tuple[str, int]]) -> list[bool]:
     """Which of them answer; asked side by side, for silence takes its time."""
 
     def connects(place: tuple[str, int]) -> bool:
+        host, port = place
         try:
-            socket.create_connection(tuple(place), timeout=3.0).close()
+            socket.create_connection((host, port), timeout=3.0).close()
         except OSError:
             return False
         return True
