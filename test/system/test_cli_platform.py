@@ -173,6 +173,7 @@ def test_life_of_an_algorithm(mip: Mip, tmp_path: Path) -> None:
     assert (changed["memory"], changed["cpu"], changed["revision"]) == (2048, 512, revision + 1)
     stale = mip.fails("algorithms", "update", name, "--memory", "1024", "--if-revision", str(revision))
     assert stale["code"] == "STALE_REVISION"
+    assert "needs a new name" in mip.run("algorithms", "update", name, "--image", changed["image_uri"]).stderr
 
     assert mip.json("algorithms", "scale", name, "1", "--wait")["status"] == "ACTIVE"
     assert mip.json("algorithms", "scale", name, "0", "--wait")["status"] == "INACTIVE"

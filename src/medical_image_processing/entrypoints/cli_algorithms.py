@@ -156,7 +156,10 @@ def update(
         raise typer.BadParameter("name at least one thing to change, for example --memory 4096")
     headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
     with Client.from_environment() as client:
+        before = client.call("GET", "admin", "algorithms", algo_id)["revision"]
         record = client.call("PATCH", "admin", "algorithms", algo_id, body=body, headers=headers)
+        if record["revision"] == before:
+            output.print_note("nothing changed; an image that was built anew needs a new name to be taken up")
         if wait:
             record = _wait_until_settled(client, algo_id, timeout, quiet=as_json)
     _print_record(record, as_json)
@@ -359,6 +362,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
             ("status", output.state(record["status"])),
             ("reason", record["status_reason"]),
             ("image", record["image_uri"]),
+            ("pinned to", resources["image_digest"]),
             ("command", shlex.join(record["command"])),
             ("size", f"{record['cpu']} CPU units, {record['memory']} MiB"),
             ("workers", str(record["desired_count"])),
