@@ -71,6 +71,9 @@ class Workers(Protocol):
     def kill(self, algo_id: str) -> None:
         """End a worker as a crash would."""
 
+    def close(self) -> None:
+        """Leave nothing behind."""
+
 
 class ProcessWorkers:
     """Processes of this machine."""
@@ -90,6 +93,9 @@ class ProcessWorkers:
 
     def kill(self, algo_id: str) -> None:
         os.kill(self._worker(algo_id)[0], signal.SIGKILL)
+
+    def close(self) -> None:
+        pass
 
     def _worker(self, algo_id: str) -> tuple[int, dict[str, str]]:
         for note in self._run_dir.iterdir():
@@ -115,7 +121,23 @@ class ContainerWorkers:
         self.spec = {"image_uri": image, "env": PUPPET_ENV}
 
     def create_runtime(self, logs: LogGroups) -> Runtime:
-        return ContainerRuntime(self._client, self._network, platform_id=self._id, logs=logs)
+        self.runtime = ContainerRuntime(self._client, self._network, platform_id=self._id, logs=logs)
+        return self.runtime
+
+    def leave_behind(self) -> None:
+        """A container of ours that nobody watches, as when the engine went away and came back."""
+        image = self.spec["image_uri"]
+        self._client.containers.run(
+            image, ["sleep", "600"], detach=True, labels={"mip.platform": self._id}, network=self._network.name
+        )
+
+    def left_behind(self) -> int:
+        """How many containers there are, running or not."""
+        return len(self._client.containers.list(all=True, filters={"label": f"mip.platform={self._id}"}))
+
+    def remove_network(self) -> None:
+        """As somebody who tidies up does."""
+        self._client.networks.get(self._network.name).remove()
 
     def environment(self, algo_id: str) -> dict[str, str]:
         pairs = self._worker(algo_id).attrs["Config"]["Env"]
@@ -123,6 +145,10 @@ class ContainerWorkers:
 
     def kill(self, algo_id: str) -> None:
         self._worker(algo_id).kill("SIGKILL")
+
+    def close(self) -> None:
+        self._network.close()
+        self._client.close()
 
     def _worker(self, algo_id: str) -> Any:
         labels = [f"mip.platform={self._id}", f"mip.algorithm={algo_id}"]
@@ -177,6 +203,7 @@ async def running_engine(folder: Path, workers: Workers) -> AsyncIterator[Engine
         listening.close()
         index.close()
         await engine.close()
+        await asyncio.to_thread(workers.close)
 
 
 class _Server(uvicorn.Server):
@@ -319,7 +346,8 @@ class InContainers:
 
     def run(self, work: Callable[[EnginePorts], Awaitable[None]]) -> None:
         """Run ``work`` against a fresh engine."""
-        asyncio.run(_with_engine(self.folder, ContainerWorkers(self._host, self._image), work))
+        self.workers = ContainerWorkers(self._host, self._image)
+        asyncio.run(_with_engine(self.folder, self.workers, work))
 
 
 async def _with_engine(folder: Path, workers: Workers, work: Callable[[EnginePorts], Awaitable[None]]) -> None:

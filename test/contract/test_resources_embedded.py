@@ -1,7 +1,10 @@
 """The contract of an algorithm's resources on the embedded engine, with either runtime."""
 
+import asyncio
+
 from embedded_engine import InContainers, OnProcesses
 
+from medical_image_processing.model.job import JobStatus
 from medical_image_processing.testing import puppet
 from medical_image_processing.testing.resources_contract import (
     ALGO,
@@ -33,4 +36,17 @@ class TestResourcesOnProcesses(OnProcesses, ResourcesContract):
 
 
 class TestResourcesInContainers(InContainers, ResourcesContract):
-    pass
+    def test_p3_what_should_not_run_is_removed_and_a_network_that_was_removed_comes_back(self) -> None:
+        async def work(ports: EnginePorts) -> None:
+            await provide(ports, ports.spec(desired_count=0))
+            workers = self.workers
+            await asyncio.to_thread(workers.leave_behind)
+            await workers.runtime.sweep()
+            assert await asyncio.to_thread(workers.left_behind) == 0
+            await asyncio.to_thread(workers.remove_network)
+            await workers.runtime.sweep()
+            await provide(ports, ports.spec(desired_count=1))
+            await ports.submit("after")
+            await ports.until("after", JobStatus.SUCCEEDED)
+
+        self.run(work)

@@ -57,6 +57,23 @@ def test_an_image_that_wants_root_gets_nobody(api: ContainerApi, docker_engine: 
     assert api.explore("rooted")["uid"] == 65534
 
 
+def test_a_user_without_a_group_does_not_get_root_s(api: ContainerApi) -> None:
+    for algo_id, user, groups in (("lonely", "12345", (12345, 12345)), ("wheel", "12345:0", (65534, 65534))):
+        api.puppet(algo_id, image_uri=_image(api, f"USER {user}"))
+        found = api.explore(algo_id)
+        assert (found["uid"], found["gid"]) == groups
+
+
+def test_a_log_grows_no_faster_than_a_log_should(api: ContainerApi) -> None:
+    command = ["sh", "-c", "head -c 300000000 /dev/zero; echo; sleep 600"]
+    api.register("chatty", image_uri=api.image, command=command)
+    container = api.container("chatty")
+    # It has said everything once it sleeps; then what was kept is known.
+    until(lambda: "sleep 600" in str(container.top()["Processes"][-1]), "it has said everything")
+    log = api.platform.home / "logs/ecs/mip-chatty/worker.log"
+    assert log.stat().st_size < 64 << 20
+
+
 def test_cores_and_memory_are_hard_limits(api: ContainerApi) -> None:
     api.puppet("limited", cpu=512, memory=1024)
     config = api.container("limited").attrs["HostConfig"]
@@ -90,6 +107,20 @@ def test_from_a_container_only_the_platforms_address_for_workers_answers(
         for address in (outside.internet, outside.metadata):
             script = f"import socket; socket.create_connection(('{address}', 80), 10)"
             api.docker.containers.run(debian_image, ["python3", "-c", script], remove=True)
+
+
+def test_the_operators_key_opens_nothing_for_workers(api: ContainerApi) -> None:
+    api.puppet("curious")
+    url = f"{api.platform.env['AWS_ENDPOINT_URL']}/pacs/studies"
+    script = f"""
+import urllib.request, urllib.error
+try:
+    headers = {{"x-api-key": "{api.platform.env["PACS_API_KEY"]}"}}
+    urllib.request.urlopen(urllib.request.Request({url!r}, headers=headers))
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+    assert api.container("curious").exec_run(["python3", "-c", script]).output.strip() == b"401"
 
 
 def test_no_name_is_asked_of_this_machines_resolver(api: ContainerApi) -> None:
@@ -128,6 +159,11 @@ except OSError as error:
 # What went wrong is told apart
 
 
+def test_an_image_with_a_volume_is_refused(api: ContainerApi) -> None:
+    record = api.puppet("voluminous", image_uri=_image(api, "VOLUME /data"), wait_for="FAILED")
+    assert "declares VOLUME /data" in record["status_reason"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -139,7 +175,10 @@ except OSError as error:
             {"command": ["sh", "-c", "echo the model file is missing >&2; exit 3"]},
             "exited with status 3: the model file",
         ),
-        ({"command": ["sh", "-c", "kill -SEGV $$"]}, "ended by signal SIGSEGV"),
+        ({"command": ["sh", "-c", "exit 255"]}, "exited with status 255"),
+        ({"command": ["sh", "-c", "exit 75"]}, "exited with status 75"),
+        ({"command": ["python3", "-c", "import ctypes; ctypes.string_at(0)"]}, "ended by signal SIGSEGV"),
+        ({"command": ["sh", "-c", "printf '\\033[2J'; echo $AWS_SECRET_ACCESS_KEY; exit 1"]}, "\ufffd[2J(a key)"),
         ({"command": ["python3", "-c", "x = bytearray(10**9)"]}, "ran out of memory: its limit is 512 MiB"),
     ],
 )

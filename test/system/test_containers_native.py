@@ -16,6 +16,7 @@ from api_calls import make_pacs
 from docker_engine import DockerEngine, add_layer, build_image
 
 ROOT = Path(__file__).resolve().parents[2]
+NATIVE = "medical_image_processing.worker.native"
 # The seed's own registration, but for the image's name.
 GRAYSCALE = {
     "image_uri": "",
@@ -80,6 +81,22 @@ def test_the_seeds_grayscale_makes_an_image_of_gray_values(api: ContainerApi, tm
     file.write_bytes(content)
     said = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False)
     assert "Error" not in said.stdout + said.stderr
+
+
+def test_a_native_program_cannot_read_the_keys_of_its_worker(
+    api: ContainerApi, docker_engine: DockerEngine, mip_base_image: str
+) -> None:
+    def build(folder: Path) -> str:
+        script = 'cat /proc/[0-9]*/environ 2>/dev/null | tr "\\0" "\\n" | grep -c "SECRET\\|PACS_API_KEY" >&2'
+        (folder / "nosy").write_text(f"#!/bin/sh\n{script}\nexit 1\n")
+        (folder / "nosy").chmod(0o755)
+        return "COPY nosy /app/bin/nosy"
+
+    image = add_layer(docker_engine, mip_base_image, "nosy", build)
+    api.register("nosy", image_uri=image, command=["python3", "-m", NATIVE, "/app/bin/nosy"])
+    job = api.until_ended(api.process("nosy"))
+    assert job["error"]["code"] == "EXECUTABLE_FAILED"
+    assert job["error"]["message"].rstrip(".").endswith(": 0"), job["error"]["message"]
 
 
 def test_the_seeds_adapter_alone_is_an_algorithm_in_a_container(api: ContainerApi, adapter_image: str) -> None:

@@ -144,7 +144,10 @@ def up(
     if pacs is None:
         settings = replace(settings, pacs=_sample_pacs().absolute())
     configure_logging()
-    raise typer.Exit(run_platform(settings, announce=lambda addresses: _announce(addresses.public, home)))
+    status = run_platform(settings, announce=lambda addresses: _announce(addresses.public, home))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # calls to a Docker engine that hangs must not keep the process
 
 
 @app.command()

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -85,6 +86,14 @@ class _Platform:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         workplace = await asyncio.to_thread(open_workplace, self._settings)
+        try:
+            await self._serve(workplace, stop, announce)
+        finally:
+            await asyncio.to_thread(workplace.close)
+
+    async def _serve(
+        self, workplace: Workplace, stop: asyncio.Event, announce: Callable[[Addresses], None]
+    ) -> None:
         sockets = _listen(self._settings, workplace.gateway)
         server = _Server(_uvicorn_config(self._dispatch))
         async with self._started(workplace, api=sockets[0], worker=sockets[1]):
@@ -116,7 +125,8 @@ class _Platform:
         self._api_port, self._worker_port = api.getsockname()[1], worker.getsockname()[1]
         self._worker_base = f"http://{workplace.gateway or settings.local_host}:{self._worker_port}"
         await asyncio.to_thread(workplace.guard, self._worker_port)
-        pacs_keys = HashedKeys({digest(secrets.pacs_key): "operator"})
+        # The operator's key, which on loopback everybody knows, opens nothing where workers call.
+        workers_keys = HashedKeys()
         self._engine = engine = EmbeddedEngine(
             EngineSettings(
                 home=settings.home,
@@ -125,8 +135,8 @@ class _Platform:
                 operator=(secrets.operator_access_key_id, secrets.operator_secret_access_key),
                 create_runtime=workplace.create_runtime,
                 allow_origins=settings.allow_origins,
-                add_pacs_key=pacs_keys.add,
-                remove_pacs_key=pacs_keys.remove,
+                add_pacs_key=workers_keys.add,
+                remove_pacs_key=workers_keys.remove,
             )
         )
         index = FolderIndex(settings.pacs, settings.home / "pacs-index.db")
@@ -135,20 +145,22 @@ class _Platform:
             await engine.open()
             if settings.client_keys is not None:
                 await client_keys.load(engine.keys, settings.client_keys)
-            pacs = create_pacs_app(
+            links = LinkSigner(bytes.fromhex(secrets.link_secret))
+            pacs_for = partial(
+                create_pacs_app,
                 index,
-                pacs_keys,
-                LinkSigner(bytes.fromhex(secrets.link_secret)),
-                engine.access_record.note,
+                links=links,
+                on_access=engine.access_record.note,
                 allow_origins=settings.allow_origins,
             )
-            self._assemble(pacs)
+            operator_keys = HashedKeys({digest(secrets.pacs_key): "operator"})
+            self._assemble(pacs_for(keys=operator_keys), pacs_for(keys=workers_keys))
             yield
         finally:
             index.close()
             await engine.close()
 
-    def _assemble(self, pacs: ASGIApp) -> None:
+    def _assemble(self, clients_pacs: ASGIApp, workers_pacs: ASGIApp) -> None:
         engine, settings = self._engine, self._settings
         hub = Hub(engine.jobs, engine.outputs)
         open_clients = settings.open_clients or (settings.is_loopback and settings.client_keys is None)
@@ -172,19 +184,21 @@ class _Platform:
             metrics=metrics,
         )
         api = create_app(parts, allow_origins=settings.allow_origins, open_metrics=settings.is_loopback)
-        self._api_app = _mounted(LimitBody(api), {"/pacs": pacs})
-        self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": pacs})
+        self._api_app = _mounted(LimitBody(api), {"/pacs": clients_pacs})
+        self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
         if settings.is_loopback:
             self._api_app = LoopbackNames(self._api_app)
             self._worker_app = LoopbackNames(self._worker_app, own=self._workplace.gateway)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The port decides what can be reached at all, and containers reach only their own."""
-        app = self._api_app
-        if scope["server"][1] == self._worker_port:
-            app = self._worker_app
-        elif self._workplace.is_inside(scope["client"][0]):
-            app = _refuse
+        """The port decides what can be reached: containers only theirs, and others not the containers' address."""
+        (server, port), caller = scope["server"], scope["client"][0]
+        is_inside = self._workplace.is_inside(caller)
+        if port == self._worker_port:
+            is_stranger = server == self._workplace.gateway and caller != server and not is_inside
+            app = _refuse if is_stranger else self._worker_app
+        else:
+            app = _refuse if is_inside else self._api_app
         await app(scope, receive, send)
 
     async def _background(self) -> None:

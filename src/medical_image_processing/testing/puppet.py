@@ -128,6 +128,7 @@ def _explore(meta: Meta) -> None:
         "wrote": [_writes(Path(path)) for path in asked.get("write", [])],
         "started": _start_processes(asked.get("processes", 0)),
         "uid": os.getuid(),
+        "gid": os.getgid(),
         "capabilities": int(status["CapEff"], 16),
         "no_new_privileges": status["NoNewPrivs"] == "1",
     }

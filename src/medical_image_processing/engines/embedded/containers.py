@@ -20,8 +20,10 @@ import re
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,18 +46,28 @@ _CALL_TIMEOUT_S = 60
 _PROBE_TIMEOUT_S = 5
 _MOST_CALLS = 8
 _MOST_PROCESSES = 512
+_LAST_SIGNAL = 64
+_LOG_BURST_BYTES = 16 << 20
+_LOG_BYTES_A_SECOND = 1 << 20
 _NOBODY = "65534:65534"
-_NUMERIC_USER = re.compile(r"[1-9][0-9]*(:[0-9]+)?")
-_REMOVAL_S = 8.0
-# What docker-init, the container's first process, says when it can't start the command.
-_EXEC_FAILED = re.compile(r"\[FATAL tini.*exec .* failed: (.*)")
+_NUMERIC_USER = re.compile(r"([1-9][0-9]*)(?::([1-9][0-9]*))?")
+_REMOVAL_S = 4.0
+_LAST_CALL_S = 3
+_OWN_FIRST_PROCESS = "mip.first-process"
+"""The label of images whose command is fit to be a container's first process, as mip-base's worker is. Any other
+gets docker-init before it, which keeps the environment, with its keys, readable to whatever else runs there."""
+# What docker-init says, or the engine itself, when the command can't be started.
+_EXEC_FAILED = re.compile(
+    r"(?i)(no such file or directory|permission denied|exec format error|not found in \$PATH)"
+)
+_FATAL = "[FATAL tini"
 _NEVER_STARTS = {
-    "No such file or directory": (
+    "no such file or directory": (
         "COMMAND_NOT_FOUND",
         "has no program '{command}' in its image, or not the interpreter that its first line names",
     ),
-    "Permission denied": ("COMMAND_NOT_EXECUTABLE", "may not execute '{command}'; chmod +x it in the image"),
-    "Exec format error": (
+    "permission denied": ("COMMAND_NOT_EXECUTABLE", "may not execute '{command}'; chmod +x it in the image"),
+    "exec format error": (
         "WRONG_ARCHITECTURE",
         "can't execute '{command}': built for another architecture, or a script without a #! line",
     ),
@@ -86,7 +98,7 @@ def platform_id(home: Path) -> str:
 
 
 class ContainerRuntime:
-    """Implements :class:`runtime.Runtime`. The network is open already; ``close`` closes it, too."""
+    """Implements :class:`runtime.Runtime`. The network is open already, and stays so."""
 
     name = "docker"
 
@@ -99,7 +111,7 @@ class ContainerRuntime:
         self._logs = logs
         self._calls = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="docker")
         self._copiers: dict[str, threading.Thread] = {}
-        self._unremoved: set[str] = set()
+        self._names: set[str] = set()
         engine = client.version()
         self._architecture: str = engine["Arch"]
         self._cores: int = client.info()["NCPU"]
@@ -110,37 +122,48 @@ class ContainerRuntime:
 
     async def start(self, task: Task, environment: Mapping[str, str]) -> WorkerContainer:
         """A container of the pinned image. PermanentError ``IMAGE_NOT_FOUND`` once that is gone."""
-        container_id, said = await self._call(lambda: self._start(task, dict(environment)))
-        container = WorkerContainer(self, self._client.api, container_id, task)
-        copier = threading.Thread(
-            target=container.follow, args=(said, self._logs), name=container.name, daemon=True
-        )
-        self._copiers[container_id] = copier
+        name = f"{naming.service(task.algo_id)}-{secrets.token_hex(4)}"
+        self._names.add(name)
+        try:
+            container_id, said = await self._call(lambda: self._start(name, task, dict(environment)))
+        except BaseException:
+            self._names.discard(name)
+            raise
+        container = WorkerContainer(self, self._client.api, container_id, name, task)
+        copier = threading.Thread(target=container.follow, args=(said, self._logs), name=name, daemon=True)
+        self._copiers[name] = copier
         copier.start()
         return container
 
     async def end_leftovers(self) -> None:
-        """Remove every container of this platform."""
-        list_all = partial(self._client.api.containers, all=True, quiet=True, filters=self._filters())
-        found: list[dict[str, str]] = await self._call(list_all)
-        await asyncio.gather(*(self._call(partial(self._remove, one["Id"])) for one in found))
+        """Remove every container of this platform that isn't one of this life's workers."""
+        list_all = partial(self._client.api.containers, all=True, filters=self._filters())
+        found: list[dict[str, Any]] = await self._call(list_all)
+        leftovers = [one["Id"] for one in found if not {name[1:] for name in one["Names"] or ()} & self._names]
+        await asyncio.gather(*(self._call(partial(self._remove, container)) for container in leftovers))
+
+    async def sweep(self) -> None:
+        """Remove what an engine that went away left behind; mend the network if somebody took it away."""
+        await self.end_leftovers()
+        await self._call(self._network.repair)
 
     async def close(self) -> None:
-        """Wait until the containers are removed, and remove their network."""
+        """Wait until the containers are removed; not for long where the engine hangs."""
+        self._client.api.timeout = _LAST_CALL_S
         await asyncio.to_thread(self._join_copiers)
-        with contextlib.suppress(Unavailable):
-            await self.end_leftovers()
-            await self._call(self._network.close)
-        self._calls.shutdown(wait=False)
-        self._client.close()
-
-    def remove(self, container_id: str) -> None:
-        """Remove a container that has ended; in the thread that followed it. Later, where Docker is away now."""
+        self._names.clear()
         try:
+            await asyncio.wait_for(self.end_leftovers(), _REMOVAL_S)
+        except (Unavailable, TimeoutError):
+            _LOG.warning("the Docker engine does not answer; its containers are removed at the next start")
+        self._calls.shutdown(wait=False, cancel_futures=True)
+
+    def remove(self, container_id: str, name: str) -> None:
+        """Remove a container that has ended; in the thread that followed it. The sweep does, if this can't."""
+        with contextlib.suppress(DockerException, RequestException):
             self._remove(container_id)
-        except (DockerException, RequestException):
-            self._unremoved.add(container_id)
-        self._copiers.pop(container_id, None)
+        self._names.discard(name)
+        self._copiers.pop(name, None)
 
     def in_background(self, call: Callable[[], object]) -> None:
         """Do it when a thread is free; that the container has ended by then is no error."""
@@ -176,41 +199,47 @@ class ContainerRuntime:
                 f"the image {image_uri} is for {image['Os']}/{image['Architecture']}, this machine's engine runs "
                 f"linux/{self._architecture}; build it for that (docker build --platform)",
             )
+        if volumes := image["Config"].get("Volumes"):
+            raise PermanentError(
+                "IMAGE_HAS_VOLUMES",
+                f"the image {image_uri} declares VOLUME {', '.join(sorted(volumes))}, which would be a place on "
+                "this machine's disk; leave that line out of its Dockerfile, and write to /tmp",
+            )
         return str(image["Id"])
 
-    def _start(self, task: Task, environment: dict[str, str]) -> tuple[str, Iterator[bytes]]:
+    def _start(self, name: str, task: Task, environment: dict[str, str]) -> tuple[str, Iterator[bytes]]:
         """The container's id, and what it says from its first byte on."""
         api = self._client.api
-        while self._unremoved:
-            self._remove(self._unremoved.pop())
         try:
-            user = api.inspect_image(task.image_digest)["Config"].get("User") or ""
+            image = api.inspect_image(task.image_digest)["Config"]
             made = api.create_container(
                 image=task.image_digest,
-                name=f"{naming.service(task.algo_id)}-{secrets.token_hex(4)}",
+                name=name,
                 entrypoint=[""],  # clears the image's: the record's command is the whole command
                 command=list(task.command),
-                user=user if _NUMERIC_USER.fullmatch(user) else _NOBODY,
+                user=_user(image.get("User") or ""),
                 environment={"HOME": "/tmp", **environment},  # noqa: S108 - the only place it may write
                 labels={**self._labels, "mip.algorithm": task.algo_id, "mip.task": task.name},
-                host_config=self._host_config(task),
+                host_config=self._host_config(task, init=_OWN_FIRST_PROCESS not in (image.get("Labels") or {})),
             )
         except (ImageNotFound, NotFound) as error:
             raise PermanentError(
                 "IMAGE_NOT_FOUND",
                 f"the image that {task.image_uri} was pinned to ({task.image_digest}) is gone from this machine; "
-                "build it again and register it anew",
+                "build it again, and name it anew: mip algorithms update --image",
             ) from error
         container_id: str = made["Id"]
         try:
             said = api.attach(container_id, stdout=True, stderr=True, stream=True)
             api.start(container_id)
-        except BaseException:
+        except BaseException as error:
             self._remove(container_id)
+            if isinstance(error, APIError) and (never := _never_starts(_said(error), task)) is not None:
+                raise PermanentError(never.code, f"it {never.sentence}") from error
             raise
         return container_id, said
 
-    def _host_config(self, task: Task) -> dict[str, Any]:
+    def _host_config(self, task: Task, *, init: bool) -> dict[str, Any]:
         memory = task.memory * 2**20
         config: dict[str, Any] = self._client.api.create_host_config(
             network_mode=self._network.name,
@@ -223,7 +252,7 @@ class ContainerRuntime:
             tmpfs={"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={memory // 2}"},  # noqa: S108
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
-            init=True,  # passes signals on, and to programs that know none their default meaning
+            init=init,  # passes signals on, and to programs that know none their default meaning
             log_config=docker.types.LogConfig(type="none"),  # the log group has it
             # Else the engine would ask this machine's resolver, which is a way out; this one never answers.
             dns=["127.0.0.1"],
@@ -245,21 +274,22 @@ class ContainerRuntime:
         return {"label": [f"{name}={value}" for name, value in self._labels.items()]}
 
     def _join_copiers(self) -> None:
+        end = time.monotonic() + _REMOVAL_S
         for copier in list(self._copiers.values()):
-            copier.join(_REMOVAL_S)
+            copier.join(max(0.0, end - time.monotonic()))
 
 
 class WorkerContainer:
     """Implements :class:`runtime.RunningWorker`."""
 
-    def __init__(self, runtime: ContainerRuntime, api: Any, container_id: str, task: Task) -> None:
+    def __init__(self, runtime: ContainerRuntime, api: Any, container_id: str, name: str, task: Task) -> None:
         self._runtime = runtime
         self._api = api
         self._id = container_id
         self._task = task
         self._loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
-        self.name = f"container {container_id[:12]}"
+        self.name = name
 
     async def ended(self) -> Ending:
         """Wait until it has ended and its log is in the log group."""
@@ -277,17 +307,17 @@ class WorkerContainer:
         """In a thread: copy what it says to the log group until it ends, find out how it ended, remove it."""
         last = b""
         try:
-            with logs.open(self._task.algo_id) as log:
+            with logs.open(self._task.algo_id) as descriptor:
+                log = _Log(descriptor)
                 for chunk in said:
-                    with contextlib.suppress(OSError):  # a full disk costs log lines, not the container
-                        os.write(log, chunk)
+                    log.write(chunk)
                     last = (last + chunk)[-2000:]
             ending = self._find_ending(last.decode(errors="replace"))
         except (OSError, DockerException, RequestException) as error:
             ending = Ending("WORKER_LOST", f"was lost: the Docker engine does not answer ({type(error).__name__})")
         with contextlib.suppress(RuntimeError):  # the platform has stopped waiting
             self._loop.call_soon_threadsafe(self._end, ending)
-        self._runtime.remove(self._id)
+        self._runtime.remove(self._id, self.name)
 
     def _end(self, ending: Ending) -> None:
         if not self._ending.done():
@@ -295,14 +325,57 @@ class WorkerContainer:
 
     def _find_ending(self, last: str) -> Ending:
         status = int(self._api.wait(self._id, timeout=_CALL_TIMEOUT_S)["StatusCode"])
-        if self._api.inspect_container(self._id)["State"]["OOMKilled"]:
+        if _FATAL in last and (never := _never_starts(last.rpartition(_FATAL)[2], self._task)) is not None:
+            return never
+        # Whichever process it was that the kernel ended: what counts is whether the container ended of it.
+        ran_out = self._api.inspect_container(self._id)["State"]["OOMKilled"]
+        if ran_out and status == 128 + signal.SIGKILL:
             return Ending("OUT_OF_MEMORY", f"ran out of memory: its limit is {self._task.memory} MiB")
-        if status in (126, 127) and (failed := _EXEC_FAILED.search(last)):
-            code, sentence = _NEVER_STARTS.get(
-                failed[1].strip(), ("COMMAND_NOT_FOUND", "can't execute '{command}'")
-            )
-            return Ending(code, sentence.format(command=self._task.command[0]), hopeless=True)
-        return Ending.of_status(128 - status if status > 128 else status)
+        ending = Ending.of_status(128 - status if 128 < status <= 128 + _LAST_SIGNAL else status)
+        if ran_out:
+            ending = replace(ending, sentence=f"{ending.sentence}, after a process of it ran out of memory")
+        return ending
+
+
+class _Log:
+    """Writes to a log group, but no faster than a log should grow; a full disk costs lines, not the container."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._allowance = float(_LOG_BURST_BYTES)
+        self._at = time.monotonic()
+        self._left_out = 0
+
+    def write(self, data: bytes) -> None:
+        """Write it, or leave it out and say so when there is room again."""
+        now = time.monotonic()
+        self._allowance = min(_LOG_BURST_BYTES, self._allowance + (now - self._at) * _LOG_BYTES_A_SECOND)
+        self._at = now
+        if len(data) > self._allowance:
+            self._left_out += len(data)
+            return
+        note = f"\n(the platform left out {self._left_out} bytes here)\n".encode() if self._left_out else b""
+        try:
+            os.write(self._descriptor, note + data)
+        except OSError:
+            self._left_out += len(data)
+            return
+        self._allowance -= len(data)
+        self._left_out = 0
+
+
+def _user(named: str) -> str:
+    """The image's user if that is a number and not root's, nor its group; a name could be root's."""
+    number = _NUMERIC_USER.fullmatch(named)
+    return f"{number[1]}:{number[2] or number[1]}" if number else _NOBODY
+
+
+def _never_starts(said: str, task: Task) -> Ending | None:
+    """What an attempt to start the command tells of it, if it is that no other attempt would succeed."""
+    if (failed := _EXEC_FAILED.search(said)) is None:
+        return None
+    code, sentence = _NEVER_STARTS.get(failed[1].lower(), _NEVER_STARTS["no such file or directory"])
+    return Ending(code, sentence.format(command=task.command[0]), hopeless=True)
 
 
 def _said(error: Exception) -> str:

@@ -25,6 +25,7 @@ from medical_image_processing.errors import Unavailable
 
 _LOG = logging.getLogger(__name__)
 _OPTIONS = {"com.docker.network.bridge.enable_icc": "false"}
+_RULES = 2
 _BRIDGE_NAME = "com.docker.network.bridge.name"
 
 
@@ -37,6 +38,7 @@ class WorkerNetwork:
         self._bridge = f"mip{platform_id[:12]}"  # an interface's name has 15 characters
         self.gateway = ""
         self.subnet = ipaddress.ip_network("127.255.255.255/32")
+        self._port: int | None = None
 
     def open(self) -> None:
         """Make it, or take the one that an earlier life left. Unavailable ``NETWORK_REFUSED``."""
@@ -54,16 +56,25 @@ class WorkerNetwork:
 
     def guard(self, port: int) -> None:
         """Let containers reach ``port`` of the gateway and nothing else of this machine."""
-        if os.geteuid() != 0 or shutil.which("iptables") is None:
+        if not _may_set_rules():
             _LOG.warning(
                 "without root and iptables, what listens on all addresses of this machine can be reached "
                 "from algorithms' containers, too"
             )
             return
+        self._port = port
         self._unguard()
         to_port = ["-p", "tcp", "-d", self.gateway, "--dport", str(port), "-j", "ACCEPT"]
         for rule in (["-j", "DROP"], to_port):  # each goes on top of the one before
             _iptables("-I", "INPUT", "-i", self._bridge, *rule)
+
+    def repair(self) -> None:
+        """Make it again, at the same address, if somebody removed it, and the rules if they are gone."""
+        if self._find() is None:
+            pool = docker.types.IPAMPool(subnet=str(self.subnet), gateway=self.gateway)
+            self._create(docker.types.IPAMConfig(pool_configs=[pool]))
+        if self._port is not None and len(self._rules()) < _RULES:
+            self.guard(self._port)
 
     def holds(self, address: str) -> bool:
         """Whether ``address`` is a container's."""
@@ -74,7 +85,7 @@ class WorkerNetwork:
 
     def close(self) -> None:
         """Remove it, once no container is on it."""
-        if os.geteuid() == 0 and shutil.which("iptables") is not None:
+        if _may_set_rules():
             self._unguard()
         if (network := self._find()) is not None:
             network.remove()
@@ -91,11 +102,12 @@ class WorkerNetwork:
             network.remove()
         return None
 
-    def _create(self) -> Any:
+    def _create(self, ipam: Any = None) -> Any:
         made = self._client.networks.create(
             self.name,
             driver="bridge",
             internal=True,
+            ipam=ipam,
             options={**_OPTIONS, _BRIDGE_NAME: self._bridge},
             labels={"mip.platform": self.name.removeprefix("mip-")},
         )
@@ -103,10 +115,17 @@ class WorkerNetwork:
         return made
 
     def _unguard(self) -> None:
-        for line in _iptables("-S", "INPUT").splitlines():
-            words = line.split()
-            if words[:1] == ["-A"] and self._bridge in words:
-                _iptables("-D", *words[1:])
+        for words in self._rules():
+            _iptables("-D", *words)
+
+    def _rules(self) -> list[list[str]]:
+        """Our rules, as iptables takes them."""
+        lines = [line.split() for line in _iptables("-S", "INPUT").splitlines()]
+        return [words[1:] for words in lines if words[0] == "-A" and self._bridge in words]
+
+
+def _may_set_rules() -> bool:
+    return os.geteuid() == 0 and shutil.which("iptables") is not None
 
 
 def _iptables(*arguments: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -27,9 +28,11 @@ from medical_image_processing.engines.embedded.runtime import Runtime
 from medical_image_processing.engines.embedded.supervisor import Supervisor
 from medical_image_processing.engines.embedded.task import Task
 from medical_image_processing.engines.embedded.wire import create_aws_app
+from medical_image_processing.errors import MipError
 from medical_image_processing.model.job import JobStatus
 from medical_image_processing.ports.keys import digest
 
+_LOG = logging.getLogger(__name__)
 ACCOUNT = "000000000000"
 REGION = "mip-local-1"
 """No region of AWS: for us-east-1 the aws command and boto3 would leave out our endpoint, or sign as of old."""
@@ -61,6 +64,7 @@ class EmbeddedEngine:
         self._settings = settings
         self._pacs_keys: dict[str, str] = {}
         self._trimmed = 0.0
+        self._sweeping: asyncio.Task[None] | None = None
         self.region = REGION
         self.output_bucket = naming.output_bucket(ACCOUNT, REGION)
         self.database = Database(settings.home / "mip.db")
@@ -127,9 +131,20 @@ class EmbeddedEngine:
         if time.monotonic() - self._trimmed > _TRIM_EVERY_S:
             self._trimmed = time.monotonic()
             await asyncio.to_thread(self.logs.trim)
+            if self._sweeping is None or self._sweeping.done():
+                # Apart: a Docker engine that hangs must not hold up the rest.
+                self._sweeping = asyncio.create_task(self._sweep_runtime())
+
+    async def _sweep_runtime(self) -> None:
+        try:
+            await self.supervisor.runtime.sweep()
+        except MipError as error:
+            _LOG.warning("the workers' surroundings can't be looked after now: %s", error)
 
     async def close(self) -> None:
         """Write what is pending and close the file."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         self.queues.close()
         await self.database.close()
 

@@ -72,10 +72,15 @@ class LogGroups:
                 text = file.read().decode(errors="replace")
         except FileNotFoundError:
             return []
-        return text.splitlines()[-lines:] if lines else []
+        return [_printable(line) for line in text.splitlines()[-lines:]] if lines else []
 
     def _file(self, algo_id: str) -> Path:
         return self._folder(algo_id) / "worker.log"
 
     def _folder(self, algo_id: str) -> Path:
         return self._root / naming.log_group(algo_id).lstrip("/")
+
+
+def _printable(line: str) -> str:
+    """A worker may write what would command a terminal."""
+    return "".join(character if character.isprintable() or character == "\t" else "\ufffd" for character in line)

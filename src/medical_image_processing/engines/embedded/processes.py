@@ -69,6 +69,9 @@ class ProcessRuntime:
                     os.killpg(int(note.name), signal.SIGKILL)
             note.unlink(missing_ok=True)
 
+    async def sweep(self) -> None:
+        """Processes need nothing that could be taken away."""
+
     async def close(self) -> None:
         """Nothing is held."""
 

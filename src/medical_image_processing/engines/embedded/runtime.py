@@ -83,6 +83,9 @@ class Runtime(Protocol):
     async def end_leftovers(self) -> None:
         """End what an earlier life of the platform left running."""
 
+    async def sweep(self) -> None:
+        """Now and then: remove what should not be there, and mend what the workers stand on. Unavailable."""
+
     async def close(self) -> None:
         """Let go of everything; no worker runs any more."""
 

@@ -31,7 +31,10 @@ _FIRST_BACKOFF_S = 0.25
 _LAST_BACKOFF_S = 30.0
 _LAST_BACKOFF_WITH_JOB_S = 0.5
 _DEATHS_TO_FAIL = 3
+_EXPECTED_DEATHS_TO_FAIL = 8
+"""Of workers that end themselves after a job, as after one that hung; any program may say so of itself."""
 _IDLE_CHECK_S = 0.1
+_ASK_AGAIN_S = 0.5
 _STOP_TIMEOUT_S = 30.0
 
 
@@ -40,6 +43,7 @@ class _Worker:
     task: Task
     running: RunningWorker
     access_key_id: str
+    secrets: tuple[str, ...]
     started: float
     draining: bool = False
 
@@ -161,13 +165,14 @@ class Supervisor:
             await asyncio.sleep(_IDLE_CHECK_S)
             if self._stopping:
                 return
-        worker.running.send_signal(signal.SIGTERM)
         end = time.monotonic() + _STOP_TIMEOUT_S
         while self._credentials.find(worker.access_key_id) is not None and not self._stopping:
-            if time.monotonic() > end:
+            # Again and again: a container's first process is deaf until it has said what a signal means to it.
+            if time.monotonic() < end:
+                worker.running.send_signal(signal.SIGTERM)
+            else:
                 worker.running.kill()
-                return
-            await asyncio.sleep(_IDLE_CHECK_S)
+            await asyncio.sleep(_ASK_AGAIN_S)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -175,22 +180,18 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     async def _start_later(self, service: _Service) -> None:
+        task = service.task
         try:
             await self._wait_out_backoff(service)
+            task = service.task
             wanted = service.desired_count - sum(
                 not w.draining and w.task == service.task for w in service.workers
             )
             if self._stopping or wanted <= 0:
                 return
-            worker = await self._start(service.task)
-        except MipError as error:
-            hopeless = isinstance(error, PermanentError)
-            self._note_death(service, f"can't be started: {error.message}", quick=True, hopeless=hopeless)
-            _LOG.warning("a worker of %s can't be started: %s", service.task.algo_id, error)
-            return
+            worker = await self._start(task)
         except Exception as error:
-            self._note_death(service, f"can't be started: {type(error).__name__}", quick=True)
-            _LOG.exception("a worker of %s can't be started", service.task.algo_id)
+            self._note_failed_start(service, task, error)
             return
         finally:
             service.starting -= 1
@@ -201,6 +202,14 @@ class Supervisor:
         asyncio.get_running_loop().call_later(_QUICK_DEATH_S, self._forgive, service)
         if self._stopping:
             worker.running.kill()  # it came too late to be asked
+
+    def _note_failed_start(self, service: _Service, task: Task, error: Exception) -> None:
+        foreseen = isinstance(error, MipError)
+        said = error.message if isinstance(error, MipError) else type(error).__name__
+        _LOG.warning("a worker of %s can't be started: %s", task.algo_id, said, exc_info=not foreseen)
+        if task == service.task:
+            hopeless = isinstance(error, PermanentError)
+            self._note_death(service, f"can't be started: {said}", quick=True, hopeless=hopeless)
 
     async def _wait_out_backoff(self, service: _Service) -> None:
         if (delay := service.not_before - time.monotonic()) > 0 and not self._stopping:
@@ -220,7 +229,8 @@ class Supervisor:
         except BaseException:
             self._credentials.revoke(credential.access_key_id)
             raise
-        return _Worker(task, running, credential.access_key_id, time.monotonic())
+        hidden = (credential.secret_access_key, platform["PACS_API_KEY"])
+        return _Worker(task, running, credential.access_key_id, hidden, time.monotonic())
 
     async def _watch(self, service: _Service, worker: _Worker) -> None:
         ending = await worker.running.ended()
@@ -235,19 +245,33 @@ class Supervisor:
             await self._queues.release(worker.access_key_id, counted=not asked)
         except MipError as error:
             _LOG.error("jobs of a dead worker come back only when their leases end: %s", error)
-        if not (asked or ending.expected):
-            quick = time.monotonic() - worker.started < _QUICK_DEATH_S
-            reason = f"{ending.sentence}: {self._logs.last_line(worker.task.algo_id)}"
+        quick = time.monotonic() - worker.started < _QUICK_DEATH_S
+        if not asked and (quick or not ending.expected):
+            reason = _hidden(f"{ending.sentence}: {self._logs.last_line(worker.task.algo_id)}", worker.secrets)
             _LOG.warning("a worker of %s (%s) %s", worker.task.algo_id, worker.running.name, ending.sentence)
             if worker.task == service.task:
-                self._note_death(service, reason, quick=quick, hopeless=ending.hopeless, held_jobs=bool(held))
+                self._note_death(
+                    service,
+                    reason,
+                    quick=quick,
+                    hopeless=ending.hopeless,
+                    held_jobs=bool(held),
+                    deaths_to_fail=_EXPECTED_DEATHS_TO_FAIL if ending.expected else _DEATHS_TO_FAIL,
+                )
         if not service.workers and not service.desired_count and service.starting == 0:
             self._services.pop(worker.task.algo_id, None)
         self.on_change(worker.task.algo_id)
         self._adjust(service)
 
     def _note_death(
-        self, service: _Service, reason: str, *, quick: bool, hopeless: bool = False, held_jobs: bool = False
+        self,
+        service: _Service,
+        reason: str,
+        *,
+        quick: bool,
+        hopeless: bool = False,
+        held_jobs: bool = False,
+        deaths_to_fail: int = _DEATHS_TO_FAIL,
     ) -> None:
         service.deaths = service.deaths + 1 if quick else 1
         delay = _FIRST_BACKOFF_S * 2 ** (service.deaths - 2) if service.deaths > 1 else 0.0
@@ -257,7 +281,7 @@ class Supervisor:
         service.not_before = time.monotonic() + min(delay, most)
         if hopeless:
             service.not_before = time.monotonic() + min(_LAST_BACKOFF_S, 2.0**service.deaths)
-        if hopeless or (service.deaths >= _DEATHS_TO_FAIL and not held_jobs):
+        if hopeless or (service.deaths >= deaths_to_fail and not held_jobs):
             service.failure = f"the worker {reason}"
 
     def _forgive(self, service: _Service) -> None:
@@ -267,6 +291,13 @@ class Supervisor:
         if service.failure and len(alive) >= service.desired_count:
             service.failure, service.deaths = None, 0
             self.on_change(service.task.algo_id)
+
+
+def _hidden(text: str, secrets: Sequence[str]) -> str:
+    """A worker's log may say anything, and a record is shown to people: not the keys that it was given."""
+    for secret in secrets:
+        text = text.replace(secret, "(a key)")
+    return text
 
 
 def _trouble(algo_id: str, job_id: str, ending: Ending) -> Report:
