@@ -23,7 +23,8 @@ DEBIAN_PACKAGES = {
     "debootstrap": "debootstrap",
     "iptables": "iptables",
     "iproute2": "ip",
-    "jq": "jq",
+    "curl": "curl",
+    "openssl": "openssl",
 }
 STEP_TIMEOUT_S = 300
 

@@ -78,13 +78,25 @@ class Outside:
 
     internet: str
     metadata: str
+    namespace: str
+
+    def get(self, url: str, **headers: str) -> int:
+        """What a caller from there is answered: the HTTP status; 0 when there is no answer."""
+        options = [
+            word for name, value in headers.items() for word in ("-H", f"{name.replace('_', '-')}: {value}")
+        ]
+        command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5", *options, url]
+        ran = subprocess.run(
+            ["ip", "netns", "exec", self.namespace, *command], capture_output=True, text=True, check=False
+        )
+        return int(ran.stdout)
 
 
 @contextlib.contextmanager
 def outside_world() -> Iterator[Outside]:
     """A host beyond this one (TEST-NET-3, RFC 5737), which also has the address of clouds' metadata services."""
     name = f"mip{os.getpid()}"
-    outside = Outside("203.0.113.2", "169.254.169.254")
+    outside = Outside("203.0.113.2", "169.254.169.254", name)
 
     def ip(*words: str) -> None:
         subprocess.run(["ip", *words], check=True, capture_output=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pydicom
 import pytest
 from containers_stage import ContainerApi, docker_platform, host_addresses, outside_world
@@ -107,6 +108,18 @@ def test_from_a_container_only_the_platforms_address_for_workers_answers(
         for address in (outside.internet, outside.metadata):
             script = f"import socket; socket.create_connection(('{address}', 80), 10)"
             api.docker.containers.run(debian_image, ["python3", "-c", script], remove=True)
+
+
+@pytest.mark.needs("curl")
+def test_strangers_are_not_answered_at_the_containers_address(
+    tmp_path: Path, pacs: Path, docker_engine: DockerEngine
+) -> None:
+    """A platform on loopback, and a host that takes this one for its router."""
+    with docker_platform(tmp_path / "home", pacs, docker_engine) as platform, outside_world() as outside:
+        url, key = f"{platform.env['AWS_ENDPOINT_URL']}/pacs/studies", platform.env["PACS_API_KEY"]
+        assert outside.get(url, x_api_key=key) == 403
+        assert httpx.get(url, headers={"x-api-key": key}, trust_env=False).status_code == 401
+        assert httpx.get(f"{platform.base}/pacs/studies", headers={"x-api-key": key}, trust_env=False).is_success
 
 
 def test_the_operators_key_opens_nothing_for_workers(api: ContainerApi) -> None:
