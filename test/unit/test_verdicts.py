@@ -52,6 +52,7 @@ LOG = b"""{"message": "ready", "start_ms": 3}
 said by the algorithm
 {"message": "the job failed: the algorithm raised OSError at x:1"}
 {"message": "ready", "start_ms": 3}
+{"message": "stopping: no more jobs are taken"}
 {"message": "stopped"}
 """
 

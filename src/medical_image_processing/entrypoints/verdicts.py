@@ -17,7 +17,7 @@ IDLE_CPU_SHARE = 0.05
 
 _ROOT_USERS = ("", "root")
 _USER = re.compile(r"([0-9]+)(?::([0-9]+))?")
-_LIFE_OF_A_WORKER = ("ready", "stopped")
+_LIFE_OF_A_WORKER = ("ready", "stopping: no more jobs are taken", "stopped")
 _READ_ONLY = re.compile(r"read-only file system|EROFS|\[Errno 30\]", re.IGNORECASE)
 _LEAKED_NAMES = re.compile(rb"(AWS_SECRET_ACCESS_KEY|PACS_API_KEY)['\"]?\s*[=:,]\s*['\"]?[^\s'\"]")
 _SAME_AS_SOURCE = ("StudyInstanceUID", "PatientID", "PatientName")
