@@ -99,7 +99,7 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
 
 def bench() -> Sequence[Figure]:
     """A slice and a volume of the abdominal CT."""
-    folder = samples.abdominal_ct(harness.cache())
+    folder = samples.abdominal_ct(samples.default_cache())
     pixels = read_series([path.read_bytes() for path in sorted(folder.iterdir())]).pixels
     with tempfile.TemporaryDirectory(prefix="mip-bench-") as place:
         program = Path(place) / "grayscale"

@@ -150,9 +150,10 @@ async def _fill(home: Path) -> None:
         worker_base="http://127.0.0.1:1",
         worker_port=1,
         operator=("unused", "unused"),
-        create_runtime=lambda logs: ProcessRuntime(logs=logs, run_dir=home / "run", allow_commands=None),
+        create_runtime=lambda logs: ProcessRuntime(logs=logs, run_dir=home / "run", allow_commands=home),
         allow_origins=(),
         add_pacs_key=lambda *_: None,
+        remove_pacs_key=lambda _: None,
     )
     engine = EmbeddedEngine(settings)
     await engine.open()

@@ -41,7 +41,8 @@ def _morphology(mask: Pixels) -> Pixels:
     small, large = _disk(processing_1.CLOSING_PIXELS), _disk(processing_1.OPENING_PIXELS)
     closed = ndimage.binary_erosion(ndimage.binary_dilation(mask, small), small, border_value=1)
     filled = ndimage.binary_fill_holes(closed)
-    return ndimage.binary_dilation(ndimage.binary_erosion(filled, large, border_value=1), large)
+    opened: Pixels = ndimage.binary_dilation(ndimage.binary_erosion(filled, large, border_value=1), large)
+    return opened
 
 
 def _disk(radius: int) -> Pixels:
@@ -59,4 +60,5 @@ def _choose(mask: Pixels) -> Pixels:
         column = ndimage.center_of_mass(labels == label)[1]
         if column < mask.shape[1] / 2 and area > best_area:
             best, best_area = label, area
-    return (labels == best) & (best > 0)
+    chosen: Pixels = (labels == best) & (best > 0)
+    return chosen

@@ -32,6 +32,7 @@ CHECKS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
+    "mypy of the benches": ["mypy", "bench"],
     "import-linter": ["lint-imports"],
 }
 

@@ -79,6 +79,8 @@ def fetch(pacs, folder):
 
 def get(url, headers, **query):
     answer = requests.get(url, params=query, headers=headers, timeout=60)
+    if answer.status_code >= 500:
+        raise requests.ConnectionError  # it may answer later
     if not answer.ok:
         raise RuntimeError(f"the PACS answered {answer.status_code}")
     return answer

@@ -152,6 +152,18 @@ def test_wrong_admin_key(platform: Platform) -> None:
     assert "wrong" not in error["message"].replace("wrong key", "")
 
 
+def test_to_wait_tells_of_a_worker_that_cannot_start(tmp_path: Path, small_pacs: Path) -> None:
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    (commands / "typo.sh").write_text("#!/bin/sh\necho no such model >&2\nexit 2\n")
+    (commands / "typo.sh").chmod(0o755)
+    with Platform(tmp_path / "home", pacs=small_pacs, options=["--allow-commands", str(commands)]) as platform:
+        command = ("--image", IMAGE, "--command", "typo.sh", "--wait")
+        error = Mip(platform).fails("algorithms", "register", "typo", *command)
+    assert error["code"] == "PROVISIONING_FAILED"
+    assert "status 2" in error["message"]
+
+
 def test_life_of_an_algorithm(mip: Mip, tmp_path: Path) -> None:
     spec = {
         "image_uri": "another",

@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import pydicom
 
+from api_calls import until
 from platform_process import CLI, clean_environment
 
 
@@ -38,7 +40,8 @@ def test_demo(tmp_path: Path) -> None:
     assert list(tmp_path.glob("mip-demo-*")) == [], "the demo's platform left its home behind"
 
 
-def test_demo_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:
+def start_demo(tmp_path: Path) -> subprocess.Popen[bytes]:
+    """A demo whose platform runs."""
     demo = subprocess.Popen(
         [*CLI, "demo"],
         cwd=tmp_path,
@@ -53,6 +56,11 @@ def test_demo_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:
         assert demo.poll() is None, demo.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return demo
+
+
+def test_demo_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:
+    demo = start_demo(tmp_path)
     demo.send_signal(signal.SIGTERM)
     said, _ = demo.communicate(timeout=30)
     assert demo.returncode == 143, said
@@ -72,4 +80,22 @@ def processes_of_session(session: int) -> list[str]:
                 continue
             if int(fields.split()[3]) == session and int(folder.name) != os.getpid():
                 found.append(name)
+    return found
+
+
+def test_demo_that_is_killed_takes_its_platform_with_it(tmp_path: Path) -> None:
+    demo = start_demo(tmp_path)
+    [home] = tmp_path.glob("mip-demo-*/home")
+    demo.kill()
+    demo.communicate(timeout=30)  # until nobody holds its pipes
+    until(lambda: running_with(home) == [], "its platform and workers have ended")
+
+
+def running_with(home: Path) -> list[str]:
+    """Command lines of processes that name ``home``."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            line = (process / "cmdline").read_text()
+            found += [line] if str(home) in line else []
     return found

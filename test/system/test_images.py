@@ -174,3 +174,13 @@ def test_verbose_shows_everything(docker_engine: DockerEngine, debian_image: str
     assert "hello from the build" in done.stderr.splitlines(), done.stderr
     assert tag in done.stdout
     assert config(docker_engine, tag)["Config"]["Labels"] == {"mip.test": "1"}
+
+
+def test_a_bad_instruction_is_named_and_nothing_else(
+    docker_engine: DockerEngine, debian_image: str, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {debian_image}\nRUUN true\n")
+    done = mip_build(str(tmp_path), "--tag", "mip-test-broken", **docker_engine.environment)
+    assert done.returncode == 1
+    assert "unknown instruction: RUUN" in done.stderr
+    assert "http" not in done.stderr

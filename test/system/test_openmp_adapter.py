@@ -6,7 +6,9 @@ import ast
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,11 @@ def api(folder: Path) -> Iterator[Api]:
     adapter, program = commands / "adapter.py", commands / "my_openmp"
     adapter.write_text(ADAPTER.read_text().replace("#!/usr/bin/env python3", f"#!{sys.executable}"))
     program.write_text(PROGRAM)
-    for file in (adapter, program):
+    via = commands / "via.sh"
+    via.write_text(f'#!/bin/sh\nPACS_API_BASE="$VIA/$PACS_API_BASE" exec {commands}/hasty.py\n')
+    hasty = commands / "hasty.py"
+    hasty.write_text(adapter.read_text().replace("LEASE_S = 60", "LEASE_S = 2"))
+    for file in (adapter, program, via, hasty):
         file.chmod(0o755)
     with Platform(
         folder / "home", pacs=make_pacs(folder / "pacs"), options=["--allow-commands", str(commands)]
@@ -45,10 +51,10 @@ def api(folder: Path) -> Iterator[Api]:
         yield Api(up)
 
 
-def register(api: Api, folder: Path, algo_id: str, **env: str) -> None:
+def register(api: Api, folder: Path, algo_id: str, command: str = "adapter.py", **env: str) -> None:
     program = folder / "commands" / "my_openmp"
     env = {"PROGRAM": str(program), "COUNT": str(folder / "count"), "SLOW": "", "FAILS": "", **env}
-    api.register(algo_id, command=["adapter.py"], env=env)
+    api.register(algo_id, command=[command], env=env)
 
 
 def test_it_is_short_and_needs_nothing_of_ours() -> None:
@@ -94,6 +100,34 @@ def test_an_image_that_is_not_there_fails_with_the_pacs_answer(api: Api, folder:
     where = {"study_id": "study-1", "series_id": "series-1", "image_id": "none", "scope": "image"}
     job = api.until_ended(api.process("my_openmp", pacs=where))
     assert (job["status"], job["error"]["message"]) == ("FAILED", "the PACS answered 404")
+
+
+@pytest.fixture
+def stumbling_pacs() -> Iterator[tuple[str, list[int]]]:
+    """Fails once, then sends on to the address in the path; its own address, and what it answered."""
+    answered: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answered.append(307 if answered else 503)
+            self.send_response(answered[-1])
+            self.send_header("location", self.path[1:])
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", answered
+        server.shutdown()
+
+
+def test_a_pacs_that_fails_once_costs_no_job(
+    api: Api, folder: Path, stumbling_pacs: tuple[str, list[int]]
+) -> None:
+    address, answered = stumbling_pacs
+    register(api, folder, "hasty_openmp", command="via.sh", VIA=address)
+    job = api.until_ended(api.process("hasty_openmp"))
+    assert (job["status"], answered) == ("SUCCEEDED", [503, 307]), job["error"]
 
 
 def test_asked_to_stop_it_finishes_its_job_and_leaves(api: Api, folder: Path) -> None:

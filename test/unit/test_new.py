@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from medical_image_processing.entrypoints.check import read_registration
+from medical_image_processing.entrypoints.check import read_algorithm_json, read_registration
 from medical_image_processing.entrypoints.cli import app
 from medical_image_processing.entrypoints.images import Image
 from medical_image_processing.errors import InvalidRequest
@@ -66,7 +66,7 @@ def test_other_kinds_and_folders_that_exist_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_an_image_alone_is_registered_under_its_name(tag: str, algo_id: str) -> None:
-    body = read_registration(None, image(tag, "/app/run", "x"))
+    body = read_registration({}, image(tag, "/app/run", "x"))
     assert body["algo_id"] == algo_id
     assert body["command"] == ["/app/run", "x"]
     AlgorithmSpec.model_validate(body)
@@ -75,12 +75,12 @@ def test_an_image_alone_is_registered_under_its_name(tag: str, algo_id: str) -> 
 def test_a_folder_is_registered_as_it_says(tmp_path: Path) -> None:
     said = {"algorithm_id": "liver", "image_uri": "else:where", "cpu": 256, "memory": 512, "command": ["/b"]}
     (tmp_path / "algorithm.json").write_text(json.dumps(said))
-    body = read_registration(tmp_path, image("mip-algos:built", "/app/run"))
+    body = read_registration(read_algorithm_json(tmp_path), image("mip-algos:built", "/app/run"))
     assert AlgorithmSpec.model_validate(body).image_uri == "mip-algos:built"
     assert (body["algo_id"], body["cpu"], body["command"]) == ("liver", 256, ["/b"])
     (tmp_path / "algorithm.json").write_text("[]")
     with pytest.raises(InvalidRequest, match="no JSON object"):
-        read_registration(tmp_path, image("x"))
+        read_algorithm_json(tmp_path)
 
 
 def image(tag: str, *command: str) -> Image:

@@ -47,6 +47,14 @@ FAILED = {
     "status": "FAILED",
     "error": {"code": "ALGORITHM_RAISED", "message": "the algorithm raised OSError at x:1"},
 }
+# As a worker leaves it that was stopped after the job.
+LOG = b"""{"message": "ready", "start_ms": 3}
+said by the algorithm
+{"message": "the job failed: the algorithm raised OSError at x:1"}
+{"message": "ready", "start_ms": 3}
+{"message": "stopping: no more jobs are taken"}
+{"message": "stopped"}
+"""
 
 
 def failures(seen: Observation) -> dict[str, str]:
@@ -63,10 +71,20 @@ def test_a_good_run_passes_all() -> None:
         (replace(GOOD, user=""), "user", "runs as root"),
         (replace(GOOD, user="0:0"), "user", "runs as root"),
         (replace(GOOD, user="root"), "user", "runs as root"),
+        (
+            replace(GOOD, user="app"),
+            "user",
+            "'app' is a name, which the platform doesn't trust",
+        ),
+        (replace(GOOD, user="app:app"), "user", "USER 10001:10001"),
+        (replace(GOOD, user="10001"), "user", "has no group"),
+        (replace(GOOD, user="10001:0"), "user", "is in root's group"),
+        (replace(GOOD, user="10001:app"), "user", "runs as nobody"),
         (replace(GOOD, architecture="arm64"), "architecture", "--platform linux/amd64"),
         (replace(RUNNING, cpu_share=0.0), "job ends well", "hangs"),
         (replace(RUNNING, cpu_share=0.98), "job ends well", "still computes"),
         (replace(RUNNING, job=FAILED, log=b"first\nlast\n"), "job ends well", "its log ends: last"),
+        (replace(RUNNING, job=FAILED, log=LOG), "job ends well", "its log ends: said by the algorithm"),
         (replace(RUNNING, job={**FAILED, "status": "RUNNING"}, cpu_share=0.0), "job ends well", "raised OSError"),
         (replace(GOOD, seconds=61), "in time", "too slow"),
         (replace(GOOD, log=b'{"errno": "EROFS"}'), "writes only to /tmp", "EROFS"),

@@ -19,6 +19,8 @@ from typing import Any
 
 import pydicom
 from docker.errors import NotFound
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydicom.errors import InvalidDicomError
 
 from medical_image_processing import naming
@@ -29,6 +31,7 @@ from medical_image_processing.entrypoints.images import Image, Tell
 from medical_image_processing.entrypoints.private_platform import PrivatePlatform, private_platform
 from medical_image_processing.entrypoints.verdicts import IDLE_CPU_SHARE, Observation
 from medical_image_processing.errors import AlgorithmFailed, InvalidRequest, MipError, Unavailable
+from medical_image_processing.model.algorithm import AlgorithmSpec
 
 _START_S = 60.0
 _ASK_S = 180.0
@@ -42,30 +45,40 @@ _DCIODVFY_S = 60
 _JOB_ID = "check"
 
 
-def read_registration(folder: Path | None, image: Image) -> dict[str, Any]:
-    """The body with which ``image`` is registered: ``folder``'s algorithm.json, else what the image itself says.
+def read_algorithm_json(folder: Path) -> dict[str, Any]:
+    """What ``folder``'s algorithm.json says, if there is one. InvalidRequest ``BAD_ALGORITHM_JSON``."""
+    file = folder / "algorithm.json"
+    if not file.is_file():
+        return {}
+    try:
+        given = json.loads(file.read_text())
+        if not isinstance(given, dict):
+            raise ValueError("it is no JSON object")
+    except (ValueError, OSError) as error:
+        raise InvalidRequest("BAD_ALGORITHM_JSON", f"{file} can't be read: {error}") from error
+    try:
+        AlgorithmSpec.model_validate(_registration(given, "unknown", ["/app/worker.sh"]))
+    except ValidationError as error:
+        faults = "; ".join(_fault(one) for one in error.errors())
+        raise InvalidRequest("BAD_ALGORITHM_JSON", f"{file}: {faults}") from error
+    return given
 
-    InvalidRequest ``BAD_ALGORITHM_JSON``.
-    """
-    file = folder / "algorithm.json" if folder else None
-    given = {}
-    if file is not None and file.is_file():
-        try:
-            given = json.loads(file.read_text())
-            if not isinstance(given, dict):
-                raise ValueError("it is no JSON object")
-        except ValueError as error:
-            raise InvalidRequest("BAD_ALGORITHM_JSON", f"{file} can't be read: {error}") from error
-    algo_id = given.pop("algorithm_id", None) or given.get("algo_id") or _id_of(image.tag)
-    command = list(image.command) or ["/app/worker.sh"]
-    return {
-        **_DEFAULTS,
-        "command": command,
-        **given,
-        "algo_id": algo_id,
-        "image_uri": image.tag,
-        "desired_count": 1,
-    }
+
+def read_registration(given: dict[str, Any], image: Image) -> dict[str, Any]:
+    """The body with which ``image`` is registered: what is given, else what the image itself says."""
+    return _registration(given, image.tag, list(image.command) or ["/app/worker.sh"])
+
+
+def _registration(given: dict[str, Any], tag: str, command: list[str]) -> dict[str, Any]:
+    algo_id = given.get("algorithm_id") or given.get("algo_id") or _id_of(tag)
+    named = {name: value for name, value in given.items() if name != "algorithm_id"}
+    fixed = {"algo_id": algo_id, "image_uri": tag, "desired_count": 1}
+    return {**_DEFAULTS, "command": command, **named, **fixed}
+
+
+def _fault(error: ErrorDetails) -> str:
+    problem = error["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, [".".join(map(str, error["loc"])), problem]))
 
 
 def observe_image(

@@ -19,6 +19,7 @@ from medical_image_processing.errors import AlgorithmFailed, InvalidRequest, Una
 
 _DEFAULTS = {"cpu": 1024, "memory": 2048, "command": ["/app/worker.sh"]}
 _POLL_S = 0.1
+_STAYS_S = 1.5  # a record is ACTIVE before its first worker has lived
 
 app = typer.Typer(no_args_is_help=True, help="Register algorithms, and look after them.")
 
@@ -37,7 +38,7 @@ Env = Annotated[
 DesiredCount = Annotated[
     int | None, typer.Option(metavar="N", help="Workers to keep running.", show_default=False)
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until its workers take jobs.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is ACTIVE, and has stayed so for 1.5 s.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="The longest to wait.")]
 
 
@@ -61,7 +62,8 @@ def register(
 ) -> None:
     """Register an algorithm.
 
-    It takes jobs once it is ACTIVE; --wait waits for that. Registering the same again changes nothing.
+    It takes jobs once it is ACTIVE; --wait waits for that, and a moment longer, in which a worker that can't
+    start shows. Registering the same again changes nothing.
 
     Unless said otherwise it gets one vCPU (--cpu 1024), 2 GiB (--memory 2048), one worker, and runs
     /app/worker.sh, the entry point of our base image.
@@ -319,23 +321,29 @@ def _read_spec(file: Path | None) -> dict[str, Any]:
 def _wait_until_settled(client: Client, algo_id: str, timeout_s: float, *, quiet: bool) -> dict[str, Any]:
     """Until the platform has made what the record asks for."""
     if quiet:
-        return wait_until_settled(client, algo_id, timeout_s, lambda _: None)
+        return wait_until_settled(client, algo_id, timeout_s, lambda _: None, stays_s=_STAYS_S)
     with output.progress() as progress:
-        return wait_until_settled(client, algo_id, timeout_s, progress.show)
+        return wait_until_settled(client, algo_id, timeout_s, progress.show, stays_s=_STAYS_S)
 
 
 def wait_until_settled(
-    client: Client, algo_id: str, timeout_s: float, tell: Callable[[str], None]
+    client: Client, algo_id: str, timeout_s: float, tell: Callable[[str], None], *, stays_s: float = 0.0
 ) -> dict[str, Any]:
-    """The record once it is ACTIVE, or INACTIVE where no workers are wanted.
+    """The record once it has been ACTIVE for ``stays_s``, or is INACTIVE where no workers are wanted.
 
     AlgorithmFailed ``PROVISIONING_FAILED`` with the reason; Unavailable ``STILL_PENDING``.
     """
     deadline = time.monotonic() + timeout_s
+    active_since: float | None = None
     while True:
         record: dict[str, Any] = client.call("GET", "admin", "algorithms", algo_id)
         if record["status"] == ("ACTIVE" if record["desired_count"] else "INACTIVE"):
-            return record
+            active_since = active_since or time.monotonic()
+            if not record["desired_count"] or time.monotonic() - active_since >= stays_s:
+                return record
+            time.sleep(_POLL_S)
+            continue
+        active_since = None
         reason = f": {record['status_reason']}" if record["status_reason"] else ""
         if record["status"] == "FAILED":
             raise AlgorithmFailed(

@@ -93,10 +93,11 @@ def check(
     says, and runs one job on a sample. The exit status is 1 when a check failed.
     """
     from medical_image_processing import samples
-    from medical_image_processing.entrypoints.check import observe_image, read_registration
+    from medical_image_processing.entrypoints.check import observe_image, read_algorithm_json, read_registration
     from medical_image_processing.entrypoints.verdicts import judge
 
     folder = Path(what) if Path(what).is_dir() else None
+    given = read_algorithm_json(folder) if folder else {}
     with images.docker_engine() as engine, output.progress() as progress:
         tell = _ignore if as_json else progress.show
         if folder is None:
@@ -104,7 +105,7 @@ def check(
         else:
             tag = images.default_tag(folder)
             image = images.build_image(engine, folder, tag=tag, base=base, tell=tell, log=_ignore)
-        body = read_registration(folder, image)
+        body = read_registration(given, image)
         file = sample or samples.ct_small()
         seen = observe_image(engine, image, body, file, time_limit_s=time_limit, budget_s=budget, tell=tell)
     verdicts = judge(seen)

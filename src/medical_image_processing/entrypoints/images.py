@@ -107,7 +107,9 @@ def build_image(engine: Any, folder: Path, *, tag: str, base: str | None, tell: 
         ):
             build.hear(event)
     except (DockerException, OSError) as error:
-        raise InvalidRequest("BUILD_FAILED", f"{dockerfile} can't be built: {error}") from error
+        # Of the engine's refusal its own words, without the request that it refused.
+        said = getattr(error, "explanation", None) or error
+        raise InvalidRequest("BUILD_FAILED", f"{dockerfile} can't be built: {said}") from error
     return find_image(engine, tag)
 
 

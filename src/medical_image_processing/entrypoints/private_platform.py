@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from medical_image_processing import naming
 from medical_image_processing.entrypoints.client import Client, read_env
 from medical_image_processing.errors import Unavailable
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _START_S = 30.0
 _STOP_S = 15.0
 
@@ -38,6 +40,7 @@ class PrivatePlatform:
 @contextmanager
 def private_platform(pacs: Path, *, command: str, runtime: str) -> Iterator[PrivatePlatform]:
     """A platform over the files in ``pacs`` for ``mip COMMAND``; it is stopped and removed at the end.
+    Where this process is killed, it stops all the same, and leaves its folder.
 
     SIGTERM ends this process as Ctrl-C does from then on. Unavailable ``PLATFORM_FAILED``.
     """
@@ -49,7 +52,12 @@ def private_platform(pacs: Path, *, command: str, runtime: str) -> Iterator[Priv
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MIP_")}
         with log.open("wb") as stream:
             platform = subprocess.Popen(  # noqa: S603 - ourselves
-                up, env=environ, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+                up,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                preexec_fn=_stop_with_parent(),
             )
         try:
             env = _await_env(platform, home / "env", log, command)
@@ -62,6 +70,21 @@ def private_platform(pacs: Path, *, command: str, runtime: str) -> Iterator[Priv
             except subprocess.TimeoutExpired:
                 platform.kill()
                 platform.wait()
+
+
+def _stop_with_parent() -> Callable[[], None] | None:
+    """What a child calls so that it is asked to stop when this process dies, however (prctl(2)). Linux only."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        # Between fork and exec: only system calls.
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(os.EX_OK)
+
+    return ask
 
 
 def _stop(*_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from pydicom.errors import InvalidDicomError
 IDLE_CPU_SHARE = 0.05
 """Below this share of one core a job that does not end is waiting, not computing."""
 
-_ROOT_USERS = ("", "0", "root")
+_ROOT_USERS = ("", "root")
+_USER = re.compile(r"([0-9]+)(?::([0-9]+))?")
+_LIFE_OF_A_WORKER = ("ready", "stopping: no more jobs are taken", "stopped")
 _READ_ONLY = re.compile(r"read-only file system|EROFS|\[Errno 30\]", re.IGNORECASE)
 _LEAKED_NAMES = re.compile(rb"(AWS_SECRET_ACCESS_KEY|PACS_API_KEY)['\"]?\s*[=:,]\s*['\"]?[^\s'\"]")
 _SAME_AS_SOURCE = ("StudyInstanceUID", "PatientID", "PatientName")
@@ -63,9 +66,9 @@ class Observation:
 
     @property
     def last_log_line(self) -> str:
-        """The newest line that says something."""
+        """The newest line that says something: not what every worker says of itself."""
         lines = self.log.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "(it logged nothing)"
+        return next((line for line in reversed(lines) if _says_something(line)), "(it logged nothing)")
 
 
 def judge(seen: Observation) -> list[Verdict]:
@@ -84,10 +87,16 @@ def judge(seen: Observation) -> list[Verdict]:
 
 
 def _user(seen: Observation) -> Verdict:
-    if seen.user.partition(":")[0] in _ROOT_USERS:
-        what = "runs as root; end the Dockerfile with USER 10001:10001"
-        return Verdict("user", "FAIL", what)
-    return Verdict("user", "pass")
+    user = _USER.fullmatch(seen.user)
+    if seen.user.partition(":")[0] in _ROOT_USERS or (user and int(user[1]) == 0):
+        fault = "runs as root"
+    elif user is None:
+        fault = f"'{seen.user}' is a name, which the platform doesn't trust: it runs as nobody (65534)"
+    elif not int(user[2] or 0):
+        fault = f"{seen.user} is in root's group" if user[2] else f"{seen.user} has no group, so it can be root's"
+    else:
+        return Verdict("user", "pass")
+    return Verdict("user", "FAIL", f"{fault}; end the Dockerfile with USER 10001:10001")
 
 
 def _architecture(seen: Observation) -> Verdict:
@@ -208,6 +217,19 @@ def _keeps_credentials(seen: Observation) -> Verdict:
 
 def _leaks(data: bytes, seen: Observation) -> bool:
     return _LEAKED_NAMES.search(data) is not None or any(secret in data for secret in seen.secrets)
+
+
+def _says_something(line: str) -> bool:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return bool(line.strip())
+    if not isinstance(said, dict):
+        return True
+    message = str(said.get("message"))
+    # What the job's error says already, unless it has the algorithm's traceback.
+    is_again = message.startswith("the job failed: ") and "traceback" not in said
+    return message not in _LIFE_OF_A_WORKER and not is_again
 
 
 def _reached(check: str, reached: bool) -> Verdict:

@@ -50,7 +50,12 @@ def run_native(path: Path, output: str) -> NoReturn:
 
         become_reaper()
         executable = Executable(path, time_limit_s=config.time_limit_s, log=_log, is_reaper=True)
-        processor = NativeProcessor(executable, "image" if output == "image" else "mask", env=os.environ)
+        processor = NativeProcessor(
+            executable,
+            "image" if output == "image" else "mask",
+            env=os.environ,
+            own_folders=_own_folders(config),
+        )
         endings.append(processor.close)
         return processor
 
@@ -59,6 +64,15 @@ def run_native(path: Path, output: str) -> NoReturn:
             close()
 
     run_worker(load, at_exit=end)
+
+
+def _own_folders(config: WorkerConfig) -> tuple[Path, ...]:
+    """Where an executable can leave files that are nobody else's: in the platform's containers, whose root is
+    read-only. Elsewhere /tmp is the machine's.
+    """
+    if not (config.image_digest and os.statvfs("/").f_flag & os.ST_RDONLY):
+        return ()
+    return Path("/tmp"), Path("/dev/shm")  # noqa: S108
 
 
 def _log(line: str, stream: str) -> None:

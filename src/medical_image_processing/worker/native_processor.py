@@ -6,7 +6,8 @@ import json
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,11 +31,22 @@ class NativeProcessor(Processor):
 
     KEEPS_TIME_LIMIT = True
 
-    def __init__(self, executable: Executable, output: OutputKind, *, env: Mapping[str, str]) -> None:
-        """``env`` is the worker's own, of which the executable gets :func:`public_environment`."""
+    def __init__(
+        self,
+        executable: Executable,
+        output: OutputKind,
+        *,
+        env: Mapping[str, str],
+        own_folders: Sequence[Path] = (),
+    ) -> None:
+        """``env`` is the worker's own, of which the executable gets :func:`public_environment`.
+
+        ``own_folders`` belong to this worker alone: what appears in them is gone after each job.
+        """
         self._executable = executable
         self._output = output
         self._env = public_environment(env)
+        self._kept = {folder: set(_entries(folder)) for folder in own_folders}
         self._folder: Path | None = None
         self._input: MappedVolume | None = None
 
@@ -61,11 +73,14 @@ class NativeProcessor(Processor):
         return {self._output: self._converted(read_volume(result, img.shape))}
 
     def end_job(self) -> None:
-        """Remove the work folder. What is mapped stays readable."""
+        """Remove the work folder, and what the executable left elsewhere. What is mapped stays readable."""
         self._input = None
         if self._folder is not None:
             _remove(self._folder)
             self._folder = None
+        for folder, kept in self._kept.items():
+            for left in set(_entries(folder)) - kept:
+                _remove(left)
 
     def close(self) -> None:
         """End what runs, for good. From any thread."""
@@ -101,17 +116,27 @@ def public_environment(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _remove(folder: Path) -> None:
-    """Also what the executable made unreadable to us."""
+def _entries(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return list(folder.iterdir())
+    return []
 
-    def open_and_retry(remove: Any, path: str, _: object) -> None:
+
+def _remove(path: Path) -> None:
+    """A folder or a file; also what the executable made unreadable to us."""
+    if path.is_symlink() or not path.is_dir():
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return
+
+    def open_and_retry(remove: Any, inner: str, _: object) -> None:
         try:
-            for place in (Path(path).parent, Path(path)):
+            for place in (Path(inner).parent, Path(inner)):
                 if not place.is_symlink():
                     place.chmod(stat.S_IRWXU)
-            remove(path)
+            remove(inner)
         except OSError:
             return
 
-    shutil.rmtree(folder, onerror=open_and_retry)
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(path, onerror=open_and_retry)
+    shutil.rmtree(path, ignore_errors=True)
