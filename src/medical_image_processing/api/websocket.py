@@ -27,6 +27,8 @@ from medical_image_processing.ports.outputs import Outputs
 
 PING_INTERVAL_S = 5.0
 PING_TIMEOUT_S = 5.0
+_TOGETHER_S = 0.02
+"""How long what a client has received is gathered, to be written down together."""
 _PAGE = 100
 _MOST_WAITING = 1000
 _RECEIVED_AFTER_S = PING_INTERVAL_S + PING_TIMEOUT_S + 1.0
@@ -47,6 +49,9 @@ class _Connection:
         self.behind = True
         self.sent: OrderedDict[JobEnd, float] = OrderedDict()
         """Results not yet known to be received, with when they were sent (monotonic seconds)."""
+        self.received: set[JobEnd] = set()
+        """Those of them that the client has, which isn't written down yet."""
+        self.has_received = asyncio.Event()
 
     def offer(self, job: Job) -> None:
         try:
@@ -85,13 +90,14 @@ class Hub:
             if connection.revoked.is_set():
                 await socket.close(1008, "the key was removed")
         finally:
+            await self._write_received(connection)
             mine = self._connections[client_id]
             mine.discard(connection)
             if not mine:
                 del self._connections[client_id]
 
     async def _converse(self, connection: _Connection) -> None:
-        works = (self._listen, self._send_all, self._settle, _revoked)
+        works = (self._listen, self._send_all, self._settle, self._acknowledge, _revoked)
         tasks = [asyncio.create_task(work(connection)) for work in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +114,8 @@ class Hub:
                 case {"type": "received", "job_id": job_id}:
                     # Of a job that was replayed meanwhile, the end that was sent first is meant.
                     if end := next((end for end in connection.sent if end.job_id == job_id), None):
-                        await self._received(connection, [end])
+                        connection.received.add(end)
+                        connection.has_received.set()
 
     async def _send_all(self, connection: _Connection) -> None:
         while True:
@@ -138,13 +145,22 @@ class Hub:
         while True:
             await asyncio.sleep(PING_INTERVAL_S)
             before = time.monotonic() - _RECEIVED_AFTER_S
-            if received := [end for end, at in connection.sent.items() if at < before]:
-                await self._received(connection, received)
+            connection.received.update(end for end, at in connection.sent.items() if at < before)
+            await self._write_received(connection)
 
-    async def _received(self, connection: _Connection, ends: list[JobEnd]) -> None:
-        await self._jobs.mark_seen(ends)
-        for end in ends:
-            connection.sent.pop(end, None)
+    async def _acknowledge(self, connection: _Connection) -> None:
+        while True:
+            await connection.has_received.wait()
+            await asyncio.sleep(_TOGETHER_S)
+            connection.has_received.clear()
+            await self._write_received(connection)
+
+    async def _write_received(self, connection: _Connection) -> None:
+        if ends := list(connection.received):
+            await self._jobs.mark_seen(ends)
+            connection.received.difference_update(ends)
+            for end in ends:
+                connection.sent.pop(end, None)
 
 
 def _said(text: str | None) -> Any:
