@@ -313,8 +313,11 @@ class WorkerContainer:
                     log.write(chunk)
                     last = (last + chunk)[-2000:]
             ending = self._find_ending(last.decode(errors="replace"))
-        except (OSError, DockerException, RequestException) as error:
-            ending = Ending("WORKER_LOST", f"was lost: the Docker engine does not answer ({type(error).__name__})")
+        except Exception as error:  # whatever it is: the supervisor waits for this, and nothing else tells it
+            _LOG.warning("%s was lost sight of: %s", self.name, type(error).__name__)
+            ending = Ending(
+                "WORKER_LOST", f"was lost sight of ({type(error).__name__}); does the Docker engine answer?"
+            )
         with contextlib.suppress(RuntimeError):  # the platform has stopped waiting
             self._loop.call_soon_threadsafe(self._end, ending)
         self._runtime.remove(self._id, self.name)

@@ -129,16 +129,18 @@ def _may_set_rules() -> bool:
 
 
 def _iptables(*arguments: str) -> str:
-    done = subprocess.run(  # noqa: S603 - fixed program, our own arguments
-        ["iptables", "-w", "10", *arguments],  # noqa: S607
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    if done.returncode != 0:
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed program, our own arguments
+            ["iptables", "-w", "10", *arguments],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or type(error).__name__
         raise Unavailable(
             "FIREWALL_REFUSED",
-            f"iptables can't shut this machine off from the workers' containers: {done.stderr.strip()[-300:]}",
-        )
+            f"iptables can't shut this machine off from the workers' containers: {str(said).strip()[-300:]}",
+        ) from error
     return done.stdout
