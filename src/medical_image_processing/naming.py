@@ -16,6 +16,11 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,119}$"
 RESULTS_QUEUE = "mip-results.fifo"
 MAX_RECEIVES = 3
 
+ROLE_PATH = "/mip/"
+"""Where in IAM the algorithms' roles are, and nothing else: the platform may make roles there only."""
+ALGORITHM_TAG = "mip:algorithm"
+"""The tag that says on AWS whose something is."""
+
 RESERVED_ENV = frozenset(
     {
         "QUEUE_URL",
@@ -58,6 +63,11 @@ def service(algo_id: str) -> str:
 def role(algo_id: str) -> str:
     """The role whose permissions an algorithm's workers have."""
     return f"mip-{algo_id}-task"
+
+
+def pacs_key_parameter(algo_id: str) -> str:
+    """Where an algorithm's key to the PACS API is kept on AWS: a SecureString of SSM."""
+    return f"/mip/{algo_id}/pacs-key"
 
 
 def log_group(algo_id: str) -> str:
