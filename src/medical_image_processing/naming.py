@@ -17,7 +17,8 @@ RESULTS_QUEUE = "mip-results.fifo"
 MAX_RECEIVES = 3
 
 ROLE_PATH = "/mip/"
-"""Where in IAM the algorithms' roles are, and nothing else: the platform may make roles there only."""
+"""IAM path of the algorithms' roles, and of nothing else."""
+
 ALGORITHM_TAG = "mip:algorithm"
 """The tag that says on AWS whose something is."""
 
@@ -66,7 +67,7 @@ def role(algo_id: str) -> str:
 
 
 def pacs_key_parameter(algo_id: str) -> str:
-    """Where an algorithm's key to the PACS API is kept on AWS: a SecureString of SSM."""
+    """The parameter that holds the algorithm's PACS key."""
     return f"/mip/{algo_id}/pacs-key"
 
 

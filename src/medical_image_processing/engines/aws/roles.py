@@ -67,20 +67,8 @@ class Roles:
             {"Key": naming.ALGORITHM_TAG, "Value": algo_id},
             {"Key": LEGACY_TAG, "Value": str(legacy_output_keys).lower()},
         ]
-        try:
-            await self._iam.call(
-                "create_role",
-                RoleName=name,
-                Path=naming.ROLE_PATH,
-                AssumeRolePolicyDocument=json.dumps(policies.trust(self._place)),
-                PermissionsBoundary=self._boundary,
-                Description=f"What workers of {algo_id} may do; made by the platform",
-                Tags=tags,
-            )
-        except Refused as error:
-            if error.aws_code != "EntityAlreadyExists":
-                raise
-            await self._mend(name, tags)
+        if not await self._create(name, algo_id, tags):
+            await self._mend(name, algo_id, tags)
         document = self._permissions(algo_id, legacy=legacy_output_keys)
         await self._iam.call(
             "put_role_policy", RoleName=name, PolicyName=POLICY_NAME, PolicyDocument=json.dumps(document)
@@ -96,7 +84,25 @@ class Roles:
             if error.aws_code != _GONE:
                 raise
 
-    async def _mend(self, name: str, tags: list[dict[str, str]]) -> None:
+    async def _create(self, name: str, algo_id: str, tags: list[dict[str, str]]) -> bool:
+        """Whether there was none."""
+        try:
+            await self._iam.call(
+                "create_role",
+                RoleName=name,
+                Path=naming.ROLE_PATH,
+                AssumeRolePolicyDocument=json.dumps(policies.trust(self._place)),
+                PermissionsBoundary=self._boundary,
+                Description=f"What workers of {algo_id} may do; made by the platform",
+                Tags=tags,
+            )
+        except Refused as error:
+            if error.aws_code != "EntityAlreadyExists":
+                raise
+            return False
+        return True
+
+    async def _mend(self, name: str, algo_id: str, tags: list[dict[str, str]]) -> None:
         role = await self._role(name)
         if role.get("Path") != naming.ROLE_PATH:
             raise Conflict(
@@ -104,13 +110,15 @@ class Roles:
                 f"there is a role {name} under the path {role.get('Path')}, which is not the platform's; rename "
                 "or delete that one",
             )
+        if _document(role["AssumeRolePolicyDocument"]) != policies.trust(self._place):
+            # The platform may not change whom a role trusts, or it could be used to let others in.
+            await self.delete(algo_id)
+            await self._create(name, algo_id, tags)
+            return
         if _boundary_of(role) != self._boundary:
             await self._iam.call(
                 "put_role_permissions_boundary", RoleName=name, PermissionsBoundary=self._boundary
             )
-        trust = policies.trust(self._place)
-        if _document(role["AssumeRolePolicyDocument"]) != trust:
-            await self._iam.call("update_assume_role_policy", RoleName=name, PolicyDocument=json.dumps(trust))
         if {tag["Key"]: tag["Value"] for tag in tags}.items() - _tags(role).items():
             await self._iam.call("tag_role", RoleName=name, Tags=tags)
         await self._strip(name, keep=(POLICY_NAME,))

@@ -6,6 +6,7 @@ in the Amazon ECS developer guide, "Stopped task error messages".
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,11 +58,20 @@ def is_failing(deaths: Sequence[Death]) -> bool:
 
 def with_log(death: Death, last_line: str | None) -> str:
     """The reason, one line: what happened, and what the worker said last, without its key."""
-    line = " ".join((last_line or "").split())
+    line = " ".join(_message(last_line or "").split())
     if not death.said_something:
         return f"the worker {death.sentence}"
     told = _PACS_KEY.sub("(a key)", line)[:500] if line else "it logged nothing"
     return f"the worker {death.sentence}: {told}"
+
+
+def _message(line: str) -> str:
+    """Our workers log JSON lines (CONTRACT.md, "Log groups"); what one says is its ``message``."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return line
+    return str(fields.get("message", line)) if isinstance(fields, dict) else line
 
 
 def _death(task: Task, memory: int) -> Death:
