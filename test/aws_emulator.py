@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import boto3
+import botocore.loaders
+import botocore.session
 import httpx
 
 from medical_image_processing.engines.aws.clients import AwsClients
@@ -34,6 +36,7 @@ INSTALL_S = 300.0
 START_S = 30.0
 STOP_S = 10.0
 
+_LOADER = botocore.loaders.create_loader()
 _HEALTH = "/_ministack/health"
 _RUN = "from ministack.app import main; main()"
 _SCRIPTS, _PYTHON = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
