@@ -7,6 +7,7 @@ side by side take one each and can't meet.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import secrets
@@ -77,7 +78,7 @@ class AwsEmulator:
 
     def session(self) -> boto3.Session:
         """boto3 with the account's keys."""
-        return boto3.Session(aws_access_key_id=self.account, aws_secret_access_key=self.secret, region_name=REGION)
+        return _session(self.account, self.secret)
 
     def clients(self, *, endpoint_url: str | None = None) -> AwsClients:
         """Our own clients of it, or of what stands at ``endpoint_url`` before it."""
@@ -96,6 +97,16 @@ class AwsEmulator:
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
         }
+
+
+@functools.cache
+def _session(account: str, secret: str) -> boto3.Session:
+    """All share what describes the services, which is slow to read."""
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _LOADER)
+    return boto3.Session(
+        aws_access_key_id=account, aws_secret_access_key=secret, region_name=REGION, botocore_session=core
+    )
 
 
 @contextmanager
