@@ -7,6 +7,7 @@ side by side take one each and can't meet.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import secrets
@@ -23,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import boto3
+import botocore.loaders
+import botocore.session
 import httpx
 
 from medical_image_processing.engines.aws.clients import AwsClients
@@ -34,6 +37,7 @@ INSTALL_S = 300.0
 START_S = 30.0
 STOP_S = 10.0
 
+_LOADER = botocore.loaders.create_loader()
 _HEALTH = "/_ministack/health"
 _RUN = "from ministack.app import main; main()"
 _SCRIPTS, _PYTHON = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
@@ -74,7 +78,7 @@ class AwsEmulator:
 
     def session(self) -> boto3.Session:
         """boto3 with the account's keys."""
-        return boto3.Session(aws_access_key_id=self.account, aws_secret_access_key=self.secret, region_name=REGION)
+        return _session(self.account, self.secret)
 
     def clients(self, *, endpoint_url: str | None = None) -> AwsClients:
         """Our own clients of it, or of what stands at ``endpoint_url`` before it."""
@@ -93,6 +97,16 @@ class AwsEmulator:
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
         }
+
+
+@functools.cache
+def _session(account: str, secret: str) -> boto3.Session:
+    """All share what describes the services, which is slow to read."""
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _LOADER)
+    return boto3.Session(
+        aws_access_key_id=account, aws_secret_access_key=secret, region_name=REGION, botocore_session=core
+    )
 
 
 @contextmanager
