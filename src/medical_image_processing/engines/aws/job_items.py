@@ -33,6 +33,9 @@ SHARDS = 4
 MAX_RESULT_BYTES = 262_144
 """With the body's 64 KiB of parameters well below the 400 KB of an item."""
 OPEN = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+IS_OPEN = "#status IN (:queued, :running)"
+OPEN_VALUES: Item = dict(zip(("queued", "running"), OPEN, strict=True))
+"""The condition that a job is open, and its values."""
 
 _NS = 1_000_000_000
 
