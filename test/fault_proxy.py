@@ -87,7 +87,7 @@ def first_tries(fault: Fault) -> Fault:
 
 
 class FaultProxy:
-    """``endpoint`` stands before the emulator. ``fault`` may be changed at any time; ``answered`` sees all else."""
+    """``endpoint`` stands before the emulator. ``fault`` may change at any time; ``answered`` sees all else."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint

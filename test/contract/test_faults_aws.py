@@ -1,4 +1,4 @@
-"""The AWS engine on a bad day: throttled, cut off, without an answer, behind a stale index, killed between calls."""
+"""The AWS engine on a bad day: throttled, cut off, without an answer, behind an index that lags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
-from aws_engine import AwsStores, create_queues, fresh_stores
+from aws_engine import AwsStores, fresh_stores
 
 from aws_emulator import AwsEmulator
 from fault_proxy import UNAVAILABLE, Answer, Call, Fault, FaultProxy, Trouble, fault_proxy, first_tries, throttling
@@ -18,7 +18,7 @@ from medical_image_processing.engines.aws.clients import ATTEMPTS
 from medical_image_processing.errors import MipError, Throttled, TransientError, Unavailable
 from medical_image_processing.model.algorithm import AlgorithmStatus
 from medical_image_processing.model.job import JobEnd, JobStatus
-from medical_image_processing.ports.jobs import DEAD_LETTERED, Report
+from medical_image_processing.ports.jobs import DEAD_LETTERED
 from medical_image_processing.ports.keys import KeyRole
 from medical_image_processing.ports.queues import OutgoingMessage
 from medical_image_processing.testing.jobs_contract import (
