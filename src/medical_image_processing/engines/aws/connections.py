@@ -9,6 +9,7 @@ arrived. All of it goes by itself after :data:`LIFETIME_S`, when API Gateway has
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medical_image_processing.engines.aws.clients import AwsClients, Refused
+from medical_image_processing.engines.aws.tables import ConditionFailed, Item, Table
 from medical_image_processing.errors import TransientError, Unavailable
 from medical_image_processing.model.job import Job, JobEnd
 
@@ -47,119 +49,89 @@ class Connection:
 class ConnectionTable:
     """Connections by client and by id."""
 
-    def __init__(self, clients: AwsClients, table: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._dynamodb = clients.client("dynamodb")
+    def __init__(self, table: Table, *, clock: Callable[[], float] = time.time) -> None:
         self._table = table
         self._clock = clock
 
     async def put(self, connection: Connection) -> None:
         """From now on pushes find it."""
-        expires = {"N": str(int(connection.connected_at + LIFETIME_S))}
+        expires = {"expires_at": int(connection.connected_at + LIFETIME_S)}
+        pointer = {**_pointer(connection.connection_id), "owner": connection.client_id, **expires}
         item = {
-            "client_id": {"S": connection.client_id},
-            "connection_id": {"S": connection.connection_id},
-            "host": {"S": connection.host},
-            "connected_at": {"N": repr(connection.connected_at)},
-            "expires_at": expires,
+            **_key(connection.client_id, connection.connection_id),
+            "holder": connection.holder,
+            "host": connection.host,
+            "connected_at": connection.connected_at,
+            **expires,
         }
-        if connection.holder is not None:
-            item["holder"] = {"S": connection.holder}
-        pointer = {**_pointer(connection.connection_id), "of": {"S": connection.client_id}, "expires_at": expires}
-        await self._dynamodb.call("put_item", TableName=self._table, Item=pointer)
-        await self._dynamodb.call("put_item", TableName=self._table, Item=item)
+        await self._add(pointer)
+        await self._add(item)
 
     async def find(self, connection_id: str) -> Connection | None:
         """The connection with that id, or None."""
-        pointer = await self._get(_pointer(connection_id))
+        pointer = await self._table.get(_pointer(connection_id))
         if pointer is None:
             return None
-        item = await self._get(_key(pointer["of"]["S"], connection_id))
+        item = await self._table.get(_key(pointer["owner"], connection_id))
         return None if item is None else _connection(item)
 
     async def of_client(self, client_id: str) -> list[Connection]:
         """All connections that the client has now."""
-        items = await self._query(client_id)
-        return [_connection(item) for item in items]
+        return [_connection(item) for item in await self._partition(client_id)]
 
     async def of_holder(self, holder: str) -> list[Connection]:
         """All that the key of ``holder`` opened. Reads the whole table: for the rare removal of a key."""
-        items = await self._pages(
-            "scan",
-            FilterExpression="holder = :holder",
-            ExpressionAttributeValues={":holder": {"S": holder}},
-            ConsistentRead=True,
-        )
+        items = await self._table.scan(where="#holder = :holder", values={"holder": holder})
         return [_connection(item) for item in items]
 
     async def remove(self, connection: Connection) -> None:
         """Forget it; one that is not there is no error."""
-        connection_id = connection.connection_id
-        for key in (_key(connection.client_id, connection_id), _pointer(connection_id)):
-            await self._dynamodb.call("delete_item", TableName=self._table, Key=key)
+        await self._table.delete(_key(connection.client_id, connection.connection_id))
+        await self._table.delete(_pointer(connection.connection_id))
 
     async def set_behind(self, connection: Connection, behind: bool) -> None:
         """Note that a result could not be posted, or that all missing ones were. Not for one that has gone."""
-        try:
-            await self._dynamodb.call(
-                "update_item",
-                TableName=self._table,
-                Key=_key(connection.client_id, connection.connection_id),
-                UpdateExpression="SET behind = :behind",
-                ConditionExpression="attribute_exists(client_id)",
-                ExpressionAttributeValues={":behind": {"BOOL": behind}},
+        with contextlib.suppress(ConditionFailed):
+            await self._table.update(
+                _key(connection.client_id, connection.connection_id),
+                "SET #behind = :behind",
+                condition="attribute_exists(#client_id)",
+                values={"behind": int(behind)},
             )
-        except Refused as error:
-            if error.aws_code != "ConditionalCheckFailedException":
-                raise
 
     async def note_replayed(self, connection: Connection, ends: Sequence[JobEnd]) -> None:
         """These were posted to it, now, beside those that are pushed as they end."""
         now = self._clock()
-        item = {
+        page: Item = {
             **_replayed(connection.connection_id, f"{time.time_ns():020d}"),
-            "ends": {"S": json.dumps(ends)},
-            "posted_at": {"N": repr(now)},
-            "expires_at": {"N": str(int(now + LIFETIME_S))},
+            "ends": json.dumps(ends),
+            "posted_at": now,
+            "expires_at": int(now + LIFETIME_S),
         }
-        await self._dynamodb.call("put_item", TableName=self._table, Item=item)
+        await self._add(page)
 
     async def replayed(self, connection: Connection, *, before: float | None = None) -> list[JobEnd]:
         """What :meth:`note_replayed` noted, before that time (epoch seconds)."""
-        items = await self._query(f"replayed#{connection.connection_id}")
+        pages = await self._partition(f"replayed#{connection.connection_id}")
         return [
             JobEnd(*end)
-            for item in items
-            if before is None or float(item["posted_at"]["N"]) < before
-            for end in json.loads(item["ends"]["S"])
+            for page in pages
+            if before is None or page["posted_at"] < before
+            for end in json.loads(page["ends"])
         ]
 
     async def forget_replayed(self, connection: Connection, *, before: float) -> None:
         """The client has what was noted before that time."""
-        for item in await self._query(f"replayed#{connection.connection_id}"):
-            if float(item["posted_at"]["N"]) < before:
-                key = _replayed(connection.connection_id, item["connection_id"]["S"])
-                await self._dynamodb.call("delete_item", TableName=self._table, Key=key)
+        for page in await self._partition(f"replayed#{connection.connection_id}"):
+            if page["posted_at"] < before:
+                await self._table.delete(_replayed(connection.connection_id, page["connection_id"]))
 
-    async def _get(self, key: dict[str, Any]) -> dict[str, Any] | None:
-        answer = await self._dynamodb.call("get_item", TableName=self._table, Key=key, ConsistentRead=True)
-        return answer.get("Item")
+    async def _add(self, item: Item) -> None:
+        with contextlib.suppress(ConditionFailed):  # a repeated call, of which the first answer was lost
+            await self._table.put(item, condition="attribute_not_exists(#client_id)")
 
-    async def _query(self, partition: str) -> list[dict[str, Any]]:
-        return await self._pages(
-            "query",
-            KeyConditionExpression="client_id = :partition",
-            ExpressionAttributeValues={":partition": {"S": partition}},
-            ConsistentRead=True,
-        )
-
-    async def _pages(self, operation: str, **parameters: Any) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = []
-        while True:
-            answer = await self._dynamodb.call(operation, TableName=self._table, **parameters)
-            items += answer["Items"]
-            if (last := answer.get("LastEvaluatedKey")) is None:
-                return items
-            parameters["ExclusiveStartKey"] = last
+    async def _partition(self, client_id: str) -> list[Item]:
+        return await self._table.query("#client_id = :client_id", {"client_id": client_id})
 
 
 class ApiGatewayPush:
@@ -265,25 +237,25 @@ async def _gather(works: Iterable[Any]) -> list[Exception | None]:
     return list(await asyncio.gather(*map(placed, works)))
 
 
-def _key(client_id: str, connection_id: str) -> dict[str, Any]:
-    return {"client_id": {"S": client_id}, "connection_id": {"S": connection_id}}
+def _key(client_id: str, connection_id: str) -> Item:
+    return {"client_id": client_id, "connection_id": connection_id}
 
 
 # No client_id holds a "#" (naming.NAME_PATTERN), so these are no client's.
-def _pointer(connection_id: str) -> dict[str, Any]:
+def _pointer(connection_id: str) -> Item:
     return _key(f"connection#{connection_id}", "-")
 
 
-def _replayed(connection_id: str, page: str) -> dict[str, Any]:
+def _replayed(connection_id: str, page: str) -> Item:
     return _key(f"replayed#{connection_id}", page)
 
 
-def _connection(item: dict[str, Any]) -> Connection:
+def _connection(item: Item) -> Connection:
     return Connection(
-        client_id=item["client_id"]["S"],
-        connection_id=item["connection_id"]["S"],
-        holder=item["holder"]["S"] if "holder" in item else None,
-        host=item["host"]["S"],
-        connected_at=float(item["connected_at"]["N"]),
-        behind=bool(item.get("behind", {}).get("BOOL")),
+        client_id=item["client_id"],
+        connection_id=item["connection_id"],
+        holder=item.get("holder"),
+        host=item["host"],
+        connected_at=item["connected_at"],
+        behind=bool(item.get("behind")),
     )

@@ -1,4 +1,4 @@
-"""``handler``: the processing API, behind API Gateway's ``/provision``, ``/process``, ``/jobs`` and ``/health``."""
+"""``handler``: the processing API, behind API Gateway's ``/provision``, ``/process``, ``/jobs``, ``/health``."""
 
 from __future__ import annotations
 

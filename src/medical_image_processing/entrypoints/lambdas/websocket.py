@@ -1,9 +1,9 @@
 """``connect``, ``disconnect`` and ``message``: the three routes of API Gateway's WebSocket API.
 
 What a client missed can't be posted before $connect was answered, so ``connect`` invokes itself once more for
-that, asynchronously. A result counts as received when the client says so, or when, a minute after it was posted, the
-client sends a ping; a close says nothing, except of a connection that API Gateway would have ended for silence had
-nobody been there. What doesn't count as received is sent again on the next connection (law J7).
+that, asynchronously. A result counts as received when the client says so, or when it sends a ping a minute after
+the result was posted; a close says nothing, except of a connection that API Gateway would have ended for silence
+had nobody been there. What doesn't count as received is sent again on the next connection (law J7).
 """
 
 from __future__ import annotations
@@ -44,43 +44,89 @@ IDLE_TIMEOUT_S = 660.0
 """API Gateway ends a connection that is silent for ten minutes; and a minute for what was on its way."""
 
 
-class Conversations:
-    """Keeps the connections on record and sends what their clients miss."""
+async def open_connection(event: dict[str, Any], access: Access, connections: ConnectionTable) -> Connection:
+    """Let the client of a $connect event in, and note it. Unauthorized, Forbidden, InvalidRequest."""
+    headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    query = event.get("queryStringParameters") or {}
+    token = query.get("token") or _bearer(headers.get("authorization"))
+    caller = await access.client(headers.get("x-api-key") or query.get("key"), token)
+    client_id = query.get("client_id", "")
+    if not _NAME.fullmatch(client_id):
+        raise InvalidRequest("INVALID_REQUEST", "client_id: connect to the WebSocket with ?client_id=…")
+    caller.check(client_id)
+    connection = Connection(
+        client_id=client_id,
+        connection_id=event["requestContext"]["connectionId"],
+        holder=caller.holder.name if caller.holder else None,
+        host=host_of(headers.get("host")),
+        connected_at=time.time(),
+    )
+    await connections.put(connection)
+    return connection
+
+
+class Receipts:
+    """What clients have received. ``clock`` gives epoch seconds."""
 
     def __init__(
-        self,
-        access: Access,
-        connections: ConnectionTable,
-        push: ApiGatewayPush,
-        jobs: Jobs,
-        *,
-        clock: Callable[[], float] = time.time,
+        self, connections: ConnectionTable, jobs: Jobs, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._access = access
         self._connections = connections
-        self._push = push
         self._jobs = jobs
         self._clock = clock
 
-    async def open(self, event: dict[str, Any]) -> Connection:
-        """Let the client of a $connect event in, and note the connection. Unauthorized, Forbidden, InvalidRequest."""
-        headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
-        query = event.get("queryStringParameters") or {}
-        token = query.get("token") or _bearer(headers.get("authorization"))
-        caller = await self._access.client(headers.get("x-api-key") or query.get("key"), token)
-        client_id = query.get("client_id", "")
-        if not _NAME.fullmatch(client_id):
-            raise InvalidRequest("INVALID_REQUEST", "client_id: connect to the WebSocket's address with ?client_id=…")
-        caller.check(client_id)
-        connection = Connection(
-            client_id=client_id,
-            connection_id=event["requestContext"]["connectionId"],
-            holder=caller.holder.name if caller.holder else None,
-            host=host_of(headers.get("host")),
-            connected_at=self._clock(),
-        )
-        await self._connections.put(connection)
-        return connection
+    async def close(self, connection_id: str) -> None:
+        """The connection has ended."""
+        connection = await self._connections.find(connection_id)
+        if connection is None:
+            return
+        arrived_before = self._clock() - IDLE_TIMEOUT_S
+        if connection.connected_at < arrived_before:
+            await self.mark_arrived(connection, before=arrived_before)
+        await self._connections.remove(connection)
+        await self._connections.forget_replayed(connection, before=float("inf"))
+
+    async def mark_received(self, connection: Connection, job_id: str) -> None:
+        """The client says that it has the job's result."""
+        job = await self._jobs.get(job_id)
+        if job is not None and job.client_id == connection.client_id and job.finished_at is not None:
+            await self._jobs.mark_seen([job.end])
+
+    async def mark_arrived(self, connection: Connection, *, before: float) -> None:
+        """What was posted to the connection before that time has arrived."""
+        if replayed := await self._connections.replayed(connection, before=before):
+            await self._jobs.mark_seen(replayed)
+            await self._connections.forget_replayed(connection, before=before)
+        if connection.behind:
+            return
+        async for page in self.unseen(connection):
+            pushed = [job.end for job in page if connection.connected_at < _ended(job) < before]
+            if pushed:
+                await self._jobs.mark_seen(pushed)
+
+    async def unseen(self, connection: Connection) -> AsyncIterator[list[Job]]:
+        """What the connection's client has not received, page by page, oldest first."""
+        last: str | None = None
+        while page := await self._jobs.unseen(connection.client_id, after=last, limit=_PAGE):
+            yield page
+            last = page[-1].job_id
+
+
+class Conversations:
+    """Hears clients and sends them what they miss. ``clock`` gives epoch seconds."""
+
+    def __init__(
+        self,
+        connections: ConnectionTable,
+        push: ApiGatewayPush,
+        receipts: Receipts,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._connections = connections
+        self._push = push
+        self._receipts = receipts
+        self._clock = clock
 
     async def replay(self, connection_id: str) -> None:
         """Once the connection is open, send what its client missed, oldest first.
@@ -109,20 +155,7 @@ class Conversations:
                 await self._push.say(connection, '{"type": "pong"}')
                 await self._settle(connection)
             case {"type": "received", "job_id": str(job_id)} if _NAME.fullmatch(job_id):
-                job = await self._jobs.get(job_id)
-                if job is not None and job.client_id == connection.client_id and job.finished_at is not None:
-                    await self._jobs.mark_seen([job.end])
-
-    async def close(self, connection_id: str) -> None:
-        """The connection has ended."""
-        connection = await self._connections.find(connection_id)
-        if connection is None:
-            return
-        arrived_before = self._clock() - IDLE_TIMEOUT_S
-        if connection.connected_at < arrived_before:
-            await self._mark_arrived(connection, before=arrived_before)
-        await self._connections.remove(connection)
-        await self._connections.forget_replayed(connection, before=float("inf"))
+                await self._receipts.mark_received(connection, job_id)
 
     async def _opened(self, connection: Connection) -> float | None:
         """When the connection could first be posted to; None when that never comes."""
@@ -135,7 +168,7 @@ class Conversations:
 
     async def _catch_up(self, connection: Connection, sent: set[JobEnd], *, ended_by: float) -> None:
         """Post what ended by then, isn't among the ``sent``, and note it page by page."""
-        async for page in self._unseen(connection):
+        async for page in self._receipts.unseen(connection):
             missing = [job for job in page if job.end not in sent and _ended(job) <= ended_by]
             posted: list[JobEnd] = []
             try:
@@ -149,39 +182,22 @@ class Conversations:
             sent.update(posted)
 
     async def _settle(self, connection: Connection) -> None:
-        """What was posted a minute ago has arrived, as the client has just spoken; send what it may have missed."""
+        """The client has just spoken: what was posted a minute ago has arrived. Send what it may have missed."""
         before = self._clock() - ARRIVED_AFTER_S
         if connection.connected_at < before:
             # Read first: what is marked now may still be in the index of what isn't.
             sent = set(await self._connections.replayed(connection))
-            await self._mark_arrived(connection, before=before)
+            await self._receipts.mark_arrived(connection, before=before)
             # Where a push failed, none since then can be told from it.
             ended_by = before if connection.behind else min(connection.connected_at, before)
             await self._catch_up(connection, sent, ended_by=ended_by)
             if connection.behind:
                 await self._connections.set_behind(connection, False)
 
-    async def _mark_arrived(self, connection: Connection, *, before: float) -> None:
-        if replayed := await self._connections.replayed(connection, before=before):
-            await self._jobs.mark_seen(replayed)
-            await self._connections.forget_replayed(connection, before=before)
-        if connection.behind:
-            return
-        async for page in self._unseen(connection):
-            pushed = [job.end for job in page if connection.connected_at < _ended(job) < before]
-            if pushed:
-                await self._jobs.mark_seen(pushed)
-
-    async def _unseen(self, connection: Connection) -> AsyncIterator[list[Job]]:
-        last: str | None = None
-        while page := await self._jobs.unseen(connection.client_id, after=last, limit=_PAGE):
-            yield page
-            last = page[-1].job_id
-
 
 def create_connect(engine: AwsEngine) -> Work:
     """The work of $connect, and of the replay that it asks for."""
-    conversations = _conversations(engine)
+    access, conversations = create_access(engine), _conversations(engine)
 
     async def work(invocation: Invocation) -> dict[str, Any] | None:
         event = invocation.event
@@ -189,7 +205,7 @@ def create_connect(engine: AwsEngine) -> Work:
             await conversations.replay(event["replay"]["connection_id"])
             return None
         try:
-            connection = await conversations.open(event)
+            connection = await open_connection(event, access, engine.connections)
             replay = {"replay": {"connection_id": connection.connection_id}}
             await engine.invoke_later(os.environ["AWS_LAMBDA_FUNCTION_NAME"], replay)
         except MipError as error:
@@ -201,10 +217,10 @@ def create_connect(engine: AwsEngine) -> Work:
 
 def create_disconnect(engine: AwsEngine) -> Work:
     """The work of $disconnect."""
-    conversations = _conversations(engine)
+    receipts = Receipts(engine.connections, engine.jobs)
 
     async def work(invocation: Invocation) -> dict[str, Any]:
-        await conversations.close(invocation.event["requestContext"]["connectionId"])
+        await receipts.close(invocation.event["requestContext"]["connectionId"])
         return {"statusCode": 200}
 
     return work
@@ -227,7 +243,8 @@ def create_message(engine: AwsEngine) -> Work:
 
 
 def _conversations(engine: AwsEngine) -> Conversations:
-    return Conversations(create_access(engine), engine.connections, create_push(engine), engine.jobs)
+    receipts = Receipts(engine.connections, engine.jobs)
+    return Conversations(engine.connections, create_push(engine), receipts)
 
 
 def _refusal(error: MipError) -> dict[str, Any]:
