@@ -9,21 +9,23 @@ import json
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medical_image_processing.engines.aws.admin_keys import SecretKeys
 from medical_image_processing.engines.aws.audit import DynamoAudit
 from medical_image_processing.engines.aws.clients import AwsClients
 from medical_image_processing.engines.aws.connections import ApiGatewayPush, ConnectionTable
 from medical_image_processing.engines.aws.keys import DynamoKeys
-from medical_image_processing.engines.aws.log_groups import LogGroups
 from medical_image_processing.engines.aws.outputs import S3Outputs
 from medical_image_processing.engines.aws.registry import DynamoRegistry
-from medical_image_processing.engines.aws.resources import AwsResources
 from medical_image_processing.engines.aws.senders import TaskRoles
 from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.engines.aws.tables import Table
 from medical_image_processing.model.job import Job
+
+if TYPE_CHECKING:
+    from medical_image_processing.engines.aws.log_groups import LogGroups
+    from medical_image_processing.engines.aws.resources import AwsResources
 
 
 class AwsEngine:
@@ -56,11 +58,16 @@ class AwsEngine:
     @cached_property
     def resources(self) -> AwsResources:
         """ports.resources."""
+        # Of a Lambda's start, loading modules is the most: these are the provisioner's and the scaler's.
+        from medical_image_processing.engines.aws.resources import AwsResources
+
         return AwsResources(self.clients, self.settings)
 
     @cached_property
     def logs(self) -> LogGroups:
         """ports.resources.Logs."""
+        from medical_image_processing.engines.aws.log_groups import LogGroups
+
         return LogGroups(self.clients)
 
     @cached_property
