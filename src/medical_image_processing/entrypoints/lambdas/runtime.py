@@ -60,7 +60,6 @@ def asgi_handler(create: Callable[[AwsEngine], ASGIApp]) -> LambdaHandler:
     adapter = functools.cache(lambda: adapted(create(_engine())))
 
     def handle(event: dict[str, Any], context: Any) -> Any:
-        _loop()  # the adapter takes the current one
         return _stating_faults(lambda: adapter()(event, context))
 
     return handle
@@ -68,8 +67,14 @@ def asgi_handler(create: Callable[[AwsEngine], ASGIApp]) -> LambdaHandler:
 
 def adapted(app: ASGIApp) -> LambdaHandler:
     """An application, as API Gateway calls it."""
-    handler: LambdaHandler = Mangum(cast(Any, app), lifespan="off")
-    return handler
+    asyncio.set_event_loop(_loop())
+    adapter = Mangum(cast(Any, app), lifespan="off")
+
+    def handle(event: dict[str, Any], context: Any) -> Any:
+        asyncio.set_event_loop(_loop())  # the adapter runs in whichever is the current one
+        return adapter(event, context)
+
+    return handle
 
 
 @functools.cache
@@ -81,9 +86,7 @@ def _engine() -> AwsEngine:
 @functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
     """The container's own, so that what one event left in it serves the next."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    return loop
+    return asyncio.new_event_loop()
 
 
 async def _run(work: Awaitable[Any]) -> Any:
