@@ -27,20 +27,12 @@ class Gateway:
     """The API. ``endpoint`` is where connections are posted to."""
 
     def __init__(self, stage: AwsStage) -> None:
-        gateway, lambdas = stage.boto("apigatewayv2"), stage.boto("lambda")
-        function = lambdas.create_function(
-            FunctionName="who-am-i",
-            Runtime="python3.11",
-            Role="arn:aws:iam::000000000000:role/any",
-            Handler="answer.handler",
-            Code={"ZipFile": _zipped("answer.py", _ANSWER)},
-        )
+        gateway = stage.boto("apigatewayv2")
+        arn = add_function(stage, "who-am-i", _ANSWER)
         api = gateway.create_api(
             Name="results", ProtocolType="WEBSOCKET", RouteSelectionExpression="$request.body.type"
         )["ApiId"]
-        uri = (
-            f"arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{function['FunctionArn']}/invocations"
-        )
+        uri = f"arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{arn}/invocations"
         integration = gateway.create_integration(ApiId=api, IntegrationType="AWS_PROXY", IntegrationUri=uri)
         target = f"integrations/{integration['IntegrationId']}"
         gateway.create_route(ApiId=api, RouteKey="who", Target=target)
@@ -53,6 +45,19 @@ class Gateway:
         with connect(self.endpoint.replace("http", "ws", 1), proxy=None, open_timeout=10) as socket:
             socket.send('{"type": "who"}')
             yield socket, str(socket.recv(timeout=20))
+
+
+def add_function(stage: AwsStage, name: str, code: str, **environment: str) -> str:
+    """A Lambda of one file with a ``handler``; its ARN."""
+    made = stage.boto("lambda").create_function(
+        FunctionName=name,
+        Runtime="python3.11",
+        Role=f"arn:aws:iam::{stage.account.account}:role/any",
+        Handler="answer.handler",
+        Code={"ZipFile": _zipped("answer.py", code)},
+        Environment={"Variables": environment},
+    )
+    return str(made["FunctionArn"])
 
 
 def received(socket: ClientConnection, *, wait_s: float = 10) -> Any:
