@@ -319,3 +319,17 @@ def test_no_call_scans_a_table_however_much_waits(tmp_path: Path) -> None:
                 assert not plan.endswith("messages_by_group (queue_id=?)"), f"{plan}: {statement}"
 
     on_engine(tmp_path, work)
+
+
+def test_gauges_show_the_queues_that_hold_messages(tmp_path: Path) -> None:
+    async def work(engine: EmbeddedQueueEngine) -> None:
+        assert await engine.queues.gauges() == []
+        await engine.queues.send(QUEUE, [a_message("one")])
+        await engine.pass_time(5)
+        await engine.queues.send(QUEUE, [a_message("two")])
+        await engine.queues.receive(QUEUE, limit=1, wait_s=0)
+        [gauge] = await engine.queues.gauges()
+        assert (gauge.queue, gauge.depth) == (QUEUE, 2)
+        assert 5 <= gauge.oldest_s < 7
+
+    on_engine(tmp_path, work)

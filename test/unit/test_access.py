@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medical_image_processing.api.access import Access
+from medical_image_processing.api.access import Access, fixed_digests
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.keys import SqliteKeys
 from medical_image_processing.errors import Forbidden, Unauthorized
@@ -25,7 +25,9 @@ def run(
         for name, role in (("anna", KeyRole.ADMIN), ("ct-room", KeyRole.CLIENT)):
             await keys.add(digest(f"key of {name}"), name=name, role=role, client_ids=["c1"], actor="root")
         try:
-            await work(keys, Access(keys, root_admin_digest=digest(ROOT), open_clients=open_clients))
+            await work(
+                keys, Access(keys, root_admin_digests=fixed_digests(digest(ROOT)), open_clients=open_clients)
+            )
         finally:
             await database.close()
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -330,5 +330,22 @@ def test_a_result_of_an_algorithm_being_deleted_still_counts(tmp_path: Path) -> 
         await world.registry.update(a_spec(ALGO), status=deleting, based_on=1, actor="anna", action="delete")
         await world.say(said())
         assert (await world.job()).status is JobStatus.SUCCEEDED
+
+    run(tmp_path, work)
+
+
+def test_a_result_received_again_is_pushed_again_for_the_first_push_may_not_have_come_about(
+    tmp_path: Path,
+) -> None:
+    async def work(world: World) -> None:
+        await world.jobs.accept(a_message("waits"), "same")
+        for body in (json.dumps(said()), json.dumps(said(job_id="waits", status="RUNNING"))):
+            message = OutgoingMessage(body=body, group_id=body[:99], dedup_id=body[:99], sender=ALGO)
+            await world.queues.send(naming.RESULTS_QUEUE, [message])
+        received = await world.queues.receive(naming.RESULTS_QUEUE, limit=10)
+        await world.delivery.handle(received)
+        assert [job.job_id for job in world.pushed.jobs] == ["j1"]
+        await world.delivery.handle([replace(message, receive_count=2) for message in received])
+        assert [job.job_id for job in world.pushed.jobs] == ["j1", "j1"], "the crash came between the two"
 
     run(tmp_path, work)

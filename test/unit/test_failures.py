@@ -8,7 +8,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from medical_image_processing.api.access import Access
+from medical_image_processing.api.access import Access, fixed_digests
 from medical_image_processing.api.app import Parts, create_app
 from medical_image_processing.model.job import Job
 
@@ -27,7 +27,7 @@ class Broken:
 
 def app(*, open_clients: bool) -> Any:
     broken = cast(Any, Broken())
-    access = Access(broken, root_admin_digest="0" * 64, open_clients=open_clients)
+    access = Access(broken, root_admin_digests=fixed_digests("0" * 64), open_clients=open_clients)
     parts = Parts(broken, broken, broken, broken, broken, broken, access, broken, broken)
     return create_app(parts, allow_origins=("http://viewer.example",), open_metrics=True)
 

@@ -26,6 +26,24 @@ def spec(**changes: Any) -> AlgorithmSpec:
     return AlgorithmSpec.model_validate({**SEED_BODY, **changes})
 
 
+@pytest.mark.parametrize(
+    ("changes", "bounds", "is_scaled"),
+    [
+        ({}, (1, 1), False),
+        ({"desired_count": 3}, (3, 3), False),
+        ({"min_count": 0}, (0, 1), True),
+        ({"max_count": 4}, (1, 4), True),
+        ({"desired_count": 2, "min_count": 0, "max_count": 9}, (0, 9), True),
+        ({"desired_count": 0, "min_count": 1, "max_count": 4}, (1, 4), False),
+    ],
+)
+def test_the_bounds_of_the_number_of_workers(
+    changes: dict[str, int], bounds: tuple[int, int], is_scaled: bool
+) -> None:
+    made = spec(**changes)
+    assert ((made.least_workers, made.most_workers), made.is_scaled) == (bounds, is_scaled)
+
+
 def test_the_seeds_body_is_accepted_under_both_names_of_the_id() -> None:
     body = {"algorithm_id" if name == "algo_id" else name: value for name, value in SEED_BODY.items()}
     assert AlgorithmSpec.model_validate(body) == spec()
@@ -51,6 +69,11 @@ def test_the_seeds_body_is_accepted_under_both_names_of_the_id() -> None:
         {"image_uri": "has a space"},
         {"desired_count": -1},
         {"desired_count": 1.5},
+        {"min_count": 2},
+        {"min_count": 0, "max_count": 0},
+        {"desired_count": 3, "max_count": 2},
+        {"min_count": -1},
+        {"max_count": 1001},
         {"env": {"QUEUE_URL": "http://elsewhere"}},
         {"env": {"AWS_SECRET_ACCESS_KEY": "x"}},
         {"env": {"1X": "x"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -40,19 +41,31 @@ class Caller:
             raise Forbidden("NOT_YOUR_CLIENT_ID", "this key may not use that client_id; POST /provision makes one")
 
 
-class Access:
-    """Checks keys. ``root_admin_digest`` is the admin key the platform was started with."""
+def fixed_digests(*digests: str) -> Callable[[], Awaitable[Collection[str]]]:
+    """Of admin keys that don't change while the platform runs."""
 
-    def __init__(self, keys: Keys, *, root_admin_digest: str, open_clients: bool) -> None:
+    async def known() -> Collection[str]:
+        return digests
+
+    return known
+
+
+class Access:
+    """Checks keys. ``root_admin_digests`` are of the platform's own admin keys; several while they are rotated."""
+
+    def __init__(
+        self, keys: Keys, *, root_admin_digests: Callable[[], Awaitable[Collection[str]]], open_clients: bool
+    ) -> None:
         self._keys = keys
-        self._root = root_admin_digest
+        self._root_digests = root_admin_digests
         self._open = open_clients
 
     async def admin(self, key: str | None) -> str:
         """The admin's name, for the audit. Unauthorized ``ADMIN_KEY_REQUIRED``."""
         if key:
             given = digest(key)
-            if hmac.compare_digest(given, self._root):
+            # Each is compared, so that the time taken says nothing of which one fits.
+            if any([hmac.compare_digest(given, root) for root in await self._root_digests()]):
                 return "root"
             holder = await self._keys.find(given)
             if holder is not None and holder.role is KeyRole.ADMIN:

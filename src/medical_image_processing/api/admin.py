@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medical_image_processing.api import schemas
 from medical_image_processing.api.access import Access, AdminKey
-from medical_image_processing.api.websocket import Hub
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
@@ -16,6 +15,7 @@ from medical_image_processing.model.job import Name
 from medical_image_processing.naming import ALGO_ID_PATTERN, NAME_PATTERN
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.keys import KeyHolder, KeyRole, Keys, digest
+from medical_image_processing.ports.push import Connections
 from medical_image_processing.ports.resources import Logs
 
 AlgoIdPath = Annotated[str, Path(pattern=ALGO_ID_PATTERN)]
@@ -39,7 +39,9 @@ class NewKey(BaseModel):
     client_ids: list[Name] = Field(default=[], max_length=1000)
 
 
-def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Access, hub: Hub) -> APIRouter:
+def create_router(
+    admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Access, connections: Connections
+) -> APIRouter:
     """Routes under ``/admin``; all need ``x-admin-key``."""
 
     async def actor(key: AdminKey = None) -> str:
@@ -143,7 +145,7 @@ def create_router(admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Acce
     async def remove_key(name: Annotated[str, Path(pattern=NAME_PATTERN)], actor: Actor) -> None:
         """The key opens nothing from now on, and what it had opened is closed."""
         await keys.remove(name, actor=actor)
-        hub.close_holder(name)
+        await connections.close(name)
 
     return router
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse
 
@@ -33,8 +33,8 @@ class Parts:
     metrics: Metrics
 
 
-def create_app(parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bool) -> FastAPI:
-    """The application. ``open_metrics``: whether /metrics needs no admin key."""
+def create_base(*routers: APIRouter, allow_origins: tuple[str, ...]) -> FastAPI:
+    """An application of these routes, and /health."""
     app = FastAPI(
         title="Medical image processing platform",
         version=__version__,
@@ -48,16 +48,25 @@ def create_app(parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bo
         allow_headers=["content-type", "x-admin-key", "x-api-key", "if-match"],
         expose_headers=["etag", "retry-after"],
     )
-    app.include_router(
-        admin.create_router(parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub)
-    )
-    app.include_router(processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access))
-    app.include_router(websocket.create_router(parts.hub, parts.access))
+    for router in routers:
+        app.include_router(router)
 
     @app.get("/health", response_model=schemas.HealthAnswer, tags=["operation"])
     async def health() -> schemas.HealthAnswer:
         """The platform takes jobs."""
         return schemas.HealthAnswer(status="ok", version=__version__)
+
+    return app
+
+
+def create_app(parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bool) -> FastAPI:
+    """All of it in one process. ``open_metrics``: whether /metrics needs no admin key."""
+    app = create_base(
+        admin.create_router(parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub),
+        processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access),
+        websocket.create_router(parts.hub, parts.access),
+        allow_origins=allow_origins,
+    )
 
     @app.get(
         "/metrics",

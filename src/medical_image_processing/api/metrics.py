@@ -7,8 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from medical_image_processing.model.job import JobStatus
-from medical_image_processing.ports.jobs import JobCount, Jobs
-from medical_image_processing.ports.queues import QueueGauge, Queues
+from medical_image_processing.ports.gauges import JobCount, JobCounts, QueueGauge, QueueGauges
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 
@@ -16,7 +15,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300
 class Metrics:
     """Counts what is on record and how long jobs took."""
 
-    def __init__(self, jobs: Jobs, queues: Queues) -> None:
+    def __init__(self, jobs: JobCounts, queues: QueueGauges) -> None:
         self._jobs = jobs
         self._queues = queues
         self._registry = CollectorRegistry()

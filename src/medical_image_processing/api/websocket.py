@@ -73,11 +73,11 @@ class Hub:
         for connection in self._connections.get(job.client_id, ()):
             connection.offer(job)
 
-    def close_holder(self, name: str) -> None:
-        """End the connections that were opened with the key of ``name`` (clause K2)."""
+    async def close(self, holder: str) -> None:
+        """End the connections that were opened with the key of ``holder`` (clause K2)."""
         for connections in self._connections.values():
             for connection in connections:
-                if connection.holder == name:
+                if connection.holder == holder:
                     connection.revoked.set()
 
     async def serve(self, socket: WebSocket, client_id: str, holder: str | None = None) -> None:

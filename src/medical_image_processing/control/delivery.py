@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from medical_image_processing import naming
 from medical_image_processing.errors import TransientError
 from medical_image_processing.model.job import (
+    Job,
     JobError,
     JobMessage,
     JobResult,
@@ -63,12 +64,22 @@ class Delivery:
                 await asyncio.sleep(error.retry_after_s)
 
     async def deliver(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Apply one batch of result messages, push what it finished, then take it off the queue."""
+        """Handle one batch of result messages, then take it off the queue."""
         if not messages:
             return
-        reports = [report for message in messages if (report := await self._read(message)) is not None]
-        await self._finish(reports)
+        await self.handle(messages)
         await self._queues.delete(naming.RESULTS_QUEUE, [message.receipt_handle for message in messages])
+
+    async def handle(self, messages: Sequence[ReceivedMessage]) -> None:
+        """Apply the messages and push what they finished. May be repeated until they are off the queue."""
+        read = [(message, report) for message in messages if (report := await self._read(message)) is not None]
+        finished = await self._finish([report for _, report in read])
+        # Received again, a message may have ended its job before a crash that came between the end and the push.
+        again = {report.job_id for message, report in read if message.receive_count > 1}
+        for job_id in sorted(again.difference(job.job_id for job in finished)):
+            job = await self._jobs.get(job_id)
+            if job is not None and job.finished_at is not None:
+                await self._push.push(job)
 
     async def bury(self) -> None:
         """Fail the jobs whose messages went to a dead-letter queue (law J5)."""
@@ -82,9 +93,11 @@ class Delivery:
         for job in await self._jobs.resend_lost(after_s=after_s, given_up=_GIVEN_UP):
             await self._push.push(job)
 
-    async def _finish(self, reports: list[Report]) -> None:
-        for job in await self._jobs.apply(reports):
+    async def _finish(self, reports: list[Report]) -> list[Job]:
+        finished = await self._jobs.apply(reports)
+        for job in finished:
             await self._push.push(job)
+        return finished
 
     async def _read(self, message: ReceivedMessage) -> Report | None:
         try:
@@ -111,24 +124,26 @@ class Delivery:
     async def _refusal(self, result: ResultMessage) -> JobError | None:
         if result.status is not ReportedStatus.SUCCEEDED:
             return None
-        algorithm = await self._registry.get(result.algo_id)
-        legacy = algorithm is not None and algorithm.legacy_output_keys
         for item in (result.dicom, *result.outputs):
             if item is None:
                 continue
-            # An earlier key must not lie under another algorithm's prefix (see naming.is_output_key).
-            owner = await self._registry.get(item.key.partition("/")[0]) if legacy else None
-            others = {owner.algorithm_id} if owner else set()
-            allowed = naming.is_output_key(
-                result.algo_id, item.key, legacy=legacy, is_algorithm=others.__contains__
-            )
-            if item.bucket != self._bucket or not allowed:
+            if item.bucket != self._bucket or not await self._may_write(result.algo_id, item.key):
                 return JobError(
                     code="OUTPUT_NOT_ALLOWED",
                     message="the result lies outside the algorithm's own output; write to "
                     f"s3://{self._bucket}/{naming.output_prefix(result.algo_id)}",
                 )
         return None
+
+    async def _may_write(self, algo_id: str, key: str) -> bool:
+        if naming.is_output_key(algo_id, key, legacy=False):
+            return True
+        if not naming.is_output_key(algo_id, key, legacy=True):
+            return False
+        algorithm = await self._registry.get(algo_id)
+        # An earlier key must not lie under another algorithm's prefix (see naming.is_output_key).
+        owner = await self._registry.get(key.partition("/")[0])
+        return algorithm is not None and algorithm.legacy_output_keys and owner is None
 
     async def _read_dead(self, letter: DeadLetter) -> Report | None:
         try:

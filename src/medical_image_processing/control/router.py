@@ -6,7 +6,7 @@ import secrets
 import uuid
 
 from medical_image_processing import naming
-from medical_image_processing.errors import Conflict, NotFound, Throttled
+from medical_image_processing.errors import Conflict, MipError, NotFound, Throttled
 from medical_image_processing.model.job import JobMessage, ProcessRequest
 from medical_image_processing.ports.jobs import Accepted, Jobs
 from medical_image_processing.ports.queues import Queues
@@ -32,8 +32,23 @@ class Router:
         ``QUEUE_FULL``.
         """
         fingerprint = request.fingerprint(algo_id, sender=sender)
-        if request.job_id and (known := await self._jobs.find(request.job_id, fingerprint)) is not None:
+        try:
+            await self._check_takes_jobs(algo_id)
+        except MipError:
+            known = await self._jobs.find(request.job_id, fingerprint) if request.job_id else None
+            if known is None:
+                raise
             return known
+        message = JobMessage(
+            job_id=request.job_id or str(uuid.uuid4()),
+            client_id=request.client_id or client_id or new_client_id(),
+            algo_id=algo_id,
+            pacs=request.pacs,
+            parameters=request.parameters,
+        )
+        return await self._jobs.accept(message, fingerprint)
+
+    async def _check_takes_jobs(self, algo_id: str) -> None:
         algorithm = await self._registry.get(algo_id)
         if algorithm is None:
             raise NotFound("UNKNOWN_ALGORITHM", f"no algorithm '{algo_id}' is registered")
@@ -45,14 +60,6 @@ class Router:
             )
         if await self._queues.depth(naming.queue(algo_id)) >= self._queue_limit:
             raise Throttled("QUEUE_FULL", f"'{algo_id}' has {self._queue_limit} jobs waiting; try later")
-        message = JobMessage(
-            job_id=request.job_id or str(uuid.uuid4()),
-            client_id=request.client_id or client_id or new_client_id(),
-            algo_id=algo_id,
-            pacs=request.pacs,
-            parameters=request.parameters,
-        )
-        return await self._jobs.accept(message, fingerprint)
 
 
 def new_client_id() -> str:

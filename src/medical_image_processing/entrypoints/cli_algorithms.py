@@ -36,7 +36,15 @@ Env = Annotated[
     typer.Option(metavar="NAME=VALUE", help="A variable for the container; may be repeated.", show_default=False),
 ]
 DesiredCount = Annotated[
-    int | None, typer.Option(metavar="N", help="Workers to keep running.", show_default=False)
+    int | None, typer.Option(metavar="N", help="Workers to keep running, or to start with.", show_default=False)
+]
+MinCount = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="The fewest workers, where the platform may choose.", show_default=False),
+]
+MaxCount = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="The most workers, where the platform may choose.", show_default=False),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is ACTIVE, and has stayed so for 1.5 s.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="The longest to wait.")]
@@ -52,6 +60,8 @@ def register(
     command: Command = None,
     env: Env = None,
     desired_count: DesiredCount = None,
+    min_count: MinCount = None,
+    max_count: MaxCount = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The POST body as JSON, - for standard input; options override it."),
@@ -68,7 +78,7 @@ def register(
     Unless said otherwise it gets one vCPU (--cpu 1024), 2 GiB (--memory 2048), one worker, and runs
     /app/worker.sh, the entry point of our base image.
     """
-    given = _fields(image, cpu, memory, command, env, desired_count)
+    given = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count)
     body = {**_DEFAULTS, **_read_spec(file), **given}
     named = body.pop("algorithm_id", None) or body.get("algo_id") or algo_id
     if named != algo_id:
@@ -109,7 +119,7 @@ def list_algorithms(
         (
             record["algorithm_id"],
             output.state(record["status"]),
-            str(record["desired_count"]),
+            _workers(record),
             str(record["cpu"]),
             str(record["memory"]),
             output.ago(record["updated_at"]),
@@ -141,6 +151,8 @@ def update(
     command: Command = None,
     env: Env = None,
     desired_count: DesiredCount = None,
+    min_count: MinCount = None,
+    max_count: MaxCount = None,
     if_revision: Annotated[
         int | None,
         typer.Option(metavar="N", help="Only if it is still at this revision.", show_default=False),
@@ -153,7 +165,7 @@ def update(
 
     Jobs that run end as they began, the next start with the change. --env replaces all variables.
     """
-    body = _fields(image, cpu, memory, command, env, desired_count)
+    body = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count)
     if not body:
         raise typer.BadParameter("name at least one thing to change, for example --memory 4096")
     headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
@@ -277,6 +289,8 @@ def _fields(
     command: str | None,
     env: list[str] | None,
     desired_count: int | None,
+    min_count: int | None,
+    max_count: int | None,
 ) -> dict[str, Any]:
     """The body's fields that were given."""
     fields = {
@@ -286,6 +300,8 @@ def _fields(
         "command": _split(command) if command else None,
         "env": dict(_pair(text) for text in env) if env else None,
         "desired_count": desired_count,
+        "min_count": min_count,
+        "max_count": max_count,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -359,6 +375,13 @@ def wait_until_settled(
         time.sleep(_POLL_S)
 
 
+def _workers(record: dict[str, Any]) -> str:
+    desired, least, most = (record.get(name) for name in ("desired_count", "min_count", "max_count"))
+    if not desired or (least is None and most is None):
+        return str(desired)
+    return f"{desired if least is None else least} to {max(desired, least or 0) if most is None else most}"
+
+
 def _print_record(record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         output.print_json(record)
@@ -373,7 +396,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
             ("pinned to", resources["image_digest"]),
             ("command", shlex.join(record["command"])),
             ("size", f"{record['cpu']} CPU units, {record['memory']} MiB"),
-            ("workers", str(record["desired_count"])),
+            ("workers", _workers(record)),
             ("env", "\n".join(f"{name}={value}" for name, value in record["env"].items())),
             ("queue", resources["queue_url"]),
             ("task", resources["task_definition"]),

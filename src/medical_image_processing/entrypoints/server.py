@@ -22,7 +22,7 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medical_image_processing import naming
-from medical_image_processing.api.access import Access
+from medical_image_processing.api.access import Access, fixed_digests
 from medical_image_processing.api.app import Parts, create_app
 from medical_image_processing.api.limits import LimitBody
 from medical_image_processing.api.metrics import Metrics
@@ -165,7 +165,7 @@ class _Platform:
         hub = Hub(engine.jobs, engine.outputs)
         open_clients = settings.open_clients or (settings.is_loopback and settings.client_keys is None)
         root = digest(self._secrets.admin_key)
-        access = Access(engine.keys, root_admin_digest=root, open_clients=open_clients)
+        access = Access(engine.keys, root_admin_digests=fixed_digests(root), open_clients=open_clients)
         metrics = Metrics(engine.jobs, engine.queues)
         self._provisioner = Provisioner(engine.registry, engine.resources, engine.jobs, hub)
         engine.listen(on_change=self._provisioner.notify, on_finish=metrics.job_finished)

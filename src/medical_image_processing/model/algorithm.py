@@ -82,6 +82,14 @@ def check_env(env: dict[str, str]) -> None:
             raise ValueError("env names are letters, digits and underscores, and start with no digit")
 
 
+def check_bounds(least: int, desired: int, most: int) -> None:
+    """Raise ValueError unless ``desired`` workers lie within the bounds and these are in order."""
+    if not least <= desired <= most or most == 0:
+        raise ValueError(
+            f"min_count {least}, desired_count {desired}, max_count {most}: each must be at most the next"
+        )
+
+
 class AlgorithmSpec(BaseModel):
     """What a person says when registering an algorithm: the body of POST /admin/algorithms."""
 
@@ -94,13 +102,34 @@ class AlgorithmSpec(BaseModel):
     command: Command
     env: Env = {}
     desired_count: DesiredCount = 1
+    """How many workers to start with; 0 turns the algorithm off, whatever the bounds say."""
+    min_count: DesiredCount | None = None
+    max_count: DesiredCount | None = None
+    """Between these the platform chooses by what waits; without them it keeps desired_count workers."""
     legacy_output_keys: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         check_size(self.cpu, self.memory)
         check_env(self.env)
+        if self.desired_count:
+            check_bounds(self.least_workers, self.desired_count, self.most_workers)
         return self
+
+    @property
+    def least_workers(self) -> int:
+        """How few workers there may be while the algorithm is on."""
+        return self.desired_count if self.min_count is None else self.min_count
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers there may be."""
+        return max(self.desired_count, self.least_workers) if self.max_count is None else self.max_count
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the platform chooses how many workers there are."""
+        return bool(self.desired_count) and self.least_workers < self.most_workers
 
     def task_fingerprint(self) -> str:
         """Names what a worker is started from; it changes exactly when workers must be replaced."""
@@ -117,6 +146,8 @@ class AlgorithmPatch(BaseModel):
     cpu: Units | None = None
     memory: Units | None = None
     desired_count: DesiredCount | None = None
+    min_count: DesiredCount | None = None
+    max_count: DesiredCount | None = None
     command: Command | None = None
     env: Env | None = None
     legacy_output_keys: bool | None = None

@@ -55,15 +55,6 @@ class Report:
     result: JobResult | None = None
 
 
-@dataclass(frozen=True)
-class JobCount:
-    """How many jobs of an algorithm are in a state."""
-
-    algo_id: str
-    status: JobStatus
-    count: int
-
-
 class Jobs(Protocol):
     """Jobs by id."""
 
@@ -110,6 +101,3 @@ class Jobs(Protocol):
 
     async def mark_seen(self, ends: Sequence[JobEnd]) -> None:
         """The client has these."""
-
-    async def counts(self) -> list[JobCount]:
-        """Jobs by algorithm and state."""

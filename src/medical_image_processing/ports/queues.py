@@ -57,15 +57,6 @@ class DeadLetter:
     body: str
 
 
-@dataclass(frozen=True)
-class QueueGauge:
-    """A queue that holds messages: how many, and the age of the oldest in seconds."""
-
-    queue: str
-    depth: int
-    oldest_s: float
-
-
 class Queues(Protocol):
     """FIFO queues by name."""
 
@@ -86,6 +77,3 @@ class Queues(Protocol):
 
     async def settle_dead_letters(self, message_ids: Sequence[str]) -> None:
         """These have been answered for; ``dead_letters`` won't return them again."""
-
-    async def gauges(self) -> list[QueueGauge]:
-        """All queues that hold messages."""

@@ -166,16 +166,3 @@ class QueuesContract:
             assert await engine.queues.depth("nope.fifo") == 0
 
         self.run(work)
-
-    def test_gauges_show_the_queues_that_hold_messages(self) -> None:
-        async def work(engine: QueueEngine) -> None:
-            assert await engine.queues.gauges() == []
-            await engine.queues.send(QUEUE, [a_message("one")])
-            await engine.pass_time(5)
-            await engine.queues.send(QUEUE, [a_message("two")])
-            await engine.queues.receive(QUEUE, limit=1, wait_s=0)
-            [gauge] = await engine.queues.gauges()
-            assert (gauge.queue, gauge.depth) == (QUEUE, 2)
-            assert 5 <= gauge.oldest_s < 7
-
-        self.run(work)

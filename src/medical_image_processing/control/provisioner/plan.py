@@ -128,12 +128,19 @@ def _plan_resources(record: Algorithm, observed: Observed) -> tuple[Step, ...]:
     task = record.task_fingerprint()
     if task not in observed.task_definitions:
         steps.append(RegisterTaskDefinition(record.spec(), record.revision))
-    service = observed.service
-    if service is None or (service.task_fingerprint, service.desired_count) != (task, record.desired_count):
-        steps.append(PutService(task, record.desired_count))
+    service, count = observed.service, _count(record, observed)
+    if service is None or (service.task_fingerprint, service.desired_count) != (task, count):
+        steps.append(PutService(task, count))
     # The service has moved on by now; what it was started from before is no longer needed.
     steps.extend(DeleteTaskDefinition(old) for old in sorted(observed.task_definitions) if old != task)
     return tuple(steps)
+
+
+def _count(record: Algorithm, observed: Observed) -> int:
+    """How many workers the service should have; where the scaler chooses, what it chose within the bounds."""
+    if observed.service is None or not record.is_scaled:
+        return record.desired_count
+    return min(max(observed.service.desired_count, record.least_workers), record.most_workers)
 
 
 def _plan_status(situation: Situation, *, changing: bool) -> tuple[Step, ...]:

@@ -21,7 +21,8 @@ from medical_image_processing.engines.embedded.timestamps import to_iso
 from medical_image_processing.errors import Conflict, NotFound
 from medical_image_processing.model.job import Job, JobEnd, JobError, JobMessage, JobResult, JobStatus
 from medical_image_processing.model.page import Page
-from medical_image_processing.ports.jobs import DEAD_LETTERED, Accepted, JobCount, Report
+from medical_image_processing.ports.gauges import JobCount
+from medical_image_processing.ports.jobs import DEAD_LETTERED, Accepted, Report
 from medical_image_processing.ports.queues import OutgoingMessage
 
 _LOG = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from medical_image_processing.engines.embedded import fifo
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.fifo import Effects, HandleTrouble, Sent
 from medical_image_processing.engines.embedded.waiting import Line
-from medical_image_processing.ports.queues import DeadLetter, OutgoingMessage, QueueGauge, ReceivedMessage
+from medical_image_processing.ports.gauges import QueueGauge
+from medical_image_processing.ports.queues import DeadLetter, OutgoingMessage, ReceivedMessage
 
 T = TypeVar("T")
 _PURGE_LIMIT = 500
