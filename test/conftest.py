@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from aws_emulator import AwsEmulator, EmulatorMissing, running_emulator
 from docker_engine import (
     DockerEngine,
     EngineMissing,
@@ -104,6 +105,13 @@ def docker_engine() -> Iterator[DockerEngine]:
 
 
 @pytest.fixture(scope="session")
+def aws_emulator(samples_cache: Path) -> Iterator[AwsEmulator]:
+    """AWS without containers and without IAM, for tests that each take a ``fresh_account``."""
+    with _or_skip(), running_emulator(samples_cache) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
 def debian_image(docker_engine: DockerEngine, samples_cache: Path) -> str:
     """Debian with Python, in the place of python:3.11-slim, which can't be pulled here."""
     with _or_skip():
@@ -128,5 +136,5 @@ def puppet_image(docker_engine: DockerEngine, mip_base_image: str) -> str:
 def _or_skip() -> Iterator[None]:
     try:
         yield
-    except EngineMissing as error:
+    except (EngineMissing, EmulatorMissing) as error:
         pytest.skip(str(error))

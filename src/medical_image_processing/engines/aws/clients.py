@@ -1,0 +1,169 @@
+"""The one place that makes boto3 clients and knows their errors.
+
+Every call has a limit: botocore tries at most :data:`ATTEMPTS` times, in its standard mode, which backs off with
+jitter from throttling, server errors and cut connections (botocore, "Retries"); each try ends by its timeouts.
+What is left is one of ours: TransientError when it may work later, :class:`Refused` when AWS has decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+)
+
+from medical_image_processing.errors import MipError, PermanentError, Throttled, TransientError, Unavailable
+
+T = TypeVar("T")
+ATTEMPTS = 5
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 10.0
+LONG_POLL_S = 20.0
+"""What SQS waits for messages at the most (Amazon SQS developer guide, "Short and long polling")."""
+
+_CONNECTIONS = 32
+_THROTTLING = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceeded",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingError",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_CONTENTION = frozenset({"TransactionConflict", "TransactionConflictException", "TransactionInProgressException"})
+
+
+class Refused(PermanentError):
+    """AWS said no. ``aws_code`` is its error code, ``reasons`` a cancelled transaction's, one per item."""
+
+    def __init__(self, message: str, *, aws_code: str, reasons: tuple[str, ...] = ()) -> None:
+        super().__init__("AWS_REFUSED", message)
+        self.aws_code = aws_code
+        self.reasons = reasons
+
+
+class AwsClients:
+    """boto3's clients, each made on first use. ``endpoint_url``: another place for all of them than AWS."""
+
+    def __init__(
+        self,
+        *,
+        region: str | None = None,
+        session: boto3.Session | None = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        self._session = session or boto3.Session(region_name=region)
+        self._endpoint_url = endpoint_url
+        self._made: dict[tuple[str, str | None], AwsClient] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def region(self) -> str:
+        """Where everything lies. PermanentError when nothing says."""
+        if not (region := self._session.region_name):
+            raise PermanentError("SETTING_MISSING", "no AWS region is set; set AWS_REGION")
+        return str(region)
+
+    def client(self, service: str, *, endpoint_url: str | None = None) -> AwsClient:
+        """The client of one service, by boto3's name of it."""
+        key = service, endpoint_url or self._endpoint_url
+        with self._lock:  # making a client is not thread-safe (boto3, "Multithreading with clients")
+            if key not in self._made:
+                config = _config(service)
+                made = self._session.client(service, endpoint_url=key[1], config=config)
+                self._made[key] = AwsClient(made)
+            return self._made[key]
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        with self._lock:
+            for made in self._made.values():
+                made.boto.close()
+            self._made.clear()
+
+
+class AwsClient:
+    """One service. ``boto`` is boto3's own client, for paginators, waiters and signing."""
+
+    def __init__(self, boto: Any) -> None:
+        self.boto = boto
+        self._service = boto.meta.service_model.service_id
+
+    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Call ``operation``, by its name in boto3. TransientError or Refused."""
+        return await self.run(operation, lambda: dict(getattr(self.boto, operation)(**parameters)))
+
+    async def run(self, operation: str, work: Callable[[], T]) -> T:
+        """Do ``work``, which uses :attr:`boto`, in a thread; its errors are told as those of ``operation``."""
+        try:
+            return await asyncio.to_thread(work)
+        except (ClientError, BotoCoreError) as error:
+            raise translated(self._service, operation, error) from error
+
+
+def translated(service: str, operation: str, error: ClientError | BotoCoreError) -> MipError:
+    """The platform's error for botocore's. It names the call and never repeats what was sent (law A3)."""
+    where = f"{service} {operation}"
+    if isinstance(error, ClientError):
+        return _of_answer(where, error)
+    if isinstance(error, NoCredentialsError | CredentialRetrievalError):
+        return PermanentError(
+            "AWS_CREDENTIALS", f"{where}: there are no AWS credentials; give the process a role, or keys"
+        )
+    if isinstance(error, ConnectionError | HTTPClientError):
+        return _unavailable(where, f"no answer came ({type(error).__name__})")
+    return PermanentError("AWS_CALL", f"{where} could not be made ({type(error).__name__})")
+
+
+def _config(service: str) -> Config:
+    """S3's signature covers the host, so its addresses must be the region's own and not redirect."""
+    longer = LONG_POLL_S if service == "sqs" else 0.0
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S + longer,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        max_pool_connections=_CONNECTIONS,
+        signature_version="s3v4" if service == "s3" else None,
+    )
+
+
+def _of_answer(where: str, error: ClientError) -> MipError:
+    answer: Mapping[str, Any] = error.response
+    code = str(answer.get("Error", {}).get("Code", ""))
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    reasons = tuple(str(one.get("Code", "None")) for one in answer.get("CancellationReasons", ()))
+    given = {code, *reasons}
+    if _THROTTLING & given:
+        return Throttled("AWS_THROTTLED", f"{where} was throttled ({code}); try again, more slowly")
+    if _CONTENTION & given and "ConditionalCheckFailed" not in given:
+        return Unavailable("AWS_BUSY", f"{where} met another write of the same item; try again", retry_after_s=1.0)
+    if status >= 500:
+        return _unavailable(where, f"it answered {status} {code}")
+    advice = "; the platform's role lacks the permission" if code.startswith("AccessDenied") else ""
+    return Refused(f"{where} was refused: {code or status}{advice}", aws_code=code, reasons=reasons)
+
+
+def _unavailable(where: str, what: str) -> TransientError:
+    return Unavailable("AWS_UNAVAILABLE", f"{where}: {what}, {ATTEMPTS} times; try again later")
