@@ -26,6 +26,9 @@ PACS_IMAGE = "mip-pacs"
 ROLE_PATH = "/mip/"
 """IAM path of the algorithms' roles, and of nothing else."""
 
+ALGORITHM_TAG = "mip:algorithm"
+"""The tag that says on AWS whose something is."""
+
 METRICS_NAMESPACE = "Mip"
 
 RESERVED_ENV = frozenset(
