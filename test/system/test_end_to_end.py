@@ -168,7 +168,7 @@ def check_dicom(content: bytes, folder: Path) -> None:
     assert not [line for line in said.splitlines() if line.startswith("Error")], said
 
 
-def test_a_results_link_opens_that_object_and_nothing_else(api: Api) -> None:
+def test_o1_a_results_link_opens_that_object_and_nothing_else(api: Api) -> None:
     job = api.succeeds("puppet")
     url = job["result"]["dicom"]["url"]
     assert api.download(url)
@@ -190,7 +190,7 @@ def test_a_results_link_opens_that_object_and_nothing_else(api: Api) -> None:
     assert httpx.delete(url, trust_env=False).status_code == 403
 
 
-def test_a_link_that_has_expired_opens_nothing(api: Api) -> None:
+def test_o1_a_link_that_has_expired_opens_nothing(api: Api) -> None:
     dicom = api.succeeds("puppet")["result"]["dicom"]
     url = s3_of(api.platform).generate_presigned_url(
         "get_object", Params={"Bucket": dicom["bucket"], "Key": dicom["key"]}, ExpiresIn=1
@@ -369,7 +369,7 @@ def test_j7_a_replayed_jobs_new_result_comes_over_the_same_connection(
         assert receive(listening)[0]["status"] == "SUCCEEDED", "it was taken for received with the first"
 
 
-def test_j7_what_was_on_its_way_when_the_connection_broke_is_sent_again(api: Api) -> None:
+def test_d2_j7_what_was_on_its_way_when_the_connection_broke_is_sent_again(api: Api) -> None:
     jobs = [api.process("puppet", client_id="torn") for _ in range(3)]
     with api.listen("torn") as broken:
         assert {result["job_id"] for result in receive(broken, 3)} == set(jobs)
@@ -385,7 +385,7 @@ def tear(connection: ClientConnection) -> None:
     connection.socket.close()
 
 
-def test_two_connections_of_one_client_both_get_the_result_and_other_clients_none(api: Api) -> None:
+def test_d1_two_connections_of_one_client_both_get_the_result_and_other_clients_none(api: Api) -> None:
     with api.listen("twice") as first, api.listen("twice") as second, api.listen("other") as other:
         job_id = api.process("puppet", client_id="twice")
         for listening in (first, second):
