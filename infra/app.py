@@ -47,7 +47,11 @@ def main() -> int:
     PlatformStack(app, naming.STACK, settings=settings, zip_path=str(ZIP))
     if not settings.emulator:
         Validations.of(app).add_plugins(AwsSolutionsChecks(app))
-    app.synth()
+    try:
+        app.synth()
+    except RuntimeError as error:  # all that the CDK's JavaScript raises; the findings stand above
+        print(f"infra: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

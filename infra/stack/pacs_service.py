@@ -71,9 +71,8 @@ class PacsService(Construct):
             memory_limit_mib=MEMORY_MIB,
             execution_role=execution.without_policy_updates(),
             task_role=task_role.without_policy_updates(),
-            volumes=[ecs.Volume(name="tmp")],
         )
-        container = task.add_container(
+        task.add_container(
             "pacs",
             image=ecs.ContainerImage.from_ecr_repository(repository, settings.pacs_image_tag),
             environment=_environment(settings, images, keys, audit),
@@ -84,7 +83,6 @@ class PacsService(Construct):
             logging=ecs.LogDrivers.aws_logs(stream_prefix="pacs", log_group=group),
             stop_timeout=Duration.seconds(30),
         )
-        container.add_mount_points(ecs.MountPoint(container_path="/tmp", source_volume="tmp", read_only=False))  # noqa: S108
         service = ecs.FargateService(
             self,
             "Service",

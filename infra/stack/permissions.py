@@ -12,6 +12,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 
 from stack import arns
+from stack.tables import JOB_INDEXES
 
 GET = ("dynamodb:GetItem", "dynamodb:BatchGetItem")
 FIND = (*GET, "dynamodb:Query")
@@ -33,9 +34,14 @@ def allow(
 
 
 def table(name: str, of: dynamodb.Table, *actions: str) -> iam.PolicyStatement:
-    """A table, and with ``Query`` also its indexes."""
-    indexes = [f"{of.table_arn}/index/*"] if "dynamodb:Query" in actions else []
-    return allow(name, dict.fromkeys(actions), [of.table_arn, *indexes])
+    """A table, without its indexes."""
+    return allow(name, dict.fromkeys(actions), [of.table_arn])
+
+
+def jobs(of: dynamodb.Table, *actions: str) -> list[iam.PolicyStatement]:
+    """The jobs, and to query them by each of their indexes."""
+    indexes = [f"{of.table_arn}/index/{name}" for name in JOB_INDEXES]
+    return [table("Jobs", of, *actions), allow("FindJobs", ["dynamodb:Query"], indexes)]
 
 
 def send_jobs() -> list[iam.PolicyStatement]:
@@ -82,13 +88,13 @@ def read_secret(arn: str) -> list[iam.PolicyStatement]:
 
 def read_worker_logs() -> list[iam.PolicyStatement]:
     """The newest lines of algorithms' logs."""
-    read = ["logs:FilterLogEvents", "logs:GetLogEvents", "logs:DescribeLogStreams"]
+    read = ["logs:GetLogEvents", "logs:DescribeLogStreams"]
     return [allow("ReadWorkerLogs", read, arns.algorithm_log_groups())]
 
 
 def know_task_roles() -> list[iam.PolicyStatement]:
     """Which algorithm a result's sender is."""
-    return [allow("KnowTaskRoles", ["iam:GetRole"], [arns.task_roles()])]
+    return [allow("KnowTaskRoles", ["iam:ListRoles"], ["*"])]
 
 
 def invoke(function_arn: str) -> list[iam.PolicyStatement]:
@@ -165,8 +171,14 @@ def make_roles(boundary_arn: str, execution_role_arn: str) -> list[iam.PolicySta
     bounded: dict[str, object] = {"StringEquals": {"iam:PermissionsBoundary": boundary_arn}}
     to_ecs: dict[str, object] = {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}}
     roles = [arns.task_roles()]
-    write = ["iam:CreateRole", "iam:PutRolePermissionsBoundary", "iam:PutRolePolicy", "iam:DeleteRolePolicy"]
-    read = ["iam:GetRole", "iam:GetRolePolicy", "iam:ListRolePolicies", "iam:ListRoleTags"]
+    write = [
+        "iam:CreateRole",
+        "iam:PutRolePermissionsBoundary",
+        "iam:PutRolePolicy",
+        "iam:DeleteRolePolicy",
+        "iam:DetachRolePolicy",
+    ]
+    read = ["iam:GetRole", "iam:GetRolePolicy", "iam:ListRolePolicies", "iam:ListAttachedRolePolicies"]
     return [
         allow("MakeBoundedRoles", write, roles, bounded),
         allow("TendRoles", [*read, "iam:TagRole", "iam:UntagRole", "iam:DeleteRole"], roles),

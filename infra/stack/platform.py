@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aws_cdk import Aws, CfnOutput, CfnParameter, Duration, RemovalPolicy, Stack
+from aws_cdk import Aws, CfnElement, CfnOutput, CfnParameter, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
@@ -13,12 +13,13 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from stack import arns
+from stack import arns, exceptions
 from stack import permissions as may
 from stack.access_log import LogsAccount
 from stack.api import STAGE, Api
 from stack.boundary import Boundary
 from stack.bucket import Buckets
+from stack.environment_of_lambdas import ENVIRONMENT
 from stack.functions import LAMBDAS, Functions, function_name
 from stack.monitoring import Monitoring
 from stack.network import Network
@@ -77,6 +78,26 @@ class PlatformStack(Stack):
             functions=self.functions,
         )
         self._add_outputs()
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Name the parts as cdk-nag does: by their logical ids."""
+        images = self.buckets.images
+        cluster = self._logical_id(self.cluster)
+        exceptions.acknowledge(
+            self,
+            exceptions.by_resource(
+                output=self._logical_id(self.buckets.output),
+                cluster=cluster,
+                websocket=self.get_logical_id(self.websocket.api),
+                images=self._logical_id(images) if images else None,
+            ),
+        )
+
+    def _logical_id(self, construct: Construct) -> str:
+        resource = construct.node.default_child
+        assert isinstance(resource, CfnElement)
+        return self.get_logical_id(resource)
 
     def _make_cluster(self) -> ecs.Cluster:
         return ecs.Cluster(
@@ -189,13 +210,13 @@ class PlatformStack(Stack):
         algorithms, jobs, connections = tables.algorithms, tables.jobs, tables.connections
         push = may.push(self.websocket.api_id, STAGE)
         sign = may.sign_results(output)
-        answer_for_jobs = may.table("Jobs", jobs, *may.FIND, *may.CHANGE)
-        reach_clients = [may.table("Connections", connections, *may.FIND, *may.REMOVE), *push, *sign]
+        answer_for_jobs = may.jobs(jobs, *may.FIND, *may.CHANGE)
+        reach_clients = [may.table("Connections", connections, *may.FIND, *may.CHANGE, *may.REMOVE), *push, *sign]
         record = may.table("Audit", tables.audit, *may.PUT)
         return {
             "Admin": [
                 may.table("Algorithms", algorithms, *may.LIST, *may.CHANGE),
-                may.table("Jobs", jobs, *may.FIND, *may.CHANGE),
+                *answer_for_jobs,
                 may.table("Keys", tables.keys, *may.LIST, *may.CHANGE, *may.REMOVE),
                 may.table("Connections", connections, *may.LIST, *may.REMOVE),
                 record,
@@ -206,7 +227,7 @@ class PlatformStack(Stack):
             ],
             "Processing": [
                 may.table("Algorithms", algorithms, *may.GET),
-                may.table("Jobs", jobs, *may.FIND, *may.CHANGE, *may.REMOVE),
+                *may.jobs(jobs, *may.FIND, *may.CHANGE, *may.REMOVE),
                 may.table("Keys", tables.keys, *may.GET, *may.CHANGE),
                 record,
                 *sign,
@@ -215,7 +236,7 @@ class PlatformStack(Stack):
             "Provisioner": [
                 may.table("Algorithms", algorithms, *may.LIST, *may.CHANGE, *may.REMOVE),
                 may.table("Keys", tables.keys, *may.FIND, *may.CHANGE, *may.REMOVE),
-                answer_for_jobs,
+                *answer_for_jobs,
                 record,
                 *reach_clients,
                 *may.read_stream(algorithms.table_stream_arn or ""),
@@ -229,39 +250,32 @@ class PlatformStack(Stack):
             ],
             "Delivery": [
                 may.table("Algorithms", algorithms, *may.LIST),
-                answer_for_jobs,
+                *answer_for_jobs,
                 *reach_clients,
                 *may.take_results(self.queues.results.queue_arn),
                 *may.know_task_roles(),
             ],
             "Connect": [
                 may.table("Keys", tables.keys, *may.GET),
-                may.table("Connections", connections, *may.FIND, *may.PUT, *may.REMOVE),
-                answer_for_jobs,
-                *push,
-                *sign,
+                *answer_for_jobs,
+                *reach_clients,
                 *may.invoke(arns.of("lambda", f"function:{function_name('Connect')}")),
             ],
             "Disconnect": [
                 may.table("Connections", connections, *may.FIND, *may.REMOVE),
-                answer_for_jobs,
+                *answer_for_jobs,
             ],
-            "Message": [
-                may.table("Connections", connections, *may.FIND, *may.REMOVE),
-                answer_for_jobs,
-                *push,
-                *sign,
-            ],
+            "Message": [*answer_for_jobs, *reach_clients],
             "DeadLetters": [
                 may.table("Algorithms", algorithms, *may.LIST),
-                answer_for_jobs,
+                *answer_for_jobs,
                 *reach_clients,
                 *may.send_jobs(),
                 *may.take_dead_letters(),
             ],
             "Scaler": [
                 may.table("Algorithms", algorithms, *may.LIST),
-                may.table("Jobs", jobs, *may.FIND),
+                *may.jobs(jobs, *may.FIND),
                 may.allow("SeeQueues", may.QUEUE_STATE, [arns.algorithm_queues()]),
                 *may.scale_services(cluster, cluster_arn),
             ],
@@ -355,79 +369,3 @@ class PlatformStack(Stack):
             outputs["PacsBucketName"] = self._images.bucket_name
         for name, value in outputs.items():
             CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
-
-
-ENVIRONMENT = {
-    "Admin": [
-        "MIP_ALGORITHMS_TABLE",
-        "MIP_JOBS_TABLE",
-        "MIP_CONNECTIONS_TABLE",
-        "MIP_KEYS_TABLE",
-        "MIP_AUDIT_TABLE",
-        "MIP_ADMIN_SECRET",
-        "MIP_WS_ENDPOINT",
-        "MIP_CLIENTS",
-        "MIP_ALLOW_ORIGINS",
-        "MIP_QUEUE_LIMIT",
-        "OUTPUT_BUCKET",
-    ],
-    "Processing": [
-        "MIP_ALGORITHMS_TABLE",
-        "MIP_JOBS_TABLE",
-        "MIP_KEYS_TABLE",
-        "MIP_AUDIT_TABLE",
-        "OUTPUT_BUCKET",
-        "MIP_CLIENTS",
-        "MIP_OIDC_ISSUER",
-        "MIP_OIDC_AUDIENCE",
-        "MIP_ALLOW_ORIGINS",
-        "MIP_QUEUE_LIMIT",
-    ],
-    "Provisioner": [
-        "MIP_ALGORITHMS_TABLE",
-        "MIP_JOBS_TABLE",
-        "MIP_CONNECTIONS_TABLE",
-        "MIP_KEYS_TABLE",
-        "MIP_AUDIT_TABLE",
-        "MIP_RESULTS_QUEUE_URL",
-        "OUTPUT_BUCKET",
-        "MIP_WS_ENDPOINT",
-        "MIP_CLUSTER",
-        "MIP_SUBNETS",
-        "MIP_SECURITY_GROUP",
-        "MIP_EXECUTION_ROLE",
-        "MIP_TASK_BOUNDARY",
-        "MIP_PACS_API_BASE",
-        "MIP_TASK_ENV",
-    ],
-    "Delivery": [
-        "MIP_ALGORITHMS_TABLE",
-        "MIP_JOBS_TABLE",
-        "MIP_CONNECTIONS_TABLE",
-        "MIP_RESULTS_QUEUE_URL",
-        "OUTPUT_BUCKET",
-        "MIP_WS_ENDPOINT",
-    ],
-    "Connect": [
-        "MIP_JOBS_TABLE",
-        "MIP_CONNECTIONS_TABLE",
-        "MIP_KEYS_TABLE",
-        "OUTPUT_BUCKET",
-        "MIP_WS_ENDPOINT",
-        "MIP_CLIENTS",
-        "MIP_OIDC_ISSUER",
-        "MIP_OIDC_AUDIENCE",
-        "MIP_ALLOW_ORIGINS",
-    ],
-    "Disconnect": ["MIP_JOBS_TABLE", "MIP_CONNECTIONS_TABLE"],
-    "Message": ["MIP_JOBS_TABLE", "MIP_CONNECTIONS_TABLE", "OUTPUT_BUCKET", "MIP_WS_ENDPOINT"],
-    "DeadLetters": [
-        "MIP_ALGORITHMS_TABLE",
-        "MIP_JOBS_TABLE",
-        "MIP_CONNECTIONS_TABLE",
-        "MIP_RESULTS_QUEUE_URL",
-        "OUTPUT_BUCKET",
-        "MIP_WS_ENDPOINT",
-    ],
-    "Scaler": ["MIP_ALGORITHMS_TABLE", "MIP_JOBS_TABLE", "MIP_CLUSTER"],
-}
