@@ -108,10 +108,7 @@ sys.path.insert(0, {str(unzipped)!r})
 from importlib import import_module
 assert callable(getattr(import_module({module!r}), {function!r}))
 """
-    done = subprocess.run(
-        [base_python(), "-I", "-S", "-B", "-c", code], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    assert said_by(code) == ""
 
 
 def test_every_aws_service_that_the_engine_calls_is_described_in_it(unzipped: Path) -> None:
@@ -136,10 +133,7 @@ except Exception as error:
 else:
     raise AssertionError("rds is described, too: this test would see nothing missing")
 """
-    done = subprocess.run(
-        [base_python(), "-I", "-S", "-B", "-c", code], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    assert said_by(code) == ""
 
 
 def said_by(code: str) -> str:
