@@ -180,7 +180,7 @@ class PlatformStack(Stack):
             "MIP_RESULTS_QUEUE_URL": self.queues.results.queue_url,
             "OUTPUT_BUCKET": self.buckets.output.bucket_name,
             "MIP_WS_ENDPOINT": management,
-            "MIP_ADMIN_SECRET": self.secrets.admin_key.secret_arn,
+            "MIP_ADMIN_SECRET": self.secrets.admin_key_arn,
             "MIP_CLUSTER": self.cluster.cluster_name,
             "MIP_SUBNETS": ",".join(network.subnet_ids),
             "MIP_SECURITY_GROUP": network.workers.security_group_id,
@@ -238,7 +238,7 @@ class PlatformStack(Stack):
                 *push,
                 *may.send_jobs(),
                 *may.read_worker_logs(),
-                *may.read_secret(self.secrets.admin_key.secret_arn),
+                *may.read_secret(self.secrets.admin_key_arn),
             ],
             "Processing": [
                 may.table("Algorithms", algorithms, *may.GET),
@@ -377,8 +377,8 @@ class PlatformStack(Stack):
             "PacsApiEndpoint": f"{self.api.rest.url}pacs",
             "PacsApiBase": self._pacs_base,
             "OutputBucketName": self.buckets.output.bucket_name,
-            "AdminKeySecretArn": self.secrets.admin_key.secret_arn,
-            "PacsKeySecretArn": self.secrets.pacs_key.secret_arn,
+            "AdminKeySecretArn": self.secrets.admin_key_arn,
+            "PacsKeySecretArn": self.secrets.pacs_key_arn,
         }
         if self._images:
             outputs["PacsBucketName"] = self._images.bucket_name
