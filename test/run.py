@@ -20,6 +20,7 @@ SCRIPTS = Path(sys.executable).parent
 DEBIAN_PACKAGES = {
     "dicom3tools": "dciodvfy",
     "docker.io": "dockerd",
+    "docker-registry": "docker-registry",
     "debootstrap": "debootstrap",
     "iptables": "iptables",
     "iproute2": "ip",

@@ -32,6 +32,11 @@ _STATUS: tuple[tuple[type[MipError], int], ...] = (
     (Conflict, 409),
     (TransientError, 503),
 )
+_PREFLIGHT: Headers = (
+    (b"access-control-allow-methods", b"GET, HEAD"),
+    (b"access-control-allow-headers", b"x-api-key, x-job-id, range"),
+    (b"access-control-max-age", b"600"),
+)
 _ALWAYS: Headers = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
@@ -112,3 +117,10 @@ async def send_answer(send: Send, answer: Answer, headers: Headers = ()) -> None
     both = (*answer.headers, *headers)
     await send_start(send, answer.status, len(answer.body), answer.media_type, both)
     await send({"type": "http.response.body", "body": answer.body})
+
+
+def not_get(request: Request, cors: Headers) -> Answer:
+    """What is answered to everything else: a preflight's leave where ``cors`` allows it, or 405."""
+    if request.method == "OPTIONS" and cors and request.header(b"access-control-request-method"):
+        return Answer(200, b"", _PREFLIGHT)
+    return error_answer(405, "METHOD_NOT_ALLOWED", "the PACS API is read with GET", ((b"allow", b"GET, HEAD"),))

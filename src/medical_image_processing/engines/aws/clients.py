@@ -56,12 +56,23 @@ _CONTENTION = frozenset({"TransactionConflict", "TransactionConflictException", 
 
 
 class Refused(PermanentError):
-    """AWS said no. ``aws_code`` is its error code, ``reasons`` a cancelled transaction's, one per item."""
+    """AWS said no. ``aws_code`` is its error code, ``reasons`` a cancelled transaction's, one per item.
 
-    def __init__(self, message: str, *, aws_code: str, reasons: tuple[str, ...] = ()) -> None:
+    ``item`` is what stood in the table where a condition failed, if the call asked for it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        aws_code: str,
+        reasons: tuple[str, ...] = (),
+        item: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__("AWS_REFUSED", message)
         self.aws_code = aws_code
         self.reasons = reasons
+        self.item = item
 
 
 class AwsClients:
@@ -162,7 +173,8 @@ def _of_answer(where: str, error: ClientError) -> MipError:
     if status >= 500:
         return _unavailable(where, f"it answered {status} {code}")
     advice = "; the platform's role lacks the permission" if code.startswith("AccessDenied") else ""
-    return Refused(f"{where} was refused: {code or status}{advice}", aws_code=code, reasons=reasons)
+    message = f"{where} was refused: {code or status}{advice}"
+    return Refused(message, aws_code=code, reasons=reasons, item=answer.get("Item"))
 
 
 def _unavailable(where: str, what: str) -> TransientError:
