@@ -12,6 +12,7 @@ from medical_image_processing.errors import Unavailable
 
 STAND_IN = """
 import json, os, sys
+import beside_it
 print(json.dumps([sys.argv[1:], os.environ["AWS_REGION"]]))
 print("and   something\\n\\nwrong", file=sys.stderr)
 sys.exit(3 if sys.argv[1] == "destroy" else 0)
@@ -30,6 +31,7 @@ def mine(aws_emulator: AwsEmulator, monkeypatch: pytest.MonkeyPatch) -> AwsEmula
 def cdk(mine: AwsEmulator, tmp_path: Path) -> Cdk:
     (tmp_path / "infra").mkdir()
     (tmp_path / "infra" / "run.py").write_text(STAND_IN)
+    (tmp_path / "infra" / "beside_it.py").write_text("")
     return Cdk(tmp_path, Account("eu-west-1"), mine.account, {"clients": "open"})
 
 

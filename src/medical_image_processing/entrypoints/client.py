@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 DEFAULT_BASE = "http://127.0.0.1:8080"
+PONG_S = 20.0
+"""How long a platform of one process may take to answer a ping of the WebSocket protocol."""
 # The key of the seed's curl lines; a platform takes it only while it listens on loopback alone (law A2).
 _LOOPBACK_ADMIN_KEY = "dev-admin"
 
@@ -83,6 +85,8 @@ class Client:
             raise InvalidRequest("BAD_ADDRESS", f"MIP_API_BASE is '{base}'; it must be like {DEFAULT_BASE}")
         self._is_loopback = _is_loopback(base)
         self._ws_endpoint = (ws_endpoint or f"ws{self.base.removeprefix('http')}/ws").rstrip("/")
+        # API Gateway promises no pong, so a connection is not given up for want of one.
+        self._pong_s = PONG_S if urlsplit(self._ws_endpoint).netloc == urlsplit(self.base).netloc else None
         self._admin_secret = admin_secret if admin_key is None else None
         loopback_key = _LOOPBACK_ADMIN_KEY if self._is_loopback and not admin_secret else None
         self._admin_key = admin_key or loopback_key
@@ -149,6 +153,7 @@ class Client:
                 additional_headers=self._key("ws"),
                 proxy=None if _is_loopback(self._ws_endpoint) else True,
                 max_size=None,
+                ping_timeout=self._pong_s,
             )
         except InvalidStatus as error:
             raise _refused(error, self.base) from error

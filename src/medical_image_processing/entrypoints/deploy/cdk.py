@@ -85,7 +85,7 @@ class Cdk:
 
     def _command(self, command: str, arguments: Sequence[str], context: Mapping[str, str]) -> list[str]:
         chosen = [word for name, value in context.items() for word in ("-c", f"{name}={value}")]
-        return [sys.executable, "-P", str(self._root / "infra" / "run.py"), command, *arguments, *chosen]
+        return [sys.executable, str(self._root / "infra" / "run.py"), command, *arguments, *chosen]
 
     def _environment(self) -> dict[str, str]:
         region = self._account.region
