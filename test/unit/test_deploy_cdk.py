@@ -46,7 +46,7 @@ def test_it_is_run_for_one_stack_with_the_choices_and_every_line_is_told(cdk: Cd
 
 def test_a_deployment_leaves_other_stacks_alone_and_asks_nothing(cdk: Cdk) -> None:
     said: list[str] = []
-    cdk.deploy("ImgPipeline", tell=said.append)
+    cdk.deploy("ImgPipeline", new=False, tell=said.append)
     assert said[0].startswith('deploy: [["deploy", "ImgPipeline", "--exclusively", "--require-approval", "never",')
 
 

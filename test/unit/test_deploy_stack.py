@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from websockets.sync.server import ServerConnection, serve
 from aws_emulator import AwsEmulator
 from medical_image_processing.entrypoints.cli import app
 from medical_image_processing.entrypoints.client import Client, read_env, results_address
+from medical_image_processing.entrypoints.deploy.deployment import check_ours
+from medical_image_processing.entrypoints.deploy.stack import Stack
+from medical_image_processing.errors import Conflict
 
 KEYS = {"AdminKeySecretArn": "AdminKey", "PacsKeySecretArn": "PacsKey"}
 
@@ -195,3 +199,11 @@ def test_the_endpoint_of_another_address_is_not_used() -> None:
     assert results_address({**env, "MIP_API_BASE": "https://a/prod"}) == "wss://b/prod"
     assert results_address({**env, "MIP_API_BASE": "http://127.0.0.1:8080"}) is None
     assert results_address({"WS_ENDPOINT": "wss://b/prod"}) is None
+
+
+def test_a_stack_of_somebody_else_is_not_taken_over() -> None:
+    ours = Stack("ImgPipeline", "us-east-1", "UPDATE_COMPLETE", "", {"AdminKeySecretArn": "arn"})
+    check_ours(ours)
+    check_ours(replace(ours, status="ROLLBACK_COMPLETE", outputs={}))
+    with pytest.raises(Conflict, match="migration"):
+        check_ours(replace(ours, outputs={"ApiEndpoint": "https://a"}))

@@ -67,9 +67,11 @@ class Cdk:
         """Make in the region what the CDK deploys with."""
         self.run("bootstrap", f"aws://{self._number}/{self._account.region}", tell=tell)
 
-    def deploy(self, stack: str, *, context: Mapping[str, str] | None = None, tell: Tell) -> None:
-        """Make one stack what infra/ says."""
-        options = ("--exclusively", "--require-approval", "never", "--progress", "events")
+    def deploy(self, stack: str, *, new: bool, context: Mapping[str, str] | None = None, tell: Tell) -> None:
+        """Make one stack what infra/ says. A ``new`` one takes up what stayed of an earlier one of its name."""
+        options = ["--exclusively", "--require-approval", "never", "--progress", "events"]
+        if new:
+            options.append("--import-existing-resources")
         self.run("deploy", stack, *options, context=context, tell=tell)
 
     def destroy(self, stack: str, tell: Tell) -> None:

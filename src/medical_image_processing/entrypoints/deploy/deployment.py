@@ -92,11 +92,23 @@ class Deployment:
 
     def _deploy(self, name: str, context: Mapping[str, str] | None = None) -> Step:
         before = find_stack(self._account, name)
+        if before is not None and name != IMAGES_STACK:
+            check_ours(before)
         self._tell(f"deploying {name}")
-        self._cdk.deploy(name, context=context, tell=self._tell)
+        self._cdk.deploy(name, new=before is None, context=context, tell=self._tell)
         after = read_stack(self._account, name)
         changed = before is None or before.changed_at != after.changed_at
         return Step(f"stack {name}", after.status if changed else "no change", changed)
+
+
+def check_ours(stack: Stack) -> None:
+    """Conflict ``FOREIGN_STACK`` for one that something else made: deploying would take its parts away."""
+    if stack.outputs and "AdminKeySecretArn" not in stack.outputs:
+        raise Conflict(
+            "FOREIGN_STACK",
+            f"the stack {stack.name} in {stack.region} is not this platform's, but perhaps the earlier one; deploy "
+            "into another region or account (docs/migration.md)",
+        )
 
 
 def env_with_keys(account: Account, stack: Stack) -> dict[str, str]:
