@@ -31,8 +31,8 @@ def commands(page: Path, program: str) -> list[str]:
     for line in lines:
         for part in re.split(r"\||;|&&", re.sub(r'"\$\((.*?)\)"', r" ; \1 ; ", line)):
             words = part.strip()
-            if re.match(rf"(\./)?{program} ", words):
-                found.append(words.removeprefix("./"))
+            if re.match(rf"(\.{{0,2}}/)?{program} ", words):
+                found.append(words.lstrip("./"))
     return found
 
 

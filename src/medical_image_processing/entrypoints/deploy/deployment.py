@@ -106,8 +106,8 @@ def check_ours(stack: Stack) -> None:
     if stack.outputs and "AdminKeySecretArn" not in stack.outputs:
         raise Conflict(
             "FOREIGN_STACK",
-            f"the stack {stack.name} in {stack.region} is not this platform's, but perhaps the earlier one; deploy "
-            "into another region or account (docs/migration.md)",
+            f"the stack {stack.name} in {stack.region} is not this platform's, but perhaps the earlier one; "
+            "deploy into another region or account (docs/migration.md)",
         )
 
 
