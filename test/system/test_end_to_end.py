@@ -293,6 +293,17 @@ def test_j6_jobs_of_one_algorithm_run_side_by_side(api: Api, site: dict[str, str
         assert api.until_ended(job_id)["status"] == "SUCCEEDED"
 
 
+def test_workers_are_added_between_the_bounds_when_jobs_wait(api: Api, site: dict[str, str]) -> None:
+    api.register("puppet-4", env=site, desired_count=1, max_count=2)
+    jobs = [api.process("puppet-4", do="sleep", seconds=6.0) for _ in range(4)]
+
+    def two_run() -> bool:
+        return sum(api.job(job_id)["status"] == "RUNNING" for job_id in jobs) == 2
+
+    until(two_run, "a second worker has joined")
+    assert api.record("puppet-4")["revision"] == 1, "what the platform chooses is no change of the record"
+
+
 def test_j7_results_missed_while_away_come_on_the_next_connection_oldest_first_and_once(api: Api) -> None:
     missed = []
     for number in range(4):

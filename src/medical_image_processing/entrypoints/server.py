@@ -31,6 +31,7 @@ from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.control.provisioner.loop import Provisioner
 from medical_image_processing.control.router import Router
+from medical_image_processing.control.scaler import Scaler
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
 from medical_image_processing.entrypoints import client_keys
 from medical_image_processing.entrypoints.home import Home, Secrets
@@ -49,6 +50,8 @@ from medical_image_processing.ports.keys import digest
 _LOG = logging.getLogger(__name__)
 _KEEP_ALIVE_S = 75
 _TICK_S = 1.0
+_SCALE_EVERY_S = 3.0
+"""Often, since a worker starts here at once, and a job that comes while there is none waits for this."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ class _Platform:
         access = Access(engine.keys, root_admin_digests=fixed_digests(root), open_clients=open_clients)
         metrics = Metrics(engine.jobs, engine.queues)
         self._provisioner = Provisioner(engine.registry, engine.resources, engine.jobs, hub)
+        self._scaler = Scaler(engine.registry, engine.resources, engine.jobs)
         engine.listen(on_change=self._provisioner.notify, on_finish=metrics.job_finished)
         self._delivery = Delivery(
             engine.queues, engine.jobs, engine.registry, hub, output_bucket=engine.output_bucket
@@ -207,6 +211,7 @@ class _Platform:
             tasks.create_task(self._provisioner.run())
             tasks.create_task(self._delivery.run())
             tasks.create_task(self._tick())
+            tasks.create_task(self._scale())
 
     async def _tick(self) -> None:
         while True:
@@ -217,6 +222,11 @@ class _Platform:
             except MipError as error:
                 _LOG.error("the periodic sweep failed and will be tried again: %s", error)
             await asyncio.sleep(_TICK_S)
+
+    async def _scale(self) -> None:
+        while True:
+            await asyncio.sleep(_SCALE_EVERY_S)
+            await self._scaler.scale_all()
 
     def _addresses(self) -> Addresses:
         base = f"http://{self._settings.local_host}:{self._api_port}"

@@ -55,6 +55,12 @@ class Puppet3(Puppet):
     ALGO_ID = "puppet-3"
 
 
+class Puppet4(Puppet):
+    """And one more."""
+
+    ALGO_ID = "puppet-4"
+
+
 def _seconds(meta: Meta) -> float:
     return float(meta["parameters"].get("seconds", 1.0))
 
@@ -228,7 +234,9 @@ ACTS: dict[str, Callable[[Meta], Any]] = {
 }
 
 
-def install(folder: Path, processors: Sequence[type[Processor]] = (Puppet, Puppet2, Puppet3)) -> dict[str, str]:
+def install(
+    folder: Path, processors: Sequence[type[Processor]] = (Puppet, Puppet2, Puppet3, Puppet4)
+) -> dict[str, str]:
     """Make a distribution of ``processors`` in ``folder``, and return the env that makes workers see it."""
     metadata = folder / "puppet-1.0.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
