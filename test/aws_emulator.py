@@ -7,6 +7,7 @@ side by side take one each and can't meet.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import secrets
@@ -23,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import boto3
+import botocore.loaders
+import botocore.session
 import httpx
 
 from medical_image_processing.engines.aws.clients import AwsClients
@@ -34,8 +37,16 @@ INSTALL_S = 300.0
 START_S = 30.0
 STOP_S = 10.0
 
+_LOADER = botocore.loaders.create_loader()
 _HEALTH = "/_ministack/health"
 _RUN = "from ministack.app import main; main()"
+_RUN_AHEAD = f"""
+import time
+from pathlib import Path
+real, ahead = time.time, Path("ahead")
+time.time = lambda: real() + float(ahead.read_text())
+{_RUN}
+"""
 _SCRIPTS, _PYTHON = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
 
 
@@ -48,9 +59,14 @@ class AwsEmulator:
     """An emulator that answers on ``port``. Its bucket names are one space for all accounts."""
 
     port: int
-    log: Path
+    folder: Path
     account: str = DEFAULT_ACCOUNT
     secret: str = field(default="test", repr=False)
+
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return self.folder / "log"
 
     @property
     def endpoint(self) -> str:
@@ -70,11 +86,18 @@ class AwsEmulator:
     def fresh_account(self) -> AwsEmulator:
         """The same emulator as another account sees it, in which there is nothing yet."""
         account = "".join(secrets.choice("123456789") for _ in range(12))
-        return AwsEmulator(self.port, self.log, account, self.secret)
+        return AwsEmulator(self.port, self.folder, account, self.secret)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let its clock run ahead; it was started with a ``movable_clock``."""
+        ahead = self.folder / "ahead"
+        later = self.folder / "ahead.new"
+        later.write_text(str(float(ahead.read_text()) + seconds))
+        later.replace(ahead)
 
     def session(self) -> boto3.Session:
         """boto3 with the account's keys."""
-        return boto3.Session(aws_access_key_id=self.account, aws_secret_access_key=self.secret, region_name=REGION)
+        return _session(self.account, self.secret)
 
     def clients(self, *, endpoint_url: str | None = None) -> AwsClients:
         """Our own clients of it, or of what stands at ``endpoint_url`` before it."""
@@ -95,12 +118,23 @@ class AwsEmulator:
         }
 
 
+@functools.cache
+def _session(account: str, secret: str) -> boto3.Session:
+    """All share what describes the services, which is slow to read."""
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _LOADER)
+    return boto3.Session(
+        aws_access_key_id=account, aws_secret_access_key=secret, region_name=REGION, botocore_session=core
+    )
+
+
 @contextmanager
 def running_emulator(
     cache: Path,
     *,
     docker_host: str | None = None,
     enforce_iam: bool = False,
+    movable_clock: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[AwsEmulator]:
     """An emulator with nothing in it. EmulatorMissing.
@@ -125,16 +159,18 @@ def running_emulator(
     }
     foreign = ("AWS_", "MIP_", "PYTHON")
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(foreign)}
+    (folder / "ahead").write_text("0")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*_dying_with_us(), str(python), "-P", "-c", _RUN],
+            [*_dying_with_us(), str(python), "-P", "-c", _RUN_AHEAD if movable_clock else _RUN],
+            cwd=folder,
             env={**inherited, **settings},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    emulator = AwsEmulator(port, folder / "log")
+    emulator = AwsEmulator(port, folder)
     try:
         _await_health(process, emulator)
         yield emulator

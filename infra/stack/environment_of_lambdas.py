@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-_JOBS = ("MIP_JOBS_TABLE",)
 _REGISTRY = ("MIP_ALGORITHMS_TABLE", "MIP_AUDIT_TABLE")
+_QUEUES = ("MIP_RESULTS_QUEUE_URL",)
+_JOBS = ("MIP_JOBS_TABLE", *_REGISTRY, *_QUEUES)
+"""The job records are put together with what they look after: queues, registry and audit."""
 _KEYS = ("MIP_KEYS_TABLE", "MIP_AUDIT_TABLE")
 _CALLERS = (*_KEYS, "MIP_CLIENTS", "MIP_OIDC_ISSUER", "MIP_OIDC_AUDIENCE")
-_QUEUES = ("MIP_RESULTS_QUEUE_URL",)
 _PUSH = ("MIP_CONNECTIONS_TABLE", "MIP_WS_ENDPOINT", "OUTPUT_BUCKET")
 _RESOURCES = (
     "MIP_CLUSTER",

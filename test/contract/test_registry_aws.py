@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from aws_engine import AwsStores, fresh_stores
 
 from aws_emulator import AwsEmulator
-from aws_tables import ALGORITHMS, AUDIT, KEYS, create_tables, table
-from medical_image_processing.engines.aws.audit import DynamoAudit
-from medical_image_processing.engines.aws.clients import AwsClients
-from medical_image_processing.engines.aws.keys import DynamoKeys
-from medical_image_processing.engines.aws.registry import DynamoRegistry
 from medical_image_processing.errors import Conflict, InvalidRequest, NotFound
 from medical_image_processing.model.algorithm import AlgorithmStatus, ResourceStatus
 from medical_image_processing.ports.keys import KeyRole
@@ -27,43 +21,14 @@ from medical_image_processing.testing.registry_contract import (
 )
 
 
-class Store:
-    """Registry, audit and keys in an account of their own."""
-
-    def __init__(self, emulator: AwsEmulator) -> None:
-        self.account = emulator.fresh_account()
-        create_tables(self.account)
-        self.clients: AwsClients = self.account.clients()
-        self.audit = DynamoAudit(table(self.clients, AUDIT), clock=time.time)
-        self.registry = DynamoRegistry(table(self.clients, ALGORITHMS), self.audit, clock=time.time)
-        self.keys = DynamoKeys(table(self.clients, KEYS), self.audit, clock=time.time)
-
-    def run(self, work: Callable[[Store], Awaitable[None]]) -> None:
-        async def limited() -> None:
-            await asyncio.wait_for(work(self), 30)
-
-        try:
-            asyncio.run(limited())
-        finally:
-            self.clients.close()
-
-    def audited(self, subject: str) -> list[str]:
-        def read() -> list[str]:
-            entries = asyncio.run(self.audit.entries(subject))
-            return [f"{entry.actor} {entry.action} {entry.details}" for entry in entries]
-
-        with ThreadPoolExecutor(1) as thread:  # the suite asks from within a loop
-            return thread.submit(read).result(30)
-
-
 @pytest.fixture
-def store(aws_emulator: AwsEmulator) -> Store:
-    return Store(aws_emulator)
+def store(aws_emulator: AwsEmulator) -> AwsStores:
+    return fresh_stores(aws_emulator)
 
 
 class TestAwsRegistry(RegistryContract):
     @pytest.fixture(autouse=True)
-    def _store(self, store: Store) -> None:
+    def _store(self, store: AwsStores) -> None:
         self.store = store
 
     def run(self, work: Callable[[RegistryPorts], Awaitable[None]]) -> None:
@@ -71,10 +36,10 @@ class TestAwsRegistry(RegistryContract):
         store.run(lambda _: work(RegistryPorts(store.registry, store.keys, store.audited)))
 
 
-def test_what_the_provisioner_finds_is_not_lost_to_a_change_that_is_under_way(store: Store) -> None:
+def test_what_the_provisioner_finds_is_not_lost_to_a_change_that_is_under_way(store: AwsStores) -> None:
     """A finding leaves the revision alone, so the revision alone can't tell that it came in between."""
 
-    async def work(store: Store) -> None:
+    async def work(store: AwsStores) -> None:
         await store.registry.create(a_spec(), actor="anna")
         found = ResourceStatus(queue_url="http://q")
 
@@ -104,8 +69,8 @@ def test_what_the_provisioner_finds_is_not_lost_to_a_change_that_is_under_way(st
     store.run(work)
 
 
-def test_a_finding_that_says_nothing_new_writes_nothing(store: Store) -> None:
-    async def work(store: Store) -> None:
+def test_a_finding_that_says_nothing_new_writes_nothing(store: AwsStores) -> None:
+    async def work(store: AwsStores) -> None:
         await store.registry.create(a_spec(), actor="anna")
         await set_status(store.registry, AlgorithmStatus.ACTIVE)
         before = await store.registry.get("liver")
@@ -115,8 +80,8 @@ def test_a_finding_that_says_nothing_new_writes_nothing(store: Store) -> None:
     store.run(work)
 
 
-def test_a_record_that_no_task_could_be_given_is_refused(store: Store) -> None:
-    async def work(store: Store) -> None:
+def test_a_record_that_no_task_could_be_given_is_refused(store: AwsStores) -> None:
+    async def work(store: AwsStores) -> None:
         env = {f"V{number}": "x" * 4096 for number in range(16)}
         await refused(InvalidRequest, "RECORD_TOO_LARGE", store.registry.create(a_spec(env=env), actor="anna"))
         assert await store.registry.get("liver") is None
@@ -125,8 +90,8 @@ def test_a_record_that_no_task_could_be_given_is_refused(store: Store) -> None:
     store.run(work)
 
 
-def test_a_listing_by_status_pages_through_every_record(store: Store) -> None:
-    async def work(store: Store) -> None:
+def test_a_listing_by_status_pages_through_every_record(store: AwsStores) -> None:
+    async def work(store: AwsStores) -> None:
         for number in range(5):
             await store.registry.create(a_spec(f"a{number}"), actor="anna")
         pending = AlgorithmStatus.PENDING
@@ -138,8 +103,8 @@ def test_a_listing_by_status_pages_through_every_record(store: Store) -> None:
     store.run(work)
 
 
-def test_a_name_has_one_key_however_many_ask_at_once(store: Store) -> None:
-    async def work(store: Store) -> None:
+def test_a_name_has_one_key_however_many_ask_at_once(store: AwsStores) -> None:
+    async def work(store: AwsStores) -> None:
         async def add(digest: str) -> bool:
             try:
                 await store.keys.add(digest, name="ct", role=KeyRole.CLIENT, client_ids=[], actor="anna")
@@ -156,8 +121,8 @@ def test_a_name_has_one_key_however_many_ask_at_once(store: Store) -> None:
     store.run(work)
 
 
-def test_client_ids_that_are_granted_at_once_are_all_kept_and_each_once(store: Store) -> None:
-    async def work(store: Store) -> None:
+def test_client_ids_that_are_granted_at_once_are_all_kept_and_each_once(store: AwsStores) -> None:
+    async def work(store: AwsStores) -> None:
         await store.keys.add("a" * 64, name="ct", role=KeyRole.CLIENT, client_ids=["own"], actor="anna")
         granted = [f"c{number % 6}" for number in range(12)]
         await asyncio.gather(*(store.keys.grant_client_id("ct", one) for one in granted))
@@ -169,8 +134,8 @@ def test_client_ids_that_are_granted_at_once_are_all_kept_and_each_once(store: S
     store.run(work)
 
 
-def test_a_key_that_can_hold_no_more_client_ids_says_so(store: Store) -> None:
-    async def work(store: Store) -> None:
+def test_a_key_that_can_hold_no_more_client_ids_says_so(store: AwsStores) -> None:
+    async def work(store: AwsStores) -> None:
         full = [f"{number:0120}" for number in range(3375)]
         await store.keys.add("a" * 64, name="ct", role=KeyRole.CLIENT, client_ids=[], actor="a", granted=full)
 
@@ -185,8 +150,8 @@ def test_a_key_that_can_hold_no_more_client_ids_says_so(store: Store) -> None:
     store.run(work)
 
 
-def test_a_key_for_the_pacs_is_one_algorithms_until_it_is_removed(store: Store) -> None:
-    async def work(store: Store) -> None:
+def test_a_key_for_the_pacs_is_one_algorithms_until_it_is_removed(store: AwsStores) -> None:
+    async def work(store: AwsStores) -> None:
         keys = store.keys
         for _ in range(2):
             await keys.put_pacs_key("d" * 64, "liver")
@@ -201,8 +166,8 @@ def test_a_key_for_the_pacs_is_one_algorithms_until_it_is_removed(store: Store) 
     store.run(work)
 
 
-def test_every_image_that_was_read_is_on_record(store: Store) -> None:
-    async def work(store: Store) -> None:
+def test_every_image_that_was_read_is_on_record(store: AwsStores) -> None:
+    async def work(store: AwsStores) -> None:
         images = [("1.2", "1.2.3", f"1.2.3.{number}") for number in range(60)]
         await store.audit.note("liver", images, "j1")
         entries = await store.audit.entries("1.2")

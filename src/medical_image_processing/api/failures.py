@@ -25,7 +25,9 @@ _STATUS: tuple[tuple[type[errors.MipError], int], ...] = (
     (errors.Conflict, 409),
     (errors.Throttled, 429),
     (errors.TransientError, 503),
-    (errors.PermanentError, 422),
+    (errors.InputRejected, 422),
+    (errors.AlgorithmFailed, 422),
+    # Others are ours, not the caller's: 500.
 )
 
 

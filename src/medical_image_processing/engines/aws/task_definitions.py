@@ -32,6 +32,7 @@ STOP_TIMEOUT_S = 120
 _LEAVE_S = 5
 _USER = "10001:10001"
 _CALLS_AT_ONCE = 8
+_MOST_KNOWN = 2000
 
 Request = dict[str, Any]
 
@@ -56,6 +57,8 @@ class TaskDefinitions:
         self._place = place
         self._settings = settings
         self._platform = self._platform_fingerprint()
+        self._known: dict[str, TaskDefinitionFound] = {}
+        """By ARN: what was described once is not asked for again, since it can't change."""
 
     async def observe(self, algo_id: str) -> tuple[TaskDefinitionFound, ...]:
         """All active revisions, the oldest first."""
@@ -108,6 +111,8 @@ class TaskDefinitions:
             await self._ecs.call("delete_task_definitions", taskDefinitions=arns[start : start + 10])
 
     async def _describe(self, arn: str, limit: asyncio.Semaphore) -> TaskDefinitionFound | None:
+        if (known := self._known.get(arn)) is not None:
+            return known
         async with limit:
             try:
                 answer = await self._ecs.call("describe_task_definition", taskDefinition=arn, include=["TAGS"])
@@ -118,7 +123,13 @@ class TaskDefinitions:
         made = answer["taskDefinition"]
         if made.get("status") != "ACTIVE":
             return None
-        tags = {tag["key"]: tag["value"] for tag in answer.get("tags", ())}
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        found = self._known[arn] = self._found(arn, made, answer.get("tags", ()))
+        return found
+
+    def _found(self, arn: str, made: Mapping[str, Any], given: Sequence[Mapping[str, str]]) -> TaskDefinitionFound:
+        tags = {tag["key"]: tag["value"] for tag in given}
         key = tags.get(FINGERPRINT_TAG, f"unknown-{made['revision']}")
         if tags.get(PLATFORM_TAG) != self._platform:
             key = f"{key}-of-{tags.get(PLATFORM_TAG, 'nobody')}"
