@@ -22,6 +22,7 @@ DEBIAN_PACKAGES = {
     "orthanc": "Orthanc",
     "orthanc-dicomweb": "Orthanc",
     "docker.io": "dockerd",
+    "docker-registry": "docker-registry",
     "debootstrap": "debootstrap",
     "iptables": "iptables",
     "iproute2": "ip",

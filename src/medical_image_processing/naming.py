@@ -16,6 +16,12 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,119}$"
 RESULTS_QUEUE = "mip-results.fifo"
 MAX_RECEIVES = 3
 
+ROLE_PATH = "/mip/"
+"""IAM path of the algorithms' roles, and of nothing else."""
+
+ALGORITHM_TAG = "mip:algorithm"
+"""The tag that says on AWS whose something is."""
+
 RESERVED_ENV = frozenset(
     {
         "QUEUE_URL",
@@ -58,6 +64,11 @@ def service(algo_id: str) -> str:
 def role(algo_id: str) -> str:
     """The role whose permissions an algorithm's workers have."""
     return f"mip-{algo_id}-task"
+
+
+def pacs_key_parameter(algo_id: str) -> str:
+    """The parameter that holds the algorithm's PACS key."""
+    return f"/mip/{algo_id}/pacs-key"
 
 
 def log_group(algo_id: str) -> str:

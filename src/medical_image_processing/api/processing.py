@@ -79,7 +79,7 @@ def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, acce
         status: JobStatus | None = None,
         algo_id: Annotated[str | None, Query(pattern=ALGO_ID_PATTERN)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")] = None,
+        cursor: Annotated[str | None, Query(max_length=160, pattern=r"^[0-9A-Za-z._:#-]+$")] = None,
     ) -> Response:
         """Jobs, newest first."""
         if client_id is not None:

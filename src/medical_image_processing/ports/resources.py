@@ -7,10 +7,12 @@ Clauses, each a test in ``testing/``:
 - S3 a role opens the algorithm's own queue, its own output and the results queue, and nothing else (law A1)
 - S4 replacing a service's task definition or lowering its count lets running jobs end (law P7)
 - S5 a service that can't keep its workers running says why in ``failure`` (law P5)
+- S6 ``worker_counts`` shows what ``put_service`` set, of many services at once
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +48,8 @@ class Observed:
     task_definitions: dict[str, TaskDefinition]
     """By task fingerprint."""
     service: ServiceState | None
+    drifted: frozenset[str] = frozenset()
+    """What is there and not as it should be, of ``queues``, ``role`` and ``log_group``: to be made again."""
 
     @property
     def is_empty(self) -> bool:
@@ -65,6 +69,12 @@ class Resources(Protocol):
 
     async def observe(self, algo_id: str) -> Observed:
         """What is there."""
+
+    async def worker_counts(self, algo_ids: Sequence[str]) -> dict[str, int]:
+        """The desired count of each algorithm's service; those without a service are left out.
+
+        Cheap: it is asked each minute for every algorithm that is scaled.
+        """
 
     async def create_queues(self, algo_id: str) -> None:
         """The job queue and its dead-letter queue."""

@@ -135,7 +135,7 @@ def _missing(observed: Observed) -> set[str]:
 
 
 class ResourcesContract:
-    """Clauses S1 to S5."""
+    """Clauses S1 to S6."""
 
     def run(self, work: Callable[[EnginePorts], Awaitable[None]]) -> None:
         """Run ``work`` against a fresh engine."""
@@ -345,5 +345,19 @@ class ResourcesContract:
             await ports.resources.create_queues(ALGO)
             service = ports.resources.put_service(ALGO, task_fingerprint="none", desired_count=1)
             await refused(NotFound, "UNKNOWN_TASK_DEFINITION", service)
+
+        self.run(work)
+
+    def test_s6_worker_counts_show_what_services_are_set_to(self) -> None:
+        async def work(ports: EnginePorts) -> None:
+            spec, other = ports.spec(desired_count=1), ports.spec(algo_id="puppet2", desired_count=0)
+            assert await ports.resources.worker_counts([ALGO, "puppet2"]) == {}
+            for one in (spec, other):
+                await provide(ports, one)
+            assert await ports.resources.worker_counts([ALGO, "puppet2", "nobody"]) == {ALGO: 1, "puppet2": 0}
+            assert await ports.resources.worker_counts([]) == {}
+            task = spec.task_fingerprint()
+            await ports.resources.put_service(ALGO, task_fingerprint=task, desired_count=2)
+            assert await ports.resources.worker_counts([ALGO]) == {ALGO: 2}
 
         self.run(work)

@@ -9,21 +9,26 @@ import json
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medical_image_processing.engines.aws.admin_keys import SecretKeys
 from medical_image_processing.engines.aws.audit import DynamoAudit
 from medical_image_processing.engines.aws.clients import AwsClients
 from medical_image_processing.engines.aws.connections import ApiGatewayPush, ConnectionTable
+from medical_image_processing.engines.aws.jobs import DynamoJobs
 from medical_image_processing.engines.aws.keys import DynamoKeys
-from medical_image_processing.engines.aws.log_groups import LogGroups
+from medical_image_processing.engines.aws.open_jobs import OpenJobs
 from medical_image_processing.engines.aws.outputs import S3Outputs
+from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.engines.aws.registry import DynamoRegistry
-from medical_image_processing.engines.aws.resources import AwsResources
 from medical_image_processing.engines.aws.senders import TaskRoles
 from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.engines.aws.tables import Table
 from medical_image_processing.model.job import Job
+
+if TYPE_CHECKING:
+    from medical_image_processing.engines.aws.log_groups import LogGroups
+    from medical_image_processing.engines.aws.resources import AwsResources
 
 
 class AwsEngine:
@@ -44,6 +49,28 @@ class AwsEngine:
         return DynamoRegistry(self._table(self.settings.algorithms_table), self.audit, clock=time.time)
 
     @cached_property
+    def open_jobs(self) -> OpenJobs:
+        """The jobs that are QUEUED or RUNNING."""
+        return OpenJobs(self._table(self.settings.jobs_table), self.registry)
+
+    @cached_property
+    def queues(self) -> SqsQueues:
+        """ports.queues."""
+        return SqsQueues(
+            self.clients.client("sqs"),
+            self.settings.results_queue_url,
+            open_jobs=self.open_jobs,
+            algorithm_of_role=TaskRoles(self.clients).algo_of,
+            clock=time.time,
+        )
+
+    @cached_property
+    def jobs(self) -> DynamoJobs:
+        """ports.jobs."""
+        table = self._table(self.settings.jobs_table)
+        return DynamoJobs(table, self.queues, self.registry, self.audit, self.open_jobs, clock=time.time)
+
+    @cached_property
     def keys(self) -> DynamoKeys:
         """ports.keys, and the algorithms' keys for the PACS API."""
         return DynamoKeys(self._table(self.settings.keys_table), self.audit, clock=time.time)
@@ -56,11 +83,16 @@ class AwsEngine:
     @cached_property
     def resources(self) -> AwsResources:
         """ports.resources."""
+        # Of a Lambda's start, loading modules is the most: these are the provisioner's and the scaler's.
+        from medical_image_processing.engines.aws.resources import AwsResources
+
         return AwsResources(self.clients, self.settings)
 
     @cached_property
     def logs(self) -> LogGroups:
         """ports.resources.Logs."""
+        from medical_image_processing.engines.aws.log_groups import LogGroups
+
         return LogGroups(self.clients)
 
     @cached_property
@@ -72,11 +104,6 @@ class AwsEngine:
     def admin_keys(self) -> SecretKeys:
         """The root admin's keys."""
         return SecretKeys(self.clients, self.settings.admin_secret)
-
-    @cached_property
-    def senders(self) -> TaskRoles:
-        """Whose credentials sent a result."""
-        return TaskRoles(self.clients)
 
     def create_push(self, *, render: Callable[[Job, str], str], on_failure: Callable[[], None]) -> ApiGatewayPush:
         """ports.push; see there what the parameters are."""

@@ -22,15 +22,11 @@ class TaskRoles:
         self._algos: dict[str, str] = {}
         self._read_at = float("-inf")
 
-    async def algo_of(self, sender_id: str) -> str | None:
-        """The algorithm behind an SQS ``SenderId``; None for the platform and its operator.
+    async def algo_of(self, role_id: str) -> str | None:
+        """The algorithm that has the role with this unique id (``AROA…``); None for the platform's own and others.
 
-        A task has ``AROA…:session`` (IAM user guide, "Unique identifiers"); a role that is deleted and made
-        again has another id, so what is known stays true.
+        A role that is deleted and made again has another id, so what is known stays true.
         """
-        role_id, _, session = sender_id.partition(":")
-        if not session or not role_id.startswith("AROA"):
-            return None
         if role_id not in self._algos and self._clock() - self._read_at >= _AGAIN_S:
             read_at = self._clock()
             self._algos = await self._iam.run("list_roles", self._list)

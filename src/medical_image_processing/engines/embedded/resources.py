@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -67,6 +67,13 @@ class EmbeddedResources:
             },
             service=self._service(algo_id, service),
         )
+
+    async def worker_counts(self, algo_ids: Sequence[str]) -> dict[str, int]:
+        """The desired count of each algorithm's service."""
+        asked = "algo_id IN (SELECT value FROM json_each(?))"
+        sql = f"SELECT algo_id, content FROM resources WHERE kind = 'service' AND {asked}"  # noqa: S608 - fixed text
+        rows = self._database.read(sql, json.dumps(list(algo_ids)))
+        return {row["algo_id"]: json.loads(row["content"])["desired_count"] for row in rows}
 
     def _service(self, algo_id: str, row: dict[str, Any] | None) -> ServiceState | None:
         if row is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.entrypoints.lambdas import metrics
 from medical_image_processing.entrypoints.lambdas.assembly import create_delivery
@@ -15,7 +17,8 @@ def create(engine: AwsEngine) -> Work:
     async def work(_: Invocation) -> None:
         metrics.emit(metrics.DEAD_LETTERS, await delivery.bury())
         await delivery.resend()
-        metrics.emit(metrics.OLDEST_JOB_AGE, await engine.jobs.oldest_open_s(), unit="Seconds")
+        oldest = await engine.open_jobs.oldest_at()
+        metrics.emit(metrics.OLDEST_JOB_AGE, time.time() - oldest if oldest else 0, unit="Seconds")
 
     return work
 

@@ -8,18 +8,17 @@ from typing import Any
 
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.engines.aws.engine import AwsEngine
-from medical_image_processing.engines.aws.senders import TaskRoles
+from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.entrypoints.lambdas.assembly import create_delivery
 from medical_image_processing.entrypoints.lambdas.runtime import Invocation, Work, lambda_handler
 from medical_image_processing.errors import MipError
-from medical_image_processing.ports.queues import ReceivedMessage
 
 _LOG = logging.getLogger(__name__)
 
 
 def create(engine: AwsEngine) -> Work:
     """The work."""
-    results = Results(create_delivery(engine), engine.senders)
+    results = Results(create_delivery(engine), engine.queues)
 
     async def work(invocation: Invocation) -> dict[str, Any]:
         return await results.handle(invocation.event["Records"])
@@ -30,9 +29,9 @@ def create(engine: AwsEngine) -> Work:
 class Results:
     """Handles batches of SQS records."""
 
-    def __init__(self, delivery: Delivery, senders: TaskRoles) -> None:
+    def __init__(self, delivery: Delivery, queues: SqsQueues) -> None:
         self._delivery = delivery
-        self._senders = senders
+        self._queues = queues
 
     async def handle(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """Handle them, jobs side by side and a job's messages in their order; which must come again."""
@@ -48,8 +47,7 @@ class Results:
         guide, "Handling errors for an SQS event source")."""
         for at, record in enumerate(records):
             try:
-                sender = await self._senders.algo_of(record["attributes"].get("SenderId", ""))
-                await self._delivery.handle([_message(record, sender)])
+                await self._delivery.handle([await self._queues.received(record)])
             except Exception as error:
                 expected = isinstance(error, MipError)
                 _LOG.warning("a result comes again: %s", error if expected else type(error).__name__)
@@ -57,22 +55,6 @@ class Results:
                     _LOG.error("the place of that", exc_info=error)
                 return [one["messageId"] for one in records[at:]]
         return []
-
-
-def _message(record: dict[str, Any], sender: str | None) -> ReceivedMessage:
-    attributes = record["attributes"]
-    return ReceivedMessage(
-        message_id=record["messageId"],
-        body=record["body"],
-        receipt_handle=record["receiptHandle"],
-        receive_count=int(attributes["ApproximateReceiveCount"]),
-        group_id=attributes.get("MessageGroupId", ""),
-        dedup_id=attributes.get("MessageDeduplicationId", ""),
-        seq=int(attributes.get("SequenceNumber", 0)),
-        sent_at=int(attributes["SentTimestamp"]) / 1000,
-        first_received_at=int(attributes["ApproximateFirstReceiveTimestamp"]) / 1000,
-        sender=sender,
-    )
 
 
 handler = lambda_handler(create)

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from mangum import Mangum
 from starlette.types import ASGIApp
@@ -57,11 +57,22 @@ def lambda_handler(create: Callable[[AwsEngine], Work]) -> LambdaHandler:
 
 def asgi_handler(create: Callable[[AwsEngine], ASGIApp]) -> LambdaHandler:
     """A handler that answers API Gateway's requests with the application that ``create`` makes once."""
-    adapter = functools.cache(lambda: Mangum(create(_engine()), lifespan="off"))
+    adapter = functools.cache(lambda: adapted(create(_engine())))
 
     def handle(event: dict[str, Any], context: Any) -> Any:
-        _loop()  # the adapter takes the current one
         return _stating_faults(lambda: adapter()(event, context))
+
+    return handle
+
+
+def adapted(app: ASGIApp) -> LambdaHandler:
+    """An application, as API Gateway calls it."""
+    asyncio.set_event_loop(_loop())
+    adapter = Mangum(cast(Any, app), lifespan="off")
+
+    def handle(event: dict[str, Any], context: Any) -> Any:
+        asyncio.set_event_loop(_loop())  # the adapter runs in whichever is the current one
+        return adapter(event, context)
 
     return handle
 
@@ -75,9 +86,7 @@ def _engine() -> AwsEngine:
 @functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
     """The container's own, so that what one event left in it serves the next."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    return loop
+    return asyncio.new_event_loop()
 
 
 async def _run(work: Awaitable[Any]) -> Any:
