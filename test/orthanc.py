@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import signal
@@ -31,6 +32,10 @@ class Orthanc:
     user: str
     password: str
     client: httpx.Client
+
+    def authorization(self, password: str | None = None) -> str:
+        """The header's value that lets in, or not, with another password."""
+        return "Basic " + base64.b64encode(f"{self.user}:{password or self.password}".encode()).decode()
 
     def store(self, datasets: Iterable[Any]) -> None:
         """Put instances in, as a modality would."""

@@ -47,9 +47,7 @@ def stored(orthanc: Orthanc) -> list[Any]:
 
 @pytest.fixture
 def pacs(orthanc: Orthanc, stored: list[Any]) -> Iterator[Pacs]:
-    with serve_dicomweb(
-        create_client(orthanc.base, auth=httpx.BasicAuth(orthanc.user, orthanc.password))
-    ) as running:
+    with serve_dicomweb(create_client(orthanc.base, authorization=orthanc.authorization())) as running:
         yield running
 
 
@@ -79,6 +77,13 @@ def test_a_link_gives_the_instance_as_it_is_stored_to_whoever_has_it(pacs: Pacs,
     assert image.SOPInstanceUID == uid
     assert (image.pixel_array == stored[2].pixel_array).all()
     assert pacs.accesses[-1] == ("algo_1", [(STUDY, SERIES, uid)], None)
+
+
+def test_a_gateway_before_it_says_where_links_lead(pacs: Pacs, stored: list[Any]) -> None:
+    path = f"/studies/{STUDY}/images/{SERIES}/{stored[0].SOPInstanceUID}"
+    base = "https://abc.execute-api.example/prod/pacs"
+    assert pacs.get(path, **{"x-pacs-base": base}).json()["url"].startswith(f"{base}/files/{STUDY}/")
+    assert pacs.get(path, **{"x-pacs-base": "javascript:alert(1)//"}).json()["url"].startswith("http://127.0.0.1:")
 
 
 def test_a_compressed_instance_is_not_transcoded(pacs: Pacs, orthanc: Orthanc) -> None:
@@ -126,7 +131,7 @@ def test_an_image_that_went_after_its_link_was_given_is_gone(pacs: Pacs, orthanc
 
 
 def test_a_wrong_password_is_the_operators_trouble_and_passes(orthanc: Orthanc, stored: list[Any]) -> None:
-    with serve_dicomweb(create_client(orthanc.base, auth=httpx.BasicAuth("mip", "wrong"))) as pacs:
+    with serve_dicomweb(create_client(orthanc.base, authorization=orthanc.authorization("wrong"))) as pacs:
         answer = pacs.get("/studies")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_UNAVAILABLE")
     assert "password" in answer.json()["error"]["message"] and "wrong" not in answer.text

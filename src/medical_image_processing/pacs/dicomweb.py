@@ -47,12 +47,15 @@ class Instance(NamedTuple):
         return f"{self.study_uid}/{self.series_uid}/{self.sop_uid}"
 
 
-def create_client(base: str, *, auth: httpx.Auth | None = None, token: str | None = None) -> httpx.AsyncClient:
-    """What speaks to the server at ``base``: every wait has a limit, and no redirect is followed."""
+def create_client(base: str, *, authorization: str | None = None) -> httpx.AsyncClient:
+    """What speaks to the server at ``base``: every wait has a limit, and no redirect is followed.
+
+    ``authorization`` is the header's value, ``Basic …`` or ``Bearer …``.
+    """
     return httpx.AsyncClient(
         base_url=base.rstrip("/"),
-        auth=auth,
-        headers={"authorization": f"Bearer {token}"} if token else {},
+        headers={"authorization": authorization} if authorization else {},
+        trust_env=False,
         timeout=httpx.Timeout(30.0, connect=5.0),
         limits=httpx.Limits(max_connections=64),
     )

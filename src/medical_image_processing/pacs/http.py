@@ -29,6 +29,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 _LOG = logging.getLogger(__name__)
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+_BASE = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[A-Za-z0-9._~-]{1,64}){0,8}")
 _STATUS: tuple[tuple[type[MipError], int], ...] = (
     (InvalidRequest, 422),
     (Unauthorized, 401),
@@ -72,10 +73,12 @@ class Request:
         return values[-1] if values else None
 
     def base_url(self) -> str:
-        """The address under which the caller reached the application.
+        """The address under which the caller reached the application; a gateway before it says it in X-Pacs-Base.
 
         Raises InvalidRequest ``INVALID_HOST`` for a Host header that is no host.
         """
+        if (said := self.header(b"x-pacs-base")) is not None and _BASE.fullmatch(said):
+            return said
         host = self.header(b"host") or ":".join(str(part) for part in self._scope.get("server") or ())
         if not _HOST.fullmatch(host):
             raise InvalidRequest("INVALID_HOST", "the Host header is missing or malformed")
