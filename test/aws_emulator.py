@@ -40,6 +40,13 @@ STOP_S = 10.0
 _LOADER = botocore.loaders.create_loader()
 _HEALTH = "/_ministack/health"
 _RUN = "from ministack.app import main; main()"
+_RUN_AHEAD = f"""
+import time
+from pathlib import Path
+real, ahead = time.time, Path("ahead")
+time.time = lambda: real() + float(ahead.read_text())
+{_RUN}
+"""
 _SCRIPTS, _PYTHON = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
 
 
@@ -52,9 +59,14 @@ class AwsEmulator:
     """An emulator that answers on ``port``. Its bucket names are one space for all accounts."""
 
     port: int
-    log: Path
+    folder: Path
     account: str = DEFAULT_ACCOUNT
     secret: str = field(default="test", repr=False)
+
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return self.folder / "log"
 
     @property
     def endpoint(self) -> str:
@@ -74,7 +86,14 @@ class AwsEmulator:
     def fresh_account(self) -> AwsEmulator:
         """The same emulator as another account sees it, in which there is nothing yet."""
         account = "".join(secrets.choice("123456789") for _ in range(12))
-        return AwsEmulator(self.port, self.log, account, self.secret)
+        return AwsEmulator(self.port, self.folder, account, self.secret)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let its clock run ahead; it was started with a ``movable_clock``."""
+        ahead = self.folder / "ahead"
+        later = self.folder / "ahead.new"
+        later.write_text(str(float(ahead.read_text()) + seconds))
+        later.replace(ahead)
 
     def session(self) -> boto3.Session:
         """boto3 with the account's keys."""
@@ -115,6 +134,7 @@ def running_emulator(
     *,
     docker_host: str | None = None,
     enforce_iam: bool = False,
+    movable_clock: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[AwsEmulator]:
     """An emulator with nothing in it. EmulatorMissing.
@@ -139,16 +159,18 @@ def running_emulator(
     }
     foreign = ("AWS_", "MIP_", "PYTHON")
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(foreign)}
+    (folder / "ahead").write_text("0")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*_dying_with_us(), str(python), "-P", "-c", _RUN],
+            [*_dying_with_us(), str(python), "-P", "-c", _RUN_AHEAD if movable_clock else _RUN],
+            cwd=folder,
             env={**inherited, **settings},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    emulator = AwsEmulator(port, folder / "log")
+    emulator = AwsEmulator(port, folder)
     try:
         _await_health(process, emulator)
         yield emulator

@@ -33,17 +33,18 @@ async def of_nobody(role_id: str) -> str | None:
 class AwsStores:
     """Everything that keeps something, as a Lambda puts it together. ``endpoint`` stands before the emulator.
 
-    Depths are asked for anew each time: the queues' clock runs ahead.
+    Depths are asked for anew each time: the queues' clock runs ahead. ``ahead_s`` moves the stores' own clock.
     """
 
     def __init__(self, account: AwsEmulator, *, endpoint: str | None = None) -> None:
         self.account = account
+        self.ahead_s = 0.0
         self.clients: AwsClients = account.clients(endpoint_url=endpoint)
         results_url = f"{endpoint or account.endpoint}/{account.account}/{naming.RESULTS_QUEUE}"
         of = partial(table, self.clients)
-        self.audit = DynamoAudit(of(AUDIT), clock=time.time)
-        self.registry = DynamoRegistry(of(ALGORITHMS), self.audit, clock=time.time)
-        self.keys = DynamoKeys(of(KEYS), self.audit, clock=time.time)
+        self.audit = DynamoAudit(of(AUDIT), clock=self.clock)
+        self.registry = DynamoRegistry(of(ALGORITHMS), self.audit, clock=self.clock)
+        self.keys = DynamoKeys(of(KEYS), self.audit, clock=self.clock)
         self.open_jobs = OpenJobs(of(JOBS), self.registry)
         minutes = itertools.count(step=60)
         self.queues = SqsQueues(
@@ -53,7 +54,11 @@ class AwsStores:
             algorithm_of_role=of_nobody,
             clock=lambda: float(next(minutes)),
         )
-        self.jobs = DynamoJobs(of(JOBS), self.queues, self.registry, self.audit, self.open_jobs, clock=time.time)
+        self.jobs = DynamoJobs(of(JOBS), self.queues, self.registry, self.audit, self.open_jobs, clock=self.clock)
+
+    def clock(self) -> float:
+        """Epoch seconds."""
+        return time.time() + self.ahead_s
 
     def run(self, work: Callable[[AwsStores], Awaitable[None]]) -> None:
         """Await ``work``, with a limit, and let go of all connections."""

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 from aws_engine import AwsStores, fresh_stores
 
 from aws_emulator import AwsEmulator
-from medical_image_processing.testing.jobs_contract import ALGO, JobPorts, JobsContract
+from aws_tables import JOBS, table
+from medical_image_processing import naming
+from medical_image_processing.engines.aws.job_items import KEPT_S, MAX_RESULT_BYTES
+from medical_image_processing.errors import NotFound
+from medical_image_processing.model.job import Job, JobMessage, JobResult, JobStatus, Output, StoredObject
+from medical_image_processing.ports.jobs import DEAD_LETTERED, Report
+from medical_image_processing.testing.jobs_contract import (
+    ALGO,
+    GIVEN_UP,
+    JobPorts,
+    JobsContract,
+    a_message,
+    failed,
+    succeeded,
+)
+from medical_image_processing.testing.registry_contract import refused
+
+DAY_S = 86_400.0
 
 
 @pytest.fixture
@@ -27,3 +45,175 @@ class TestAwsJobs(JobsContract):
             await work(JobPorts(stores.jobs, stores.queues))
 
         self.stores.run(with_algorithm)
+
+
+def on(stores: AwsStores, work: Callable[[AwsStores], Awaitable[None]]) -> None:
+    async def with_algorithm(stores: AwsStores) -> None:
+        await stores.register(ALGO)
+        await work(stores)
+
+    stores.run(with_algorithm)
+
+
+async def ids(jobs: Awaitable[list[Job]]) -> list[str]:
+    return [job.job_id for job in await jobs]
+
+
+async def lose_all(stores: AwsStores) -> None:
+    """As a worker that deletes a job's message before it computes."""
+    queue = naming.queue(ALGO)
+    while messages := await stores.queues.receive(queue, limit=10, wait_s=0):
+        await stores.queues.delete(queue, [message.receipt_handle for message in messages])
+
+
+def test_j1_a_job_whose_queue_is_missing_is_neither_recorded_nor_sent(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        queue = naming.queue("kidney")
+        message = JobMessage.model_validate({**a_message("j1").model_dump(), "algo_id": "kidney"})
+        await refused(NotFound, "UNKNOWN_QUEUE", stores.jobs.accept(message, "same"))
+        assert await stores.jobs.get("j1") is None
+        assert await stores.jobs.open_count("kidney") == 0
+        await stores.register("kidney")
+        assert (await stores.jobs.accept(message, "other")).created
+        assert await stores.queues.count(queue) == 1
+
+    on(stores, work)
+
+
+def test_j1_the_open_jobs_of_an_algorithm_that_is_gone_end_with_that_reason(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        await stores.jobs.accept(a_message("j1"), "same")
+        await stores.registry.remove(ALGO, revision=1, actor="provisioner")
+        [ended] = await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP)
+        assert ended.error is not None and ended.error.code == "ALGORITHM_DELETED"
+        assert await ids(stores.jobs.unseen("client-1", after=None, limit=10)) == ["j1"]
+
+    on(stores, work)
+
+
+def test_b7_whoever_deleted_the_message_first_has_its_time_from_when_that_was_noticed(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        for name in ("computing", "gone"):
+            await stores.jobs.accept(a_message(name), "same")
+        stores.ahead_s = 10_000  # it waited for long
+        await lose_all(stores)
+        assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        stores.ahead_s += 899
+        assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        assert await stores.queues.count(naming.queue(ALGO)) == 0, "it was sent before its time"
+        await stores.jobs.apply([succeeded("computing")])
+        stores.ahead_s += 2
+        # Another job waits now; the one that is gone is not forgotten for that.
+        await stores.jobs.accept(a_message("next"), "same")
+        assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        received = await stores.queues.receive(naming.queue(ALGO), limit=10, wait_s=0)
+        assert sorted(message.group_id for message in received) == ["gone", "next"]
+
+    on(stores, work)
+
+
+def test_b7_a_job_that_was_just_sent_is_not_taken_for_lost_while_sqs_has_not_counted_it(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        await stores.jobs.accept(a_message("j1"), "same")
+        await lose_all(stores)
+        stores.ahead_s = 59
+        assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        item = await table(stores.clients, JOBS).get({"job_id": "j1"})
+        assert item is not None and "gone" not in item
+        stores.ahead_s = 61
+        assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        item = await table(stores.clients, JOBS).get({"job_id": "j1"})
+        assert item is not None and "gone" in item
+
+    on(stores, work)
+
+
+def test_an_attempts_number_only_grows(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        await stores.jobs.accept(a_message("j1"), "same")
+        for attempt, progress in ((2, 0.1), (1, 0.9)):
+            report = Report("j1", ALGO, JobStatus.RUNNING, attempt=attempt, progress=progress, started_at=1.5)
+            await stores.jobs.apply([report])
+        running = await stores.jobs.get("j1")
+        assert running is not None and (running.attempts, running.progress) == (2, 0.9)
+        [ended] = await stores.jobs.apply(
+            [Report("j1", ALGO, JobStatus.FAILED, attempt=1, error=failed("j1").error)]
+        )
+        assert (ended.attempts, ended.progress, ended.status) == (2, 0.9, JobStatus.FAILED)
+        assert ended.started_at == "1970-01-01T00:00:01.500000Z"
+
+    on(stores, work)
+
+
+def test_what_is_over_stays_for_ninety_days_and_what_is_open_for_ever(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        async def expires() -> object:
+            item = await table(stores.clients, JOBS).get({"job_id": "j1"})
+            assert item is not None
+            return item.get("expires_at")
+
+        await stores.jobs.accept(a_message("j1"), "same")
+        assert await expires() is None
+        await stores.jobs.apply([failed("j1", DEAD_LETTERED)])
+        assert await expires() == pytest.approx(stores.clock() + KEPT_S, abs=60)
+        await stores.jobs.replay("j1", actor="anna")
+        assert await expires() is None
+        [entry] = await stores.audit.entries("j1")
+        assert (entry.actor, entry.action) == ("anna", "replay")
+
+    on(stores, work)
+
+
+def test_a_result_too_long_for_an_item_loses_its_provenance_and_then_fails(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        dicom = StoredObject(bucket="out", key=f"{ALGO}/x.dcm")
+        long = JobResult(dicom=dicom, provenance={"inputs": "x" * MAX_RESULT_BYTES})
+        many = tuple(Output(kind="SEG", bucket="out", key=f"{ALGO}/{'x' * 900}{n}.dcm") for n in range(400))
+        for name, result in (("long", long), ("many", JobResult(dicom=dicom, outputs=many))):
+            await stores.jobs.accept(a_message(name), "same")
+            await stores.jobs.apply([Report(name, ALGO, JobStatus.SUCCEEDED, result=result)])
+        short = await stores.jobs.get("long")
+        assert short is not None and short.result == JobResult(dicom=dicom)
+        failure = await stores.jobs.get("many")
+        assert failure is not None and failure.error is not None
+        assert (failure.status, failure.error.code) == (JobStatus.FAILED, "RESULT_TOO_LARGE")
+
+    on(stores, work)
+
+
+def test_a_listing_of_all_jobs_goes_back_through_the_days(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        order: list[str] = []
+        for days_ago in (100, 40, 3, 2, 0):
+            stores.ahead_s = -days_ago * DAY_S
+            for letter in "ab":
+                order.insert(0, f"{letter}-{days_ago}")
+                await stores.jobs.accept(a_message(order[0]), "same")
+        found: list[str] = []
+        cursor: str | None = None
+        while True:
+            page = await stores.jobs.page(limit=3, cursor=cursor)
+            found += [job.job_id for job in page.items]
+            if (cursor := page.next_cursor) is None:
+                break
+        assert found == order
+        assert (await stores.jobs.page(cursor="nonsense")).items == ()
+
+    on(stores, work)
+
+
+def test_a_listing_by_status_finds_the_few_among_many_and_more_than_a_batch(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        names = [f"j{number:03}" for number in range(130)]
+        await asyncio.gather(*(stores.jobs.accept(a_message(name), "same") for name in names))
+        assert len((await stores.jobs.page(algo_id=ALGO, limit=130)).items) == 130
+        await stores.jobs.apply([succeeded(names[number]) for number in (5, 50, 129)])
+        wanted = JobStatus.SUCCEEDED
+        for where in ({"client_ids": ["client-1", "client-2"]}, {"algo_id": ALGO}, {}):
+            first = await stores.jobs.page(status=wanted, limit=2, **where)
+            rest = await stores.jobs.page(status=wanted, limit=2, cursor=first.next_cursor, **where)
+            found = {job.job_id for job in (*first.items, *rest.items)}
+            assert (len(first.items), found, rest.next_cursor) == (2, {"j005", "j050", "j129"}, None)
+        assert await stores.jobs.open_count(ALGO) == 127
+
+    on(stores, work)

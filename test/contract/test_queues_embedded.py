@@ -104,6 +104,19 @@ def test_after_a_restart_everything_held_by_the_earlier_life_is_free_and_uncount
     on_engine(tmp_path, work)
 
 
+def test_a_dead_letter_that_was_answered_for_stays_to_be_looked_at(tmp_path: Path) -> None:
+    async def work(engine: EmbeddedQueueEngine) -> None:
+        [message_id] = await engine.queues.send(QUEUE, [a_message("bad")])
+        for _ in range(MAX_RECEIVES):
+            await engine.queues.receive(QUEUE, limit=1)
+            await engine.pass_time(VISIBILITY_S + 1)
+        await engine.queues.settle_dead_letters([message_id])
+        assert await engine.queues.dead_letters(limit=10) == []
+        assert await engine.queues.depth(DEAD) == 1
+
+    on_engine(tmp_path, work)
+
+
 def test_a_last_lease_that_ends_by_release_is_a_dead_letter_at_once(tmp_path: Path) -> None:
     async def work(engine: EmbeddedQueueEngine) -> None:
         await engine.queues.send(QUEUE, [a_message("bad")])

@@ -33,6 +33,9 @@ SHARDS = 4
 MAX_RESULT_BYTES = 262_144
 """With the body's 64 KiB of parameters well below the 400 KB of an item."""
 OPEN = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+IS_OPEN = "#status IN (:queued, :running)"
+OPEN_VALUES: Item = dict(zip(("queued", "running"), OPEN, strict=True))
+"""The condition that a job is open, and its values."""
 
 _NS = 1_000_000_000
 
@@ -85,6 +88,11 @@ def is_open(item: Item) -> bool:
 def moment(epoch_s: float) -> str:
     """Nanoseconds as a text that sorts: 16 hexadecimal digits."""
     return f"{int(epoch_s * _NS):016x}"
+
+
+def taken_in_at(seq: str) -> float:
+    """The moment in a job's ``seq``, epoch seconds."""
+    return int(seq[:16], 16) / _NS
 
 
 def new_finish_seq(now: float, number: int) -> str:

@@ -11,7 +11,7 @@ from medical_image_processing.model.job import Job, JobStatus
 from medical_image_processing.model.page import Page
 
 _DAYS = 105  # a queue keeps a message for 14 days, and a record stays 90 more
-_DAYS_AT_ONCE = 7
+_BATCH = 100
 _MOST_LOOKED_AT = 2000
 
 
@@ -34,12 +34,14 @@ class Listings:
         """One page. After a look at many jobs of which few are asked for it ends early, with a cursor."""
         found: list[Item] = []
         looked_at, place = 0, cursor
+        sieved = status is not None or (client_ids is not None and algo_id is not None)
+        batch = max(limit + 1, _BATCH) if sieved else limit + 1
         while True:
-            items, last = await self._newest(client_ids, algo_id, below=place, limit=limit + 1)
+            items, last = await self._newest(client_ids, algo_id, below=place, limit=batch)
             found += [item for item in items if _fits(item, status, algo_id)]
             if last is None or len(found) > limit:
                 break
-            place, looked_at = last, looked_at + limit + 1
+            place, looked_at = last, looked_at + batch
             if looked_at >= _MOST_LOOKED_AT:
                 return Page(tuple(map(to_job, found)), place)
         page = found[:limit]
@@ -60,14 +62,14 @@ class Listings:
         return items, str(keys[-1]["seq"]) if len(keys) == limit else None
 
     async def _by_day(self, below: str | None, limit: int) -> list[Item]:
+        """Day by day, and faster the less there is."""
         found: list[Item] = []
         days = days_back_from(below, self._clock(), _DAYS)
-        for start in range(0, len(days), _DAYS_AT_ONCE):
-            some = days[start : start + _DAYS_AT_ONCE]
-            keys = [day_key(day, shard) for day in some for shard in range(SHARDS)]
+        at_once = 1
+        while days and len(found) < limit:
+            keys = [day_key(day, shard) for day in days[:at_once] for shard in range(SHARDS)]
             found += await self._merged("by_day", "day", keys, below, limit - len(found))
-            if len(found) >= limit:
-                break
+            days, at_once = days[at_once:], at_once * 2
         return found
 
     async def _merged(
