@@ -14,7 +14,22 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,119}$"
 """Job and client ids: a deduplication id of SQS has 128 characters, and a replay adds its attempt."""
 
 RESULTS_QUEUE = "mip-results.fifo"
+RESULTS_DEAD_LETTER_QUEUE = "mip-results-dlq.fifo"
 MAX_RECEIVES = 3
+
+STACK = "ImgPipeline"
+IMAGES_STACK = "ImgPipelineImages"
+ALGORITHM_IMAGES = "mip-algos"
+PACS_IMAGE = "mip-pacs"
+"""Repositories of container images."""
+
+ROLE_PATH = "/mip/"
+"""IAM path of the algorithms' roles, and of nothing else."""
+
+ALGORITHM_TAG = "mip:algorithm"
+"""The tag that says on AWS whose something is."""
+
+METRICS_NAMESPACE = "Mip"
 
 RESERVED_ENV = frozenset(
     {
@@ -58,6 +73,11 @@ def service(algo_id: str) -> str:
 def role(algo_id: str) -> str:
     """The role whose permissions an algorithm's workers have."""
     return f"mip-{algo_id}-task"
+
+
+def pacs_key_parameter(algo_id: str) -> str:
+    """The parameter that holds the algorithm's PACS key."""
+    return f"/mip/{algo_id}/pacs-key"
 
 
 def log_group(algo_id: str) -> str:

@@ -42,11 +42,11 @@ def apply(situation: World, step: steps.Step) -> World | None:
     seen, rec = situation.observed, situation.record
     match step:
         case steps.CreateQueues():
-            seen = replace(seen, queue_url="http://q", dead_letter_queue=True)
+            seen = replace(seen, queue_url="http://q", dead_letter_queue=True, drifted=seen.drifted - {"queues"})
         case steps.PutRole(legacy):
-            seen = replace(seen, role_is_legacy=legacy)
+            seen = replace(seen, role_is_legacy=legacy, drifted=seen.drifted - {"role"})
         case steps.CreateLogGroup():
-            seen = replace(seen, log_group=True)
+            seen = replace(seen, log_group=True, drifted=seen.drifted - {"log_group"})
         case steps.RegisterTaskDefinition(spec, revision):
             made = TaskDefinition(f"mip-liver:{revision}", "sha256:1")
             seen = replace(seen, task_definitions={**seen.task_definitions, spec.task_fingerprint(): made})
@@ -118,6 +118,7 @@ WORLDS = st.builds(
     log_group=st.booleans(),
     task_definitions=st.dictionaries(FINGERPRINTS, st.just(TaskDefinition("mip-liver:1", None)), max_size=2),
     service=SERVICES,
+    drifted=st.frozensets(st.sampled_from(["queues", "role", "log_group"])),
 )
 SITUATIONS = st.builds(
     World,
@@ -170,6 +171,7 @@ def test_converged_means_everything_is_there_and_the_status_tells_the_truth(situ
     task = end.record.task_fingerprint()
     assert seen.queue_url and seen.dead_letter_queue and seen.log_group
     assert seen.role_is_legacy is end.record.legacy_output_keys
+    assert not seen.drifted
     assert list(seen.task_definitions) == [task]
     assert seen.service and seen.service.task_fingerprint == task
     assert seen.service.desired_count in allowed_counts(situation)
@@ -197,6 +199,9 @@ def test_drift_is_repaired_piece_by_piece() -> None:
         {"log_group": False},
         {"task_definitions": {}},
         {"service": None},
+        {"drifted": frozenset({"queues"})},
+        {"drifted": frozenset({"role"})},
+        {"drifted": frozenset({"log_group"})},
     ):
         broken = replace(healthy, observed=replace(healthy.observed, **damage))
         assert plan(broken), f"nobody repairs {damage}"

@@ -1,30 +1,51 @@
-"""Who is calling: admins by ``x-admin-key``, clients by ``x-api-key`` (CONTRACT.md, "Who may call")."""
+"""Who is calling: admins by ``x-admin-key``, clients by ``x-api-key`` (CONTRACT.md, "Who may call").
+
+Where the platform trusts an OIDC issuer, clients show its tokens instead, as ``Authorization: Bearer``.
+"""
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
-from fastapi import Security
-from fastapi.security import APIKeyHeader
+from fastapi import Depends, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from medical_image_processing.errors import Forbidden, Unauthorized
 from medical_image_processing.ports.keys import KeyHolder, KeyRole, Keys, digest
 
 _ADMIN_HEADER = APIKeyHeader(name="x-admin-key", auto_error=False, scheme_name="admin key")
 _CLIENT_HEADER = APIKeyHeader(name="x-api-key", auto_error=False, scheme_name="client key")
+_BEARER = HTTPBearer(auto_error=False, scheme_name="OIDC token", description="Where an OIDC issuer is set up.")
+
+
+def _token(sent: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)] = None) -> str | None:
+    return sent.credentials if sent is not None else None
+
 
 AdminKey = Annotated[str | None, Security(_ADMIN_HEADER)]
 ClientKey = Annotated[str | None, Security(_CLIENT_HEADER)]
+ClientToken = Annotated[str | None, Depends(_token)]
+
+
+class Tokens(Protocol):
+    """Checks an OIDC issuer's tokens."""
+
+    async def holder(self, token: str | None) -> KeyHolder:
+        """Whose token it is, its own client_id first. Unauthorized; Unavailable when the issuer is away."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """A client. ``holder`` is None where clients need no key; then every client_id is open."""
+    """A client. ``holder`` is None where clients need no key; then every client_id is open.
+
+    ``may_grow``: whether the holder can get more client_ids; those of a token are its issuer's to name.
+    """
 
     holder: KeyHolder | None
+    may_grow: bool = True
 
     @property
     def client_ids(self) -> tuple[str, ...] | None:
@@ -51,12 +72,21 @@ def fixed_digests(*digests: str) -> Callable[[], Awaitable[Collection[str]]]:
 
 
 class Access:
-    """Checks keys. ``root_admin_digests`` are of the platform's own admin keys; several while they are rotated."""
+    """Checks keys. ``root_admin_digests`` are of the platform's own admin keys; several while they are rotated.
+
+    With ``tokens`` clients show a token, and no key of theirs opens anything.
+    """
 
     def __init__(
-        self, keys: Keys, *, root_admin_digests: Callable[[], Awaitable[Collection[str]]], open_clients: bool
+        self,
+        keys: Keys,
+        *,
+        root_admin_digests: Callable[[], Awaitable[Collection[str]]],
+        open_clients: bool,
+        tokens: Tokens | None = None,
     ) -> None:
         self._keys = keys
+        self._tokens = tokens
         self._root_digests = root_admin_digests
         self._open = open_clients
 
@@ -72,10 +102,12 @@ class Access:
                 return holder.name
         raise Unauthorized("ADMIN_KEY_REQUIRED", "send a valid admin key in the x-admin-key header")
 
-    async def client(self, key: str | None) -> Caller:
-        """The caller. Unauthorized ``CLIENT_KEY_REQUIRED``."""
+    async def client(self, key: str | None, token: str | None = None) -> Caller:
+        """The caller. Unauthorized ``CLIENT_KEY_REQUIRED``, ``CLIENT_TOKEN_REQUIRED``."""
         if self._open:
             return Caller(None)
+        if self._tokens is not None:
+            return Caller(await self._tokens.holder(token), may_grow=False)
         holder = await self._keys.find(digest(key)) if key else None
         if holder is None or holder.role is not KeyRole.CLIENT:
             raise Unauthorized("CLIENT_KEY_REQUIRED", "send a valid client key in the x-api-key header")

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-from fastapi import APIRouter, FastAPI, Response
-from fastapi.middleware.cors import CORSMiddleware
+from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 
-from medical_image_processing import __version__
-from medical_image_processing.api import admin, failures, processing, schemas, websocket
+from medical_image_processing.api import admin, processing, schemas, websocket
 from medical_image_processing.api.access import Access, AdminKey
+from medical_image_processing.api.base import create_base
 from medical_image_processing.api.metrics import Metrics
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.router import Router
@@ -31,32 +30,6 @@ class Parts:
     access: Access
     hub: websocket.Hub
     metrics: Metrics
-
-
-def create_base(*routers: APIRouter, allow_origins: tuple[str, ...]) -> FastAPI:
-    """An application of these routes, and /health."""
-    app = FastAPI(
-        title="Medical image processing platform",
-        version=__version__,
-        description="Register an algorithm while the platform runs, send it studies, get DICOM back.",
-    )
-    failures.install(app)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=list(allow_origins),
-        allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=["content-type", "x-admin-key", "x-api-key", "if-match"],
-        expose_headers=["etag", "retry-after"],
-    )
-    for router in routers:
-        app.include_router(router)
-
-    @app.get("/health", response_model=schemas.HealthAnswer, tags=["operation"])
-    async def health() -> schemas.HealthAnswer:
-        """The platform takes jobs."""
-        return schemas.HealthAnswer(status="ok", version=__version__)
-
-    return app
 
 
 def create_app(parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bool) -> FastAPI:

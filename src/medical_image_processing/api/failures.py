@@ -25,7 +25,9 @@ _STATUS: tuple[tuple[type[errors.MipError], int], ...] = (
     (errors.Conflict, 409),
     (errors.Throttled, 429),
     (errors.TransientError, 503),
-    (errors.PermanentError, 422),
+    (errors.InputRejected, 422),
+    (errors.AlgorithmFailed, 422),
+    # Others are ours, not the caller's: 500.
 )
 
 
@@ -46,13 +48,17 @@ def answer(status: int, code: str, message: str, details: Any = None, headers: A
     return JSONResponse({"error": body}, status, headers=headers)
 
 
+def status_of(error: errors.MipError) -> int:
+    """The HTTP status that states ``error``."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
 async def _on_mip_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.MipError)
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     headers = None
     if isinstance(error, errors.TransientError):
         headers = {"Retry-After": str(max(1, round(error.retry_after_s)))}
-    return answer(status, error.code, error.message, error.details, headers)
+    return answer(status_of(error), error.code, error.message, error.details, headers)
 
 
 async def _on_invalid(_: Request, error: Exception) -> JSONResponse:

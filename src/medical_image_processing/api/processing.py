@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from medical_image_processing.api import schemas
-from medical_image_processing.api.access import Access, Caller, ClientKey
+from medical_image_processing.api.access import Access, Caller, ClientKey, ClientToken
 from medical_image_processing.api.results import host_of, job_answer
 from medical_image_processing.control.router import Router, new_client_id
 from medical_image_processing.errors import NotFound
@@ -23,8 +23,8 @@ AlgoIdPath = Annotated[str, Path(pattern=ALGO_ID_PATTERN)]
 def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, access: Access) -> APIRouter:
     """The clients' routes."""
 
-    async def client(key: ClientKey = None) -> Caller:
-        return await access.client(key)
+    async def client(key: ClientKey = None, token: ClientToken = None) -> Caller:
+        return await access.client(key, token)
 
     Client = Annotated[Caller, Depends(client)]
     routes = APIRouter(tags=["processing"], responses=schemas.errors(401, 422, 503))
@@ -79,7 +79,7 @@ def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, acce
         status: JobStatus | None = None,
         algo_id: Annotated[str | None, Query(pattern=ALGO_ID_PATTERN)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")] = None,
+        cursor: Annotated[str | None, Query(max_length=160, pattern=r"^[0-9A-Za-z._:#-]+$")] = None,
     ) -> Response:
         """Jobs, newest first."""
         if client_id is not None:
@@ -91,6 +91,8 @@ def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, acce
         return JSONResponse({"jobs": answers, "next_cursor": page.next_cursor})
 
     async def _new_client_id(caller: Caller) -> str:
+        if caller.holder is not None and not caller.may_grow:
+            return caller.holder.client_ids[0]
         client_id = new_client_id()
         if caller.holder is not None:
             await keys.grant_client_id(caller.holder.name, client_id)

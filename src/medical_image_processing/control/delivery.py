@@ -81,12 +81,15 @@ class Delivery:
             if job is not None and job.finished_at is not None:
                 await self._push.push(job)
 
-    async def bury(self) -> None:
-        """Fail the jobs whose messages went to a dead-letter queue (law J5)."""
+    async def bury(self) -> int:
+        """Fail the jobs whose messages went to a dead-letter queue (law J5); how many messages that were."""
+        buried = 0
         while letters := await self._queues.dead_letters(limit=_BATCH):
             reports = [report for letter in letters if (report := await self._read_dead(letter)) is not None]
             await self._finish(reports)
             await self._queues.settle_dead_letters([letter.message_id for letter in letters])
+            buried += len(letters)
+        return buried
 
     async def resend(self, *, after_s: float = LOST_AFTER_S) -> None:
         """Send jobs again whose message has been gone for ``after_s``; end what is lost every time (law J1)."""

@@ -10,7 +10,7 @@ from typing import Protocol
 class PacsKeys(Protocol):
     """Names the algorithm behind a key."""
 
-    def algo_for(self, key: str) -> str | None:
+    async def algo_for(self, key: str) -> str | None:
         """Whose key it is, or None. Takes no longer for a key that is almost right (law A2)."""
 
 
@@ -33,6 +33,6 @@ class HashedKeys:
         """Shut the key out; one that is not there is no error."""
         self._names.pop(digest, None)
 
-    def algo_for(self, key: str) -> str | None:
+    async def algo_for(self, key: str) -> str | None:
         """Whose key it is, or None."""
         return self._names.get(self.digest(key))

@@ -48,6 +48,8 @@ class Observed:
     task_definitions: dict[str, TaskDefinition]
     """By task fingerprint."""
     service: ServiceState | None
+    drifted: frozenset[str] = frozenset()
+    """What is there and not as it should be, of ``queues``, ``role`` and ``log_group``: to be made again."""
 
     @property
     def is_empty(self) -> bool:

@@ -2,6 +2,7 @@
 
 Beside the contract's names the platform may set ``MIP_REVISION``, ``MIP_TASK``, ``MIP_IMAGE_DIGEST`` (they go into
 the result's provenance), ``MIP_TIME_LIMIT_S``, ``MIP_STOP_TIMEOUT_S``, ``MIP_MAX_INPUT_MIB``, ``MIP_PARENT_PID``.
+Amazon ECS sets ``ECS_AGENT_URI``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from medical_image_processing.worker.http import origin_of
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """``endpoint``s are None on AWS. ``parent_pid``: the process whose death ends this one."""
+    """``endpoint``s are None on AWS, ``ecs_agent`` elsewhere. ``parent_pid``: whose death ends this process."""
 
     algo_id: str
     queue_url: str
@@ -36,6 +37,7 @@ class WorkerConfig:
     stop_timeout_s: float
     max_input_bytes: int
     parent_pid: int | None
+    ecs_agent: str | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -63,6 +65,7 @@ class WorkerConfig:
             stop_timeout_s=_number(env, "MIP_STOP_TIMEOUT_S", 25),
             max_input_bytes=int(_number(env, "MIP_MAX_INPUT_MIB", 2048) * 2**20),
             parent_pid=int(_number(env, "MIP_PARENT_PID", 0)) or None,
+            ecs_agent=env.get("ECS_AGENT_URI") or None,
         )
 
 

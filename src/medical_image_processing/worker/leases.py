@@ -63,6 +63,7 @@ class Leases:
         self._clock = clock
         self._limit_s = limit_s
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._renewed: dict[Attempt, float] = {}
         self._unclaimed: set[Attempt] = set()
         self._running: Attempt | None = None
@@ -74,6 +75,7 @@ class Leases:
             for attempt in attempts:
                 self._renewed[attempt] = attempt.received_clock = now
                 self._unclaimed.add(attempt)
+            self._changed.notify_all()
 
     def start(self, attempt: Attempt) -> bool:
         """Mark it as running; False if it is no longer ours."""
@@ -107,6 +109,17 @@ class Leases:
             for attempt in attempts:
                 self._renewed.pop(attempt, None)
                 self._unclaimed.discard(attempt)
+            self._changed.notify_all()
+
+    def await_held(self, timeout_s: float | None) -> bool:
+        """Wait until a job is held; whether one is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._renewed), timeout_s)
+
+    def await_released(self, timeout_s: float) -> bool:
+        """Wait until no job is held; whether none is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._renewed, timeout_s)
 
     def running(self) -> Attempt | None:
         """The job being computed, unless somebody has claimed it."""
@@ -130,6 +143,7 @@ class Leases:
             a for a in self._renewed if now - (a.started_clock or a.received_clock) > self._longest(a)
         ]:
             del self._renewed[attempt]
+        self._changed.notify_all()
 
     def _longest(self, attempt: Attempt) -> float:
         # Before its start a job may wait for another one that takes all its time.
@@ -146,6 +160,7 @@ class Leases:
                     continue
                 del self._renewed[attempt]
                 self._unclaimed.discard(attempt)
+                self._changed.notify_all()
                 log.event("the lease was lost; the job is another worker's now", job_id=attempt.job.job_id)
 
 

@@ -27,6 +27,7 @@ from medical_image_processing.worker.fetcher import Fetcher
 from medical_image_processing.worker.http import HttpClient
 from medical_image_processing.worker.leases import Attempt, Leases, Renewer
 from medical_image_processing.worker.pacs import PacsClient
+from medical_image_processing.worker.protection import start_protector
 from medical_image_processing.worker.runner import Runner
 from medical_image_processing.worker.sigv4 import load_credentials
 
@@ -79,6 +80,8 @@ class Worker:
     def run(self) -> int:
         """Work until told to stop; returns the exit status."""
         threading.excepthook = _end_process
+        if self._config.ecs_agent:
+            start_protector(self._config.ecs_agent, self._leases)
         for thread in (self._courier, self._fetcher, self._runner, Renewer(self._leases)):
             thread.start()
         stop_at: float | None = None

@@ -119,11 +119,12 @@ def plan(situation: Situation) -> tuple[Step, ...]:
 
 def _plan_resources(record: Algorithm, observed: Observed) -> tuple[Step, ...]:
     steps: list[Step] = []
-    if observed.queue_url is None or not observed.dead_letter_queue:
+    drifted = observed.drifted
+    if observed.queue_url is None or not observed.dead_letter_queue or "queues" in drifted:
         steps.append(CreateQueues())
-    if observed.role_is_legacy is not record.legacy_output_keys:
+    if observed.role_is_legacy is not record.legacy_output_keys or "role" in drifted:
         steps.append(PutRole(record.legacy_output_keys))
-    if not observed.log_group:
+    if not observed.log_group or "log_group" in drifted:
         steps.append(CreateLogGroup())
     task = record.task_fingerprint()
     if task not in observed.task_definitions:

@@ -90,6 +90,11 @@ def moment(epoch_s: float) -> str:
     return f"{int(epoch_s * _NS):016x}"
 
 
+def taken_in_at(seq: str) -> float:
+    """The moment in a job's ``seq``, epoch seconds."""
+    return int(seq[:16], 16) / _NS
+
+
 def new_finish_seq(now: float, number: int) -> str:
     """Where an end comes among its client's: the ``number``-th of those that became known at ``now``.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from medical_image_processing.engines.aws.job_items import is_open
+from medical_image_processing.engines.aws.job_items import is_open, taken_in_at
 from medical_image_processing.engines.aws.tables import Item, Table
 from medical_image_processing.ports.registry import Registry
 
@@ -53,6 +53,12 @@ class OpenJobs:
         found = await self._table.query(_OF_ALGORITHM, {"algo_id": algo_id}, index=_INDEX)
         return [item["job_id"] for item in found]
 
+    async def oldest_at(self) -> float | None:
+        """When the job that is open for longest was taken in, epoch seconds; None when none is."""
+        of_algorithms = await asyncio.gather(*(self._first(algo_id) for algo_id in await self.algorithms()))
+        first = [str(item["seq"]) for items in of_algorithms for item in items]
+        return taken_in_at(min(first)) if first else None
+
     async def look(self) -> list[Item]:
         """Some of the open jobs; the next call goes on from there, and at the end begins again."""
         window, self._place = await self._table.scan_index(_INDEX, limit=_WINDOW, after=self._place)
@@ -60,5 +66,7 @@ class OpenJobs:
         return sorted((item for item in items if is_open(item)), key=lambda item: str(item["seq"]))
 
     async def _has_some(self, algo_id: str) -> bool:
-        found = await self._table.query(_OF_ALGORITHM, {"algo_id": algo_id}, index=_INDEX, limit=1)
-        return bool(found)
+        return bool(await self._first(algo_id))
+
+    async def _first(self, algo_id: str) -> list[Item]:
+        return await self._table.query(_OF_ALGORITHM, {"algo_id": algo_id}, index=_INDEX, limit=1)

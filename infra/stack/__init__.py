@@ -1,0 +1,1 @@
+"""The two stacks, a module for each noun of theirs."""

@@ -1,0 +1,85 @@
+"""What bounds the algorithms' roles, and the role that starts their containers.
+
+The boundary is the most that any algorithm's role may ever do, whatever the provisioner writes into its
+policy: the provisioner may only make roles that carry it, and may not take it off.
+"""
+
+from __future__ import annotations
+
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from stack import arns
+
+
+class Boundary(Construct):
+    """``policy`` is the permissions boundary, ``execution_role`` what ECS itself uses for a task's start."""
+
+    def __init__(self, scope: Construct, id: str, *, output: s3.IBucket, cluster: str) -> None:
+        super().__init__(scope, id)
+        self.policy = iam.ManagedPolicy(
+            self,
+            "TaskBoundary",
+            description="The most that an algorithm's task role may do",
+            statements=[
+                iam.PolicyStatement(
+                    sid="TakeJobs",
+                    actions=[
+                        "sqs:GetQueueUrl",
+                        "sqs:GetQueueAttributes",
+                        "sqs:ReceiveMessage",
+                        "sqs:DeleteMessage",
+                        "sqs:ChangeMessageVisibility",
+                    ],
+                    resources=[arns.algorithm_queues()],
+                ),
+                iam.PolicyStatement(
+                    sid="NeverReadResults",
+                    effect=iam.Effect.DENY,
+                    actions=["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"],
+                    resources=arns.results_queues(),
+                ),
+                iam.PolicyStatement(
+                    sid="SendResults", actions=["sqs:SendMessage"], resources=arns.results_queues()[:1]
+                ),
+                iam.PolicyStatement(
+                    sid="WriteOutput",
+                    actions=["s3:PutObject", "s3:AbortMultipartUpload"],
+                    resources=[output.arn_for_objects(arns.ANY)],
+                ),
+                iam.PolicyStatement(
+                    sid="KeepTaskWhileItHoldsAJob",
+                    actions=["ecs:UpdateTaskProtection", "ecs:GetTaskProtection"],
+                    resources=[arns.tasks(cluster)],
+                ),
+            ],
+        )
+        self.execution_role = iam.Role(
+            self,
+            "TaskExecutionRole",
+            assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"),
+            description="Pulls algorithms' images, opens their logs, hands them their PACS keys",
+        )
+        for statement in execution_statements():
+            self.execution_role.add_to_policy(statement)
+
+
+def execution_statements() -> list[iam.PolicyStatement]:
+    """What ECS does before an algorithm's container runs."""
+    return [
+        iam.PolicyStatement(sid="SignInToEcr", actions=["ecr:GetAuthorizationToken"], resources=["*"]),
+        iam.PolicyStatement(
+            sid="PullImages",
+            actions=["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            resources=[arns.repositories()],
+        ),
+        iam.PolicyStatement(
+            sid="WriteLogs",
+            actions=["logs:CreateLogStream", "logs:PutLogEvents"],
+            resources=arns.algorithm_log_groups(),
+        ),
+        iam.PolicyStatement(
+            sid="ReadPacsKeys", actions=["ssm:GetParameters"], resources=[arns.algorithm_parameters()]
+        ),
+    ]

@@ -1,0 +1,52 @@
+"""What the PACS API needs of the place where images lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+Reading = tuple[str, str | None, str | None]
+"""What an address may mean: study_id, and series_id and image_id where it names an image."""
+
+
+class Link(NamedTuple):
+    """An address that opens one image without a key, until ``expires_at`` (epoch seconds)."""
+
+    url: str
+    expires_at: int
+
+
+class Image(Protocol):
+    """One image; the UIDs are those of the access record, and ``key`` is its path in the archive."""
+
+    @property
+    def study_uid(self) -> str: ...
+    @property
+    def series_uid(self) -> str: ...
+    @property
+    def sop_uid(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+
+
+Found = TypeVar("Found", bound=Image)
+
+
+class Archive(Protocol[Found]):
+    """Images by study, series and image id. NotFound ``STUDY_NOT_FOUND``, ``SERIES_NOT_FOUND``,
+    ``IMAGE_NOT_FOUND``; TransientError when it can't be said now."""
+
+    async def studies(self) -> list[str]:
+        """All studies' ids."""
+
+    async def image(self, study_id: str, series_id: str, image_id: str) -> Found:
+        """One image."""
+
+    async def images(self, study_id: str, series_id: str | None) -> Sequence[Found]:
+        """Those of a series, or of a whole study, series after series."""
+
+    async def first_known(self, readings: Sequence[Reading]) -> Reading | None:
+        """The first of these that names something."""
+
+    async def links(self, images: Sequence[Found], base: str) -> Sequence[Link]:
+        """A link for each. ``base`` is the address under which the caller reached the API."""

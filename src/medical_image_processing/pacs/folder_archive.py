@@ -1,0 +1,106 @@
+"""The archive over a folder, and its files behind the links that it gives.
+
+A link names its file by an opaque token, because the paths of a PACS folder may hold patients' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.types import Receive, Send
+
+from medical_image_processing.errors import Conflict, NotFound
+from medical_image_processing.pacs.archive import Link, Reading
+from medical_image_processing.pacs.catalogue import ImageFile
+from medical_image_processing.pacs.files import FileReader, RangeNotSatisfiable, Span, asked_span
+from medical_image_processing.pacs.folder import FolderIndex
+from medical_image_processing.pacs.http import (
+    Headers,
+    Request,
+    error_answer,
+    not_get,
+    send_answer,
+    send_chunks,
+    send_start,
+)
+from medical_image_processing.pacs.links import LinkSigner
+
+_DICOM = b"application/dicom"
+
+
+class FolderArchive:
+    """Implements :class:`pacs.archive.Archive` over ``index``."""
+
+    def __init__(self, index: FolderIndex, links: LinkSigner) -> None:
+        self._index = index
+        self._links = links
+        self._files = FileReader(index.folder)
+
+    async def studies(self) -> list[str]:
+        """Study Instance UIDs."""
+        return await self._index.studies()
+
+    async def image(self, study_id: str, series_id: str, image_id: str) -> ImageFile:
+        """One image."""
+        return await self._index.image(study_id, series_id, image_id)
+
+    async def images(self, study_id: str, series_id: str | None) -> list[ImageFile]:
+        """Those of a series or of a whole study."""
+        return await self._index.images(study_id, series_id)
+
+    async def first_known(self, readings: Sequence[Reading]) -> Reading | None:
+        """The first reading that names something, after a scan if none does at once."""
+        known = [reading for reading in readings if self._index.knows(*reading)]
+        if not known:
+            await self._index.rescan()
+            known = [reading for reading in readings if self._index.knows(*reading)]
+        return known[0] if known else None
+
+    async def links(self, images: Sequence[ImageFile], base: str) -> list[Link]:
+        """Links below ``base``, which :meth:`serve` answers."""
+        return [self._link(image, base) for image in images]
+
+    def _link(self, image: ImageFile, base: str) -> Link:
+        token = self._index.token(image)
+        expires, signature = self._links.sign(token)
+        return Link(f"{base}/files/{token}?expires={expires}&signature={signature}", expires)
+
+    async def serve(self, request: Request, cors: Headers, receive: Receive, send: Send) -> None:
+        """Answer what lies below ``/files/``."""
+        if request.method not in ("GET", "HEAD"):
+            await send_answer(send, not_get(request, cors), cors)
+            return
+        token = request.path.removeprefix("/files/")
+        self._links.check(token, request.query("expires") or "", request.query("signature") or "")
+        file = self._index.by_token(token)
+        size = file.stamp.size
+        headers: Headers = ((b"accept-ranges", b"bytes"), *cors)
+        try:
+            part = _part(request, size)
+        except RangeNotSatisfiable:
+            headers = ((b"content-range", b"bytes */%d" % size), *cors)
+            short = error_answer(416, "RANGE_NOT_SATISFIABLE", "the range lies outside the image")
+            await send_answer(send, short, headers)
+            return
+        status, span = (206, part) if part else (200, Span(0, size))
+        if part:
+            headers = ((b"content-range", b"bytes %d-%d/%d" % (part.start, part.end - 1, size)), *headers)
+        try:
+            content = await self._files.read(file, span if request.method == "GET" else Span(0, 0))
+        except (NotFound, Conflict):
+            # So that the new link asked for is a better one; and where the whole folder is away, that is
+            # the trouble to state, and it passes.
+            await self._index.rescan()
+            raise
+        await send_start(send, status, span.length, _DICOM, headers)
+        if isinstance(content, bytes):
+            await send({"type": "http.response.body", "body": content})
+        else:
+            await send_chunks(send, content, receive)
+
+
+def _part(request: Request, size: int) -> Span | None:
+    # A link opens one state of one file, so there is no validator that If-Range could name.
+    if request.method == "HEAD" or request.header(b"if-range") is not None:
+        return None
+    return asked_span(request.header(b"range"), size)

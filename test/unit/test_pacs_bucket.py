@@ -1,0 +1,213 @@
+"""The PACS API over a bucket: what its container runs, on a real socket, before an emulated AWS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from pydicom.data import get_testdata_file
+
+from aws_emulator import AwsEmulator
+from aws_stage import AwsStage
+from medical_image_processing.engines.aws.engine import AwsEngine
+from medical_image_processing.entrypoints.pacs_service import KNOWN_S, OPERATOR, ServiceKeys, create_service
+from medical_image_processing.errors import InvalidRequest
+from medical_image_processing.ports.keys import digest
+
+KEY, OPERATOR_KEY = "the-key-of-algo-1", "the-operators-key"
+ORIGIN = "https://viewer.example"
+CT = get_testdata_file("CT_small.dcm")
+KEYS = [
+    "study-1/series-1/image-1.dcm",
+    "study-1/series-1/image-10.dcm",
+    "study-1/series-1/image-2",
+    "study-1/series-1/notes.txt",
+    "study-1/series-2/1.2.840.5",
+    "study-1/series-2/DICOMDIR",
+    "a/b/images/c/images.dcm",
+]
+
+
+class Service:
+    """The running service."""
+
+    def __init__(self, engine: AwsEngine, bucket: str, port: int) -> None:
+        self.engine = engine
+        self.bucket = bucket
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"x-api-key": KEY}, trust_env=False)
+
+    def link(self, path: str) -> str:
+        answer = self.http.get(path)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["url"])
+
+    def code(self, path: str, **headers: str) -> str:
+        answer = self.http.get(path, headers=headers)
+        assert not answer.is_success, answer.text
+        return str(answer.json()["error"]["code"])
+
+
+@pytest.fixture(scope="module")
+def service(aws_emulator: AwsEmulator) -> Iterator[Service]:
+    stage = AwsStage(aws_emulator)
+    clients, engine = stage.clients, stage.engine
+    bucket = f"mip-pacs-{stage.account.account}"
+    s3 = clients.client("s3").boto
+    s3.create_bucket(Bucket=bucket)
+    for key in KEYS:
+        s3.upload_file(CT, bucket, key)
+    s3.put_object(Bucket=bucket, Key="study-1/series-1/", Body=b"")
+    environment = {
+        **stage.environment,
+        "MIP_PACS_BUCKET": bucket,
+        "MIP_PACS_OPERATOR_KEY": OPERATOR_KEY,
+        "MIP_ALLOW_ORIGINS": ORIGIN,
+    }
+    asyncio.run(engine.keys.put_pacs_key(digest(KEY), "algo_1"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_service(environment, clients), lifespan="off", log_level="error")
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        yield Service(engine, bucket, listening.getsockname()[1])
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.mark.parametrize("image", ["image-1", "image-1.dcm", "image-2"])
+def test_a_link_opens_the_object_itself_without_a_key(service: Service, image: str) -> None:
+    file = httpx.get(service.link(f"/studies/study-1/images/series-1/{image}"), trust_env=False)
+
+    assert file.status_code == 200
+    assert file.headers["content-type"] == "application/dicom"
+    assert file.content == Path(CT).read_bytes()
+
+
+def test_a_link_says_when_it_expires(service: Service) -> None:
+    answer = service.http.get("/studies/study-1/images/series-1/image-1").json()
+
+    expires = time.strptime(answer["expires"], "%Y-%m-%dT%H:%M:%SZ")
+    assert 500 < time.mktime(expires) - time.mktime(time.gmtime()) <= 600
+
+
+def test_a_series_and_a_study_are_listed_without_what_is_no_image(service: Service) -> None:
+    series = service.http.get("/studies/study-1/images", params={"series_id": "series-1"}).json()
+    study = service.http.get("/studies/study-1/images").json()
+
+    assert [one["key"] for one in series] == [KEYS[0], KEYS[1], KEYS[2]]
+    assert [one["key"] for one in study] == [KEYS[0], KEYS[1], KEYS[2], KEYS[4]]
+    assert all(httpx.get(one["url"], trust_env=False).is_success for one in study)
+
+
+def test_studies_are_listed(service: Service) -> None:
+    assert service.http.get("/studies").json() == ["a", "study-1"]
+
+
+def test_a_folder_called_images_is_one_like_any_other(service: Service) -> None:
+    assert "a/b/images/c/images.dcm" in service.link("/studies/a/b/images/images/c/images")
+    assert "a/b/images/c/images.dcm" in service.link("/studies/a/images/b/images/c/images")
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/studies/study-1/images/series-1/image-3", "IMAGE_NOT_FOUND"),
+        ("/studies/study-1/images/series-1/image", "IMAGE_NOT_FOUND"),
+        ("/studies/study-1/images/series-9/image-1", "SERIES_NOT_FOUND"),
+        ("/studies/study-9/images/series-1/image-1", "STUDY_NOT_FOUND"),
+        ("/studies/study/images", "STUDY_NOT_FOUND"),
+        ("/studies/study-1/images?series_id=series", "SERIES_NOT_FOUND"),
+        ("/studies/study-1/images?series_id=../x", "INVALID_ID"),
+        ("/studies/%2e%2e/images", "INVALID_ID"),
+        ("/files/anything", "UNKNOWN_ROUTE"),
+        ("/", "UNKNOWN_ROUTE"),
+    ],
+)
+def test_what_is_not_there_is_named(service: Service, path: str, code: str) -> None:
+    assert service.code(path) == code
+
+
+@pytest.mark.parametrize("key", ["", "wrong", KEY.upper(), "devkey", "dev-admin"])
+def test_other_keys_open_nothing(service: Service, key: str) -> None:
+    assert service.code("/studies", **{"x-api-key": key}) == "UNAUTHORIZED"
+
+
+def test_the_operators_key_opens_it_and_is_named_in_the_record(service: Service) -> None:
+    path = "/studies/a/images/b/images/c/images"
+    assert service.http.get(path, headers={"x-api-key": OPERATOR_KEY}).is_success
+
+    entries = asyncio.run(service.engine.audit.entries("a"))
+    assert OPERATOR in {entry.actor for entry in entries}
+
+
+def test_who_read_what_for_which_job_is_on_record_before_the_link_is_given(service: Service) -> None:
+    service.http.get("/studies/study-1/images/series-1/image-1", headers={"x-job-id": "job-7"})
+
+    [entry] = [
+        entry
+        for entry in asyncio.run(service.engine.audit.entries("study-1"))
+        if entry.details["job_id"] == "job-7"
+    ]
+    assert (entry.actor, entry.action) == ("algo_1", "read")
+    assert (entry.details["series"], entry.details["image"]) == ("series-1", "image-1")
+
+
+def test_pages_of_the_allowed_origin_may_call(service: Service) -> None:
+    allowed = service.http.get("/studies", headers={"origin": ORIGIN})
+    other = service.http.get("/studies", headers={"origin": "https://evil.example"})
+
+    assert allowed.headers["access-control-allow-origin"] == ORIGIN
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_long_series_is_listed_to_its_end(service: Service) -> None:
+    s3 = service.engine.clients.client("s3").boto
+    for number in range(1003):
+        s3.put_object(Bucket=service.bucket, Key=f"long/series/{number:04d}.dcm", Body=b"x")
+
+    listed = service.http.get("/studies/long/images", params={"series_id": "series"}, timeout=60).json()
+
+    assert [one["key"] for one in listed] == [f"long/series/{number:04d}.dcm" for number in range(1003)]
+
+
+class _Table:
+    def __init__(self, **algorithms: str) -> None:
+        self.algorithms = {digest(key): algo for key, algo in algorithms.items()}
+        self.asked = 0
+
+    async def find_pacs_key(self, digest: str) -> str | None:
+        self.asked += 1
+        return self.algorithms.get(digest)
+
+
+def test_a_key_is_looked_up_once_a_minute_and_a_removed_one_opens_nothing_after_that() -> None:
+    now, table = [0.0], _Table(key="algo_1")
+    keys = ServiceKeys(table, None, clock=lambda: now[0])
+
+    def algo(key: str = "key") -> str | None:
+        return asyncio.run(keys.algo_for(key))
+
+    assert [algo(), algo(), algo()] == ["algo_1"] * 3
+    assert table.asked == 1
+    table.algorithms.clear()
+    now[0] = KNOWN_S + 1
+    assert algo() is None
+    table.algorithms[digest("key")] = "algo_2"
+    assert algo() == "algo_2", "that a key was unknown is not remembered"
+
+
+def test_keys_that_documents_print_are_no_operators_keys() -> None:
+    assert asyncio.run(ServiceKeys(_Table(), "devkey").algo_for("devkey")) is None
+
+
+def test_a_service_that_can_not_work_says_why() -> None:
+    with pytest.raises(InvalidRequest, match="MIP_PACS_BUCKET"):
+        create_service({})
