@@ -336,3 +336,31 @@ def test_j1_j2_a_job_that_ended_before_its_message_was_noted_is_accepted_and_not
         assert await stores.jobs.unseen("client-1", after=None, limit=10) == []
 
     stores.run(work)
+
+
+def test_r2_k1_writers_that_meet_in_a_transaction_try_again_and_are_not_refused(
+    stores: AwsStores, proxy: FaultProxy
+) -> None:
+    """An item that is in one transaction refuses another (DynamoDB developer guide, "Transaction conflict")."""
+    met = {"Code": "TransactionConflict", "Message": "Transaction is ongoing for the item"}
+    reasons = {"CancellationReasons": [met, {"Code": "None"}]}
+    kind = {"__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException"}
+    conflict = Answer(400, json.dumps({**kind, **reasons}).encode())
+
+    async def work(stores: AwsStores) -> None:
+        tries = 0
+
+        def meet_twice(call: Call) -> Answer | None:
+            nonlocal tries
+            tries += call.operation == "DynamoDB.TransactWriteItems"
+            return conflict if call.operation == "DynamoDB.TransactWriteItems" and tries <= 2 else None
+
+        proxy.fault = meet_twice
+        await stores.registry.create(a_spec(), actor="anna")
+        assert tries == 3
+        tries = -100
+        came = await outcome(stores, lambda s: s.registry.remove(ALGO, revision=1, actor="anna"))
+        assert isinstance(came, Unavailable) and came.code == "AWS_BUSY"
+        assert (await stores.registry.get(ALGO)) is not None
+
+    stores.run(work)
