@@ -182,6 +182,16 @@ def test_what_passes_is_backed_off_from_and_nobody_is_told(
     stores.run(work)
 
 
+def test_whoever_is_silent_is_asked_again_before_anybody_gives_up(stores: AwsStores, proxy: FaultProxy) -> None:
+    async def work(stores: AwsStores) -> None:
+        async with prepared(stores, proxy, first_tries(lambda _: Trouble.SILENCE)):
+            names = ("jobs.get", "queues.depth", "queues.receive", "s3.get_object")
+            outcomes = await asyncio.gather(*(outcome(stores, PORT_CALLS[name]) for name in names))
+        assert not [came for came in outcomes if isinstance(came, MipError)]
+
+    stores.run(work)
+
+
 def test_what_is_refused_for_good_is_not_tried_again(stores: AwsStores, proxy: FaultProxy) -> None:
     async def work(stores: AwsStores) -> None:
         denied = Answer(400, b'{"__type": "com.amazon.coral.service#AccessDeniedException", "message": "hush"}')
