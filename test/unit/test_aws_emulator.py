@@ -39,7 +39,7 @@ def test_it_ends_with_the_process_that_started_it(
     starter = subprocess.Popen(
         [sys.executable, "-c", START, str(samples_cache)],
         cwd=Path(__file__).parents[1],
-        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
