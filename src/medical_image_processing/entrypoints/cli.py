@@ -15,13 +15,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from medical_image_processing.entrypoints import cli_algorithms, cli_author, cli_jobs, cli_keys
+from medical_image_processing.entrypoints import cli_algorithms, cli_author, cli_deploy, cli_jobs, cli_keys
 from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.errors import InvalidRequest, MipError, Unavailable
 
 _EPILOG = (
-    "All but up, demo, test, build, new and check call the platform at MIP_API_BASE (else "
-    "http://127.0.0.1:8080), with the keys in MIP_ADMIN_KEY and MIP_CLIENT_KEY; `. HOME/env` sets them. "
+    "algorithms, jobs, keys and process call the platform at MIP_API_BASE (else http://127.0.0.1:8080), with the "
+    "keys in MIP_ADMIN_KEY and MIP_CLIENT_KEY; `. HOME/env` sets them, and `mip env` prints those of AWS. "
     "Research use only."
 )
 
@@ -56,6 +56,7 @@ app = typer.Typer(
 app.add_typer(cli_algorithms.app, name="algorithms")
 app.add_typer(cli_jobs.app, name="jobs")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_deploy.app, name="deploy")
 
 
 def _print_version(value: bool) -> None:
@@ -190,6 +191,7 @@ app.command()(cli_jobs.process)
 app.command()(cli_author.build)
 app.command()(cli_author.new)
 app.command()(cli_author.check)
+app.command()(cli_deploy.env)
 
 
 def _sample_pacs() -> Path:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 DEFAULT_BASE = "http://127.0.0.1:8080"
+PONG_S = 20.0
+"""How long a platform of one process may take to answer a ping of the WebSocket protocol."""
 # The key of the seed's curl lines; a platform takes it only while it listens on loopback alone (law A2).
 _LOOPBACK_ADMIN_KEY = "dev-admin"
 
@@ -49,6 +51,12 @@ _ERRORS: Mapping[int, Callable[[str, str], MipError]] = {
 }
 
 
+def results_address(environ: Mapping[str, str]) -> str | None:
+    """``WS_ENDPOINT``, where it was set together with the address in use: a gateway's is on another host."""
+    base = environ.get("MIP_API_BASE") or environ.get("API_BASE")
+    return environ.get("WS_ENDPOINT") if base and base == environ.get("API_BASE") else None
+
+
 def read_env(file: Path) -> dict[str, str]:
     """The ``export NAME=value`` lines of a platform's ``HOME/env``."""
     lines = [line for line in file.read_text().splitlines() if line.startswith("export ")]
@@ -59,15 +67,29 @@ class Client:
     """Speaks to one platform. Use as a context manager.
 
     ``base`` is its address, with a path where it has one. ``admin_key`` goes with ``/admin`` calls only,
-    ``client_key`` with all others.
+    ``client_key`` with all others. ``ws_endpoint`` is where results come, unless that is ``/ws`` below ``base``.
+    ``admin_secret`` is where the admin key lies in Secrets Manager; it is read when it is first needed.
     """
 
-    def __init__(self, base: str, *, admin_key: str | None = None, client_key: str | None = None) -> None:
+    def __init__(
+        self,
+        base: str,
+        *,
+        admin_key: str | None = None,
+        client_key: str | None = None,
+        ws_endpoint: str | None = None,
+        admin_secret: str | None = None,
+    ) -> None:
         self.base = base.rstrip("/")
         if not self.base.startswith(("http://", "https://")):
             raise InvalidRequest("BAD_ADDRESS", f"MIP_API_BASE is '{base}'; it must be like {DEFAULT_BASE}")
         self._is_loopback = _is_loopback(base)
-        self._admin_key = admin_key or (_LOOPBACK_ADMIN_KEY if self._is_loopback else None)
+        self._ws_endpoint = (ws_endpoint or f"ws{self.base.removeprefix('http')}/ws").rstrip("/")
+        # API Gateway promises no pong, so a connection is not given up for want of one.
+        self._pong_s = PONG_S if urlsplit(self._ws_endpoint).netloc == urlsplit(self.base).netloc else None
+        self._admin_secret = admin_secret if admin_key is None else None
+        loopback_key = _LOOPBACK_ADMIN_KEY if self._is_loopback and not admin_secret else None
+        self._admin_key = admin_key or loopback_key
         self._client_key = client_key
         for name, key in (("MIP_ADMIN_KEY", admin_key), ("MIP_CLIENT_KEY", client_key)):
             if key and not (key.isascii() and key.isprintable()):
@@ -79,7 +101,13 @@ class Client:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """The platform that ``MIP_API_BASE``, else ``API_BASE``, names, with the keys beside it."""
         base = environ.get("MIP_API_BASE") or environ.get("API_BASE") or DEFAULT_BASE
-        return cls(base, admin_key=environ.get("MIP_ADMIN_KEY"), client_key=environ.get("MIP_CLIENT_KEY"))
+        return cls(
+            base,
+            admin_key=environ.get("MIP_ADMIN_KEY") or None,
+            client_key=environ.get("MIP_CLIENT_KEY"),
+            ws_endpoint=results_address(environ),
+            admin_secret=environ.get("MIP_ADMIN_SECRET") if base == environ.get("API_BASE") else None,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -119,13 +147,13 @@ class Client:
         from websockets.exceptions import InvalidStatus, WebSocketException
         from websockets.sync.client import connect
 
-        base = f"ws{self.base.removeprefix('http')}/ws?{urlencode({'client_id': client_id})}"
         try:
             socket = connect(
-                base,
+                f"{self._ws_endpoint}?{urlencode({'client_id': client_id})}",
                 additional_headers=self._key("ws"),
-                proxy=None if self._is_loopback else True,
+                proxy=None if _is_loopback(self._ws_endpoint) else True,
                 max_size=None,
+                ping_timeout=self._pong_s,
             )
         except InvalidStatus as error:
             raise _refused(error, self.base) from error
@@ -150,6 +178,8 @@ class Client:
 
     def _key(self, first_segment: str) -> dict[str, str]:
         if first_segment == "admin":
+            if self._admin_key is None and self._admin_secret:
+                self._admin_key = _read_secret(self._admin_secret)
             return {"x-admin-key": self._admin_key} if self._admin_key else {}
         return {"x-api-key": self._client_key} if self._client_key else {}
 
@@ -186,6 +216,13 @@ class Results:
         with suppress(WebSocketException, OSError):  # it comes again then
             self._socket.send(json.dumps({"type": "received", "job_id": message.get("job_id")}))
         return message
+
+
+def _read_secret(arn: str) -> str:
+    from medical_image_processing.entrypoints.deploy.account import Account
+
+    region = arn.split(":")[3] if arn.count(":") >= 6 else None  # an ARN names its region
+    return Account(region).secret(arn)
 
 
 def _is_loopback(base: str) -> bool:
