@@ -123,7 +123,7 @@ def _results(socket: ClientConnection, job_ids: Collection[str]) -> dict[str, di
 
 
 def _check(api: Api, result: dict[str, Any], algo_id: str) -> None:
-    assert (result["status"], result["algo_id"]) == ("SUCCEEDED", algo_id), result
+    assert (result["status"], result["algo_id"]) == ("SUCCEEDED", algo_id), result.get("error")
     image = pydicom.dcmread(io.BytesIO(api.download(result["dicom"]["url"])))
     assert "Secondary Capture" in image.SOPClassUID.name
     assert image.Rows and len(image.pixel_array.shape) >= 2
