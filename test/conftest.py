@@ -112,6 +112,13 @@ def aws_emulator(samples_cache: Path) -> Iterator[AwsEmulator]:
 
 
 @pytest.fixture(scope="session")
+def movable_aws_emulator(samples_cache: Path) -> Iterator[AwsEmulator]:
+    """As above, for tests that let time pass in it."""
+    with _or_skip(), running_emulator(samples_cache, movable_clock=True) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
 def debian_image(docker_engine: DockerEngine, samples_cache: Path) -> str:
     """Debian with Python, in the place of python:3.11-slim, which can't be pulled here."""
     with _or_skip():

@@ -11,7 +11,7 @@ from aws_cdk import Acknowledgment, Aws, Stack, Validations
 from constructs import IConstruct
 
 from stack import arns
-from stack.functions import LAMBDAS, function_name
+from stack.lambdas import LAMBDAS, function_name
 
 PACK = "AwsSolutions"
 GATEWAY_LOGS = "arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
@@ -54,7 +54,7 @@ BY_CONSTRUCT = (
 
 
 def by_resource(*, output: str, cluster: str, websocket: str, images: str | None) -> dict[str, str]:
-    """Resource of a policy with a wildcard → reason. ``output`` and so on are names of parts of the template."""
+    """Resource with a wildcard → reason. ``images`` is the ARN of a bucket, the others are logical ids."""
     made = "Made by the provisioner while the platform runs, and known by that name only"
     service, task = f"service/<{cluster}>/{arns.TASK_FAMILIES}", f"task/<{cluster}>/*"
     reasons = {
@@ -76,7 +76,7 @@ def by_resource(*, output: str, cluster: str, websocket: str, images: str | None
     for name in LAMBDAS:
         reasons[arns.of("logs", f"log-group:/aws/lambda/{function_name(name)}:*")] = "Streams of its own log group"
     if images:
-        reasons[f"<{images}.Arn>/*"] = "Objects of the bucket of DICOM files"
+        reasons[f"{images}/*"] = "Objects of the bucket of DICOM files"
     return {_as_found(resource): reason for resource, reason in reasons.items()}
 
 

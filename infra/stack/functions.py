@@ -1,9 +1,8 @@
-"""The Lambdas: one table of what each runs, is given and may do. All run the same zip."""
+"""Makes the Lambdas of ``lambdas.py``. All run the same zip."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_iam as iam
@@ -11,43 +10,12 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from medical_image_processing import naming
 from stack import permissions
+from stack.lambdas import HANDLERS, LAMBDAS, function_name
 
-HANDLERS = "medical_image_processing.entrypoints.lambdas"
 INSIGHTS_GROUP = "/aws/lambda-insights"
 INSIGHTS_VERSION = lambda_.LambdaInsightsVersion.VERSION_1_0_498_0
 """The CDK knows its layer's ARN in each region, so the template needs no look-up."""
-
-
-@dataclass(frozen=True)
-class Lambda:
-    """What runs, and the least that it runs with. ``handler`` is ``module.function`` below :data:`HANDLERS`."""
-
-    handler: str
-    timeout_s: int
-    memory_mib: int
-    concurrency: int | None = None
-    """Reserved: never more at once, and always that many."""
-
-
-LAMBDAS: Mapping[str, Lambda] = {
-    "Admin": Lambda("admin.handler", timeout_s=29, memory_mib=512),
-    "Processing": Lambda("processing.handler", timeout_s=29, memory_mib=1024),
-    "Provisioner": Lambda("provisioner.handler", timeout_s=300, memory_mib=512),
-    "Delivery": Lambda("delivery.handler", timeout_s=30, memory_mib=512),
-    "Connect": Lambda("websocket.connect", timeout_s=29, memory_mib=512),
-    "Disconnect": Lambda("websocket.disconnect", timeout_s=29, memory_mib=256),
-    "Message": Lambda("websocket.message", timeout_s=29, memory_mib=256),
-    "DeadLetters": Lambda("dead_letters.handler", timeout_s=55, memory_mib=256, concurrency=1),
-    "Scaler": Lambda("scaler.handler", timeout_s=55, memory_mib=256, concurrency=1),
-}
-"""API Gateway waits 29 s. The two that run every minute end before the next run, and never run twice at once."""
-
-
-def function_name(name: str) -> str:
-    """The Lambda's name, which is also its log group's."""
-    return f"{naming.STACK}-{name}Fn"
 
 
 class Functions(Construct):

@@ -9,6 +9,7 @@ from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_event_sources as sources
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
@@ -19,17 +20,27 @@ from stack.access_log import LogsAccount
 from stack.api import STAGE, Api
 from stack.boundary import Boundary
 from stack.bucket import Buckets
-from stack.environment_of_lambdas import ENVIRONMENT
-from stack.functions import LAMBDAS, Functions, function_name
+from stack.functions import Functions
+from stack.lambdas import ENVIRONMENT, LAMBDAS, function_name
 from stack.monitoring import Monitoring
 from stack.network import Network
 from stack.pacs_service import PacsService
 from stack.queues import Queues
 from stack.secrets import Secrets
-from stack.settings import RETENTION, Settings
+from stack.settings import Settings
 from stack.tables import Tables
 from stack.websocket import WebSocket
 
+RETENTION = {
+    7: logs.RetentionDays.ONE_WEEK,
+    14: logs.RetentionDays.TWO_WEEKS,
+    30: logs.RetentionDays.ONE_MONTH,
+    60: logs.RetentionDays.TWO_MONTHS,
+    90: logs.RetentionDays.THREE_MONTHS,
+    180: logs.RetentionDays.SIX_MONTHS,
+    365: logs.RetentionDays.ONE_YEAR,
+    731: logs.RetentionDays.TWO_YEARS,
+}
 EMULATOR = "http://127.0.0.1:4566"
 
 
@@ -45,13 +56,22 @@ class PlatformStack(Stack):
         self.secrets = Secrets(self, "Secrets", removal=self._removal)
         self.tables = Tables(self, "Tables", removal=self._removal)
         self.queues = Queues(
-            self, "Queues", consumer_timeout_s=LAMBDAS["Delivery"].timeout_s, removal=RemovalPolicy.DESTROY
+            self,
+            "Queues",
+            consumer_timeout_s=LAMBDAS["Delivery"].timeout_s,
+            tls_only=not settings.emulator,
+            removal=RemovalPolicy.DESTROY,
         )
         own_images = not (
             settings.pacs_bucket or settings.dicomweb_url or settings.pacs_api_base or settings.emulator
         )
         self.buckets = Buckets(
-            self, "Buckets", allow_origins=settings.allow_origins, images=own_images, removal=self._removal
+            self,
+            "Buckets",
+            allow_origins=settings.allow_origins,
+            images=own_images,
+            tls_only=not settings.emulator,
+            removal=self._removal,
         )
         self.network = Network(
             self,
@@ -82,17 +102,21 @@ class PlatformStack(Stack):
 
     def _acknowledge(self) -> None:
         """Name the parts as cdk-nag does: by their logical ids."""
-        images = self.buckets.images
-        cluster = self._logical_id(self.cluster)
         exceptions.acknowledge(
             self,
             exceptions.by_resource(
                 output=self._logical_id(self.buckets.output),
-                cluster=cluster,
+                cluster=self._logical_id(self.cluster),
                 websocket=self.get_logical_id(self.websocket.api),
-                images=self._logical_id(images) if images else None,
+                images=self._arn_of_images(),
             ),
         )
+
+    def _arn_of_images(self) -> str | None:
+        if self.buckets.images:
+            return f"<{self._logical_id(self.buckets.images)}.Arn>"
+        given = self._settings.pacs_bucket
+        return f"arn:{Aws.PARTITION}:s3:::{given}" if given else None
 
     def _logical_id(self, construct: Construct) -> str:
         resource = construct.node.default_child
@@ -165,7 +189,7 @@ class PlatformStack(Stack):
             "MIP_RESULTS_QUEUE_URL": self.queues.results.queue_url,
             "OUTPUT_BUCKET": self.buckets.output.bucket_name,
             "MIP_WS_ENDPOINT": management,
-            "MIP_ADMIN_SECRET": self.secrets.admin_key.secret_arn,
+            "MIP_ADMIN_SECRET": self.secrets.admin_key_arn,
             "MIP_CLUSTER": self.cluster.cluster_name,
             "MIP_SUBNETS": ",".join(network.subnet_ids),
             "MIP_SECURITY_GROUP": network.workers.security_group_id,
@@ -223,7 +247,7 @@ class PlatformStack(Stack):
                 *push,
                 *may.send_jobs(),
                 *may.read_worker_logs(),
-                *may.read_secret(self.secrets.admin_key.secret_arn),
+                *may.read_secret(self.secrets.admin_key_arn),
             ],
             "Processing": [
                 may.table("Algorithms", algorithms, *may.GET),
@@ -271,6 +295,7 @@ class PlatformStack(Stack):
                 *answer_for_jobs,
                 *reach_clients,
                 *may.send_jobs(),
+                *may.look_at_open_jobs(jobs),
                 *may.take_dead_letters(),
             ],
             "Scaler": [
@@ -362,8 +387,8 @@ class PlatformStack(Stack):
             "PacsApiEndpoint": f"{self.api.rest.url}pacs",
             "PacsApiBase": self._pacs_base,
             "OutputBucketName": self.buckets.output.bucket_name,
-            "AdminKeySecretArn": self.secrets.admin_key.secret_arn,
-            "PacsKeySecretArn": self.secrets.pacs_key.secret_arn,
+            "AdminKeySecretArn": self.secrets.admin_key_arn,
+            "PacsKeySecretArn": self.secrets.pacs_key_arn,
         }
         if self._images:
             outputs["PacsBucketName"] = self._images.bucket_name

@@ -16,7 +16,9 @@ class Secrets(Construct):
         super().__init__(scope, id)
         self._removal = removal
         self.admin_key = self._key("AdminKey", "Root admin key: x-admin-key of the admin API")
+        self.admin_key_arn = _arn(self.admin_key)
         self.pacs_key = self._key("PacsKey", "Operator's key: x-api-key of the PACS API")
+        self.pacs_key_arn = _arn(self.pacs_key)
 
     def _key(self, id: str, description: str) -> secretsmanager.Secret:
         return secretsmanager.Secret(
@@ -28,3 +30,10 @@ class Secrets(Construct):
             ),
             removal_policy=self._removal,
         )
+
+
+def _arn(secret: secretsmanager.Secret) -> str:
+    """By attribute: what a reference gives is a name on an emulator, and then no policy fits."""
+    resource = secret.node.default_child
+    assert isinstance(resource, secretsmanager.CfnSecret)
+    return resource.attr_id

@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aws_cdk import aws_logs as logs
-from constructs import Node
+if TYPE_CHECKING:
+    from constructs import Node
 
 from medical_image_processing import naming
 
@@ -38,16 +38,7 @@ CONTEXT = (
     "task_env",
 )
 INSIGHTS = ("own", "shared", "off")
-RETENTION = {
-    7: logs.RetentionDays.ONE_WEEK,
-    14: logs.RetentionDays.TWO_WEEKS,
-    30: logs.RetentionDays.ONE_MONTH,
-    60: logs.RetentionDays.TWO_MONTHS,
-    90: logs.RetentionDays.THREE_MONTHS,
-    180: logs.RetentionDays.SIX_MONTHS,
-    365: logs.RetentionDays.ONE_YEAR,
-    731: logs.RetentionDays.TWO_YEARS,
-}
+LOG_DAYS = (7, 14, 30, 60, 90, 180, 365, 731)
 """Days that CloudWatch Logs offers."""
 
 
@@ -195,8 +186,8 @@ def _count(value: Any) -> int:
 
 
 def _log_days(value: Any) -> int:
-    if _count(value) not in RETENTION:
-        raise ValueError(f"must be one of {', '.join(map(str, RETENTION))}, not {value!r}")
+    if _count(value) not in LOG_DAYS:
+        raise ValueError(f"must be one of {', '.join(map(str, LOG_DAYS))}, not {value!r}")
     return int(value)
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aws_engine import AwsStores, create_queues, fresh_stores
 from botocore.exceptions import ClientError
 
-from aws_emulator import AwsEmulator, running_emulator
+from aws_emulator import AwsEmulator
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.ports.jobs import DEAD_LETTERED
@@ -104,15 +103,9 @@ class AwsQueueEngine:
         self._clients.close()
 
 
-@pytest.fixture(scope="module")
-def movable_emulator(samples_cache: Path) -> Iterator[AwsEmulator]:
-    with running_emulator(samples_cache, movable_clock=True) as emulator:
-        yield emulator
-
-
 @pytest.fixture
-def engine(movable_emulator: AwsEmulator) -> Iterator[AwsQueueEngine]:
-    engine = AwsQueueEngine(movable_emulator)
+def engine(movable_aws_emulator: AwsEmulator) -> Iterator[AwsQueueEngine]:
+    engine = AwsQueueEngine(movable_aws_emulator)
     yield engine
     engine.close()
 
@@ -213,7 +206,7 @@ def test_a_dead_letter_that_nobody_answered_for_comes_again_after_its_lease(engi
     run(engine, work)
 
 
-def test_no_queue_is_asked_for_dead_letters_while_no_job_is_open(movable_emulator: AwsEmulator) -> None:
+def test_no_queue_is_asked_for_dead_letters_while_no_job_is_open(movable_aws_emulator: AwsEmulator) -> None:
     async def work(stores: AwsStores) -> None:
         asked: list[str] = []
         sqs = stores.clients.client("sqs").boto
@@ -226,11 +219,11 @@ def test_no_queue_is_asked_for_dead_letters_while_no_job_is_open(movable_emulato
         assert await stores.queues.dead_letters(limit=10) == []
         assert asked == ["receive"]
 
-    fresh_stores(movable_emulator).run(work)
+    fresh_stores(movable_aws_emulator).run(work)
 
 
 def test_j5_a_dead_letter_of_an_earlier_attempt_does_not_end_the_replayed_job(
-    movable_emulator: AwsEmulator,
+    movable_aws_emulator: AwsEmulator,
 ) -> None:
     async def work(stores: AwsStores) -> None:
         await stores.register(ALGO)
@@ -244,7 +237,7 @@ def test_j5_a_dead_letter_of_an_earlier_attempt_does_not_end_the_replayed_job(
         assert await stores.queues.count(DEAD) == 0
         assert (await die(stores)).message_id == again != letter.message_id
 
-    fresh_stores(movable_emulator).run(work)
+    fresh_stores(movable_aws_emulator).run(work)
 
 
 async def die(stores: AwsStores) -> DeadLetter:

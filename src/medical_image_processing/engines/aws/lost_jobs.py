@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from medical_image_processing import naming
-from medical_image_processing.engines.aws.job_items import IS_OPEN, OPEN_VALUES
+from medical_image_processing.engines.aws.job_items import IS_OPEN, OPEN_VALUES, is_open
 from medical_image_processing.engines.aws.open_jobs import OpenJobs
 from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.engines.aws.reports import Reports
@@ -96,8 +96,8 @@ class LostJobs:
                 condition=f"#message_id = :message_id AND attribute_not_exists(#gone) AND {IS_OPEN}",
                 values={"now": self._clock(), "message_id": item["message_id"], **OPEN_VALUES},
             )
-        except ConditionFailed:
-            return item  # it has ended, or another sweep is at it
+        except ConditionFailed as error:
+            return error.item or item  # noted already, or it has ended
 
     async def _send_again(self, item: Item) -> None:
         """With the lost message's id as deduplication id: two sweeps that are at it send one message."""
@@ -109,8 +109,9 @@ class LostJobs:
                 condition=f"#message_id = :dedup AND {IS_OPEN}",
                 values={"dedup": dedup, "now": self._clock(), "sends": item["sends"] + 1, **OPEN_VALUES},
             )
-        except ConditionFailed:
-            return  # it has ended, or another sweep is at it
+        except ConditionFailed as error:
+            if error.item is None or error.item["dedup"] != dedup or not is_open(error.item):
+                return  # it has ended
         await self._send({**item, "dedup": dedup})
 
     async def _fail(self, items: Sequence[Item], error: JobError) -> list[Job]:
