@@ -19,6 +19,8 @@ SCRIPTS = Path(sys.executable).parent
 # Debian package → the program in it that tests ask for with ``@pytest.mark.needs``.
 DEBIAN_PACKAGES = {
     "dicom3tools": "dciodvfy",
+    "orthanc": "Orthanc",
+    "orthanc-dicomweb": "Orthanc",
     "docker.io": "dockerd",
     "docker-registry": "docker-registry",
     "debootstrap": "debootstrap",

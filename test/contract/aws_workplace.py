@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import boto3
+
 from aws_emulator import REGION, AwsEmulator
 from aws_tables import ALGORITHMS, AUDIT, JOBS, KEYS, create_tables, table
 from medical_image_processing import naming
@@ -152,7 +154,8 @@ class _Watched:
     """Clients whose calls are told of; made once, since boto3 takes long to make one."""
 
     def __init__(self, account: AwsEmulator) -> None:
-        session = account.session()
+        keys = {"aws_access_key_id": account.account, "aws_secret_access_key": account.secret}
+        session = boto3.Session(**keys, region_name=REGION)  # not the shared one: the events are the session's
         session.events.register("provide-client-params", self._note)
         session.events.register("after-call", self._tell)
         self.clients = AwsClients(session=session, endpoint_url=account.endpoint)

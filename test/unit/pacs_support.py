@@ -21,7 +21,8 @@ import uvicorn
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
-from medical_image_processing.pacs.app import create_app
+from medical_image_processing.pacs.app import PacsApp, create_app
+from medical_image_processing.pacs.dicomweb import DicomwebArchive
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
@@ -61,7 +62,7 @@ class Pacs:
     mount: str
     client: httpx.Client
     keys: HashedKeys
-    index: FolderIndex
+    index: FolderIndex | None
     accesses: list[tuple[str, list[tuple[str, str, str]], str | None]] = field(default_factory=list)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
@@ -142,6 +143,25 @@ def serve(
     finally:
         del _MOUNTED[mount]
         index.close()
+
+
+@contextmanager
+def serve_dicomweb(client: httpx.AsyncClient) -> Iterator[Pacs]:
+    """The PACS API in front of the DICOMweb server that ``client`` speaks to."""
+    keys = HashedKeys({HashedKeys.digest(KEY): "algo_1"})
+    accesses: list[tuple[str, list[tuple[str, str, str]], str | None]] = []
+
+    async def on_access(algo: str, images: Sequence[tuple[str, str, str]], job_id: str | None) -> None:
+        accesses.append((algo, list(images), job_id))
+
+    archive = DicomwebArchive(client, LinkSigner())
+    port, mount = _server_port(), f"/pacs-{next(_NUMBERS)}"
+    _MOUNTED[mount] = PacsApp(archive, keys, on_access, serve_file=archive.serve)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}{mount}", timeout=15) as asking:
+            yield Pacs(Path(), port, mount, asking, keys, None, accesses)
+    finally:
+        del _MOUNTED[mount]
 
 
 def eventually(condition: Any, timeout_s: float = 10.0) -> None:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -209,10 +208,6 @@ def test_keys_that_documents_print_are_no_operators_keys() -> None:
     assert asyncio.run(ServiceKeys(_Table(), "devkey").algo_for("devkey")) is None
 
 
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [({}, "MIP_PACS_BUCKET"), ({"MIP_DICOMWEB_URL": "https://pacs.example"}, "DICOMWEB_NOT_SUPPORTED")],
-)
-def test_a_service_that_can_not_work_says_why(environment: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said):
-        create_service(environment)
+def test_a_service_that_can_not_work_says_why() -> None:
+    with pytest.raises(InvalidRequest, match="MIP_PACS_BUCKET"):
+        create_service({})

@@ -1,7 +1,8 @@
-"""The PACS API as a service of its own, over a bucket: what runs in the container of ``containers/pacs``.
+"""The PACS API as a service of its own, over a bucket or a DICOMweb server: the container of ``containers/pacs``.
 
-``python -m medical_image_processing.entrypoints.pacs_service``, configured by its environment: MIP_PACS_BUCKET,
-MIP_KEYS_TABLE and MIP_AUDIT_TABLE, and if need be MIP_PACS_OPERATOR_KEY, MIP_ALLOW_ORIGINS and MIP_PACS_PORT.
+``python -m medical_image_processing.entrypoints.pacs_service``, configured by its environment: MIP_PACS_BUCKET or
+MIP_DICOMWEB_URL (and MIP_DICOMWEB_AUTHORIZATION), MIP_KEYS_TABLE and MIP_AUDIT_TABLE, and if need be
+MIP_PACS_OPERATOR_KEY, MIP_ALLOW_ORIGINS and MIP_PACS_PORT.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -22,8 +23,11 @@ from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.entrypoints.lambdas.json_log import configure_logging
 from medical_image_processing.errors import InvalidRequest, MipError
-from medical_image_processing.pacs.app import PacsApp
+from medical_image_processing.pacs.app import PacsApp, ServeFile
+from medical_image_processing.pacs.archive import Archive
 from medical_image_processing.pacs.bucket import BucketArchive
+from medical_image_processing.pacs.dicomweb import DicomwebArchive, create_client
+from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.ports.keys import digest
 
 OPERATOR = "operator"
@@ -72,19 +76,29 @@ class ServiceKeys:
 
 def create_service(environment: Mapping[str, str], clients: AwsClients | None = None) -> ASGIApp:
     """The application. InvalidRequest, PermanentError when the environment is not as it must be."""
-    if environment.get("MIP_DICOMWEB_URL"):
-        raise InvalidRequest(
-            "DICOMWEB_NOT_SUPPORTED",
-            "MIP_DICOMWEB_URL: this version serves a bucket only; deploy without dicomweb_url, with pacs_bucket",
-        )
-    if not (bucket := environment.get("MIP_PACS_BUCKET")):
-        raise InvalidRequest("SETTING_MISSING", "MIP_PACS_BUCKET is not set: name the bucket of DICOM files")
     engine = AwsEngine(AwsSettings.from_environment(environment), clients)
+    archive, serve_file = _archive(environment, engine)
     return PacsApp(
-        BucketArchive(engine.clients.client("s3"), bucket),
+        archive,
         ServiceKeys(engine.keys, environment.get("MIP_PACS_OPERATOR_KEY")),
         engine.audit.note,
         allow_origins=engine.settings.allow_origins,
+        serve_file=serve_file,
+    )
+
+
+def _archive(environment: Mapping[str, str], engine: AwsEngine) -> tuple[Archive[Any], ServeFile | None]:
+    if url := environment.get("MIP_DICOMWEB_URL"):
+        server = create_client(url, authorization=environment.get("MIP_DICOMWEB_AUTHORIZATION"))
+        # One secret for all tasks of the service: a link may be opened at another than gave it.
+        secret = environment.get("MIP_PACS_OPERATOR_KEY")
+        dicomweb = DicomwebArchive(server, LinkSigner(f"links {secret}".encode() if secret else None))
+        return dicomweb, dicomweb.serve
+    if bucket := environment.get("MIP_PACS_BUCKET"):
+        return BucketArchive(engine.clients.client("s3"), bucket), None
+    raise InvalidRequest(
+        "SETTING_MISSING",
+        "set MIP_PACS_BUCKET, a bucket of DICOM files, or MIP_DICOMWEB_URL, a DICOMweb server",
     )
 
 

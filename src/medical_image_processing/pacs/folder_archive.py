@@ -5,22 +5,26 @@ A link names its file by an opaque token, because the paths of a PACS folder may
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 
 from starlette.types import Receive, Send
 
-from medical_image_processing.errors import Conflict, MipError, NotFound
+from medical_image_processing.errors import Conflict, NotFound
 from medical_image_processing.pacs.archive import Link, Reading
 from medical_image_processing.pacs.catalogue import ImageFile
 from medical_image_processing.pacs.files import FileReader, RangeNotSatisfiable, Span, asked_span
 from medical_image_processing.pacs.folder import FolderIndex
-from medical_image_processing.pacs.http import Headers, Request, error_answer, not_get, send_answer, send_start
+from medical_image_processing.pacs.http import (
+    Headers,
+    Request,
+    error_answer,
+    not_get,
+    send_answer,
+    send_chunks,
+    send_start,
+)
 from medical_image_processing.pacs.links import LinkSigner
 
-_LOG = logging.getLogger(__name__)
 _DICOM = b"application/dicom"
 
 
@@ -92,28 +96,7 @@ class FolderArchive:
         if isinstance(content, bytes):
             await send({"type": "http.response.body", "body": content})
         else:
-            await _stream(content, receive, send)
-
-
-async def _stream(chunks: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
-    """Send the chunks as long as somebody reads. A failure leaves the response short: the client sees it."""
-    gone = asyncio.create_task(_until_gone(receive))
-    try:
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                if gone.done():
-                    return
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-    except MipError as error:
-        _LOG.warning("a download was broken off: %s", error.code)
-    finally:
-        gone.cancel()
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+            await send_chunks(send, content, receive)
 
 
 def _part(request: Request, size: int) -> Span | None:

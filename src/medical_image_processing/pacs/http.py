@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from starlette.types import Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from medical_image_processing.errors import (
     Conflict,
@@ -23,7 +26,10 @@ from medical_image_processing.errors import (
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+_LOG = logging.getLogger(__name__)
+
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+_BASE = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[A-Za-z0-9._~-]{1,64}){0,8}")
 _STATUS: tuple[tuple[type[MipError], int], ...] = (
     (InvalidRequest, 422),
     (Unauthorized, 401),
@@ -67,10 +73,12 @@ class Request:
         return values[-1] if values else None
 
     def base_url(self) -> str:
-        """The address under which the caller reached the application.
+        """The address under which the caller reached the application; a gateway before it says it in X-Pacs-Base.
 
         Raises InvalidRequest ``INVALID_HOST`` for a Host header that is no host.
         """
+        if (said := self.header(b"x-pacs-base")) is not None and _BASE.fullmatch(said):
+            return said
         host = self.header(b"host") or ":".join(str(part) for part in self._scope.get("server") or ())
         if not _HOST.fullmatch(host):
             raise InvalidRequest("INVALID_HOST", "the Host header is missing or malformed")
@@ -106,9 +114,10 @@ def failure_answer(error: MipError) -> Answer:
     return error_answer(status, error.code, error.message, retry)
 
 
-async def send_start(send: Send, status: int, length: int, media_type: bytes, headers: Headers) -> None:
-    """Begin a response whose body is ``length`` bytes."""
-    own = ((b"content-type", media_type), (b"content-length", b"%d" % length))
+async def send_start(send: Send, status: int, length: int | None, media_type: bytes, headers: Headers) -> None:
+    """Begin a response whose body is ``length`` bytes; None where that isn't known yet."""
+    size: Headers = () if length is None else ((b"content-length", b"%d" % length),)
+    own = ((b"content-type", media_type), *size)
     await send({"type": "http.response.start", "status": status, "headers": [*own, *_ALWAYS, *headers]})
 
 
@@ -124,3 +133,24 @@ def not_get(request: Request, cors: Headers) -> Answer:
     if request.method == "OPTIONS" and cors and request.header(b"access-control-request-method"):
         return Answer(200, b"", _PREFLIGHT)
     return error_answer(405, "METHOD_NOT_ALLOWED", "the PACS API is read with GET", ((b"allow", b"GET, HEAD"),))
+
+
+async def send_chunks(send: Send, chunks: AsyncGenerator[bytes, None], receive: Receive) -> None:
+    """Send the chunks as long as somebody reads. A failure leaves the response short: the client sees it."""
+    gone = asyncio.create_task(_until_gone(receive))
+    try:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if gone.done():
+                    return
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except MipError as error:
+        _LOG.warning("a download was broken off: %s", error.code)
+    finally:
+        gone.cancel()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

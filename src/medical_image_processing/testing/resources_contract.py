@@ -36,7 +36,8 @@ class EnginePorts:
     the engine can't run, ``broken`` changes whose workers start and die. ``image`` lies in the PACS.
     ``allowed(algo_id, action, resource)`` tries, with the credentials of the algorithm's workers, an action
     named as IAM names it, on a queue's name or an object's key. ``remove_by_hand(algo_id, piece)`` takes one
-    of :data:`PIECES` away behind the platform's back; ``kill_worker(algo_id)`` ends a worker.
+    of :data:`PIECES` away behind the platform's back; ``kill_worker(algo_id)`` ends a worker. A job is given back
+    within ``given_back_s``: where the engine can't see a worker die, its lease must end (law J4).
     """
 
     registry: Registry
@@ -53,6 +54,7 @@ class EnginePorts:
     allowed: Callable[[str, str, str], Awaitable[bool]]
     remove_by_hand: Callable[[str, str], Awaitable[None]]
     kill_worker: Callable[[str], Awaitable[None]]
+    given_back_s: float = 0.0
 
     async def submit(self, job_id: str, **parameters: Any) -> None:
         """A job of :data:`ALGO` on the image."""
@@ -67,13 +69,13 @@ class EnginePorts:
         assert job is not None, f"job {job_id} is lost"
         return job
 
-    async def until(self, job_id: str, *statuses: JobStatus) -> Job:
+    async def until(self, job_id: str, *statuses: JobStatus, wait_s: float = WAIT_S) -> Job:
         """Wait until the job is in one of ``statuses``."""
 
         async def reached() -> bool:
             return (await self.job(job_id)).status in statuses
 
-        await eventually(reached, f"job {job_id} is {' or '.join(statuses)}")
+        await eventually(reached, f"job {job_id} is {' or '.join(statuses)}", wait_s=wait_s)
         return await self.job(job_id)
 
 
@@ -291,7 +293,8 @@ class ResourcesContract:
             await ports.submit("orphan", do="sleep", seconds=2)
             await ports.until("orphan", JobStatus.RUNNING)
             await ports.kill_worker(ALGO)
-            job = await ports.until("orphan", JobStatus.SUCCEEDED, JobStatus.FAILED)
+            wait_s = WAIT_S + ports.given_back_s
+            job = await ports.until("orphan", JobStatus.SUCCEEDED, JobStatus.FAILED, wait_s=wait_s)
             assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 2)
 
         self.run(work)

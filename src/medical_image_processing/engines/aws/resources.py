@@ -7,6 +7,7 @@ changed, so that every call may be repeated, by several provisioners at once.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from medical_image_processing.engines.aws.clients import AwsClients
 from medical_image_processing.engines.aws.job_queues import JobQueues
@@ -58,6 +59,10 @@ class AwsResources:
             service=await self._services.state(algo_id, service, definitions) if service else None,
             drifted=frozenset(piece for piece, has_drifted in drifted.items() if has_drifted),
         )
+
+    async def worker_counts(self, algo_ids: Sequence[str]) -> dict[str, int]:
+        """The desired count of each algorithm's service: one call for ten of them."""
+        return await self._services.counts(algo_ids)
 
     async def create_queues(self, algo_id: str) -> None:
         """The job queue and its dead-letter queue."""

@@ -21,6 +21,7 @@ from medical_image_processing.ports.resources import ServiceState
 RETRY_AFTER = timedelta(minutes=15)
 """When a deployment that ECS gave up is tried again (law P5): what was wrong may have been outside of it."""
 _BATCH = 100
+_SERVICES_A_CALL = 10
 _PLACEMENT_EVENTS = 2
 _DEPLOYMENT = {
     # Without a roll back: the registry says what should run, and a second opinion would fight it.
@@ -79,6 +80,17 @@ class Services:
         }
         self._logs = logs
         self._clock = clock
+
+    async def counts(self, algo_ids: Sequence[str]) -> dict[str, int]:
+        """The desired count of each service there is."""
+        counts: dict[str, int] = {}
+        for start in range(0, len(algo_ids), _SERVICES_A_CALL):
+            names = {naming.service(algo_id): algo_id for algo_id in algo_ids[start : start + _SERVICES_A_CALL]}
+            answer = await self._ecs.call("describe_services", cluster=self._cluster, services=list(names))
+            for raw in answer["services"]:
+                if raw["status"] == "ACTIVE":
+                    counts[names[raw["serviceName"]]] = self._desired_count(ServiceFound(raw, ()))
+        return counts
 
     async def find(self, algo_id: str) -> ServiceFound | None:
         """The service and its tasks; None when there is none, and nothing of it runs any more."""
@@ -219,10 +231,11 @@ class Services:
 
     def _desired_count(self, found: ServiceFound) -> int:
         """A deployment that was given up wants no workers; said so late enough, the plan tries it again."""
+        return 0 if self._is_to_be_retried(found) else int(found.raw["desiredCount"])
+
+    def _is_to_be_retried(self, found: ServiceFound) -> bool:
         since = found.deployment.get("updatedAt")
-        if found.has_failed and since is not None and self._clock() - since >= RETRY_AFTER:
-            return 0
-        return int(found.raw["desiredCount"])
+        return found.has_failed and since is not None and self._clock() - since >= RETRY_AFTER
 
     async def _failure(
         self, algo_id: str, found: ServiceFound, definition: TaskDefinitionFound | None
@@ -237,6 +250,8 @@ class Services:
             line = await self._logs.last_line(algo_id, stream) if death.said_something else None
             return stopped_tasks.with_log(death, line)
         if found.has_failed:
+            if self._is_to_be_retried(found):
+                return None
             reason = " ".join(str(found.deployment.get("rolloutStateReason", "")).split())
             return f"ECS has given up starting workers: {reason or 'it gives no reason'}"
         return self._placement_failure(found)
