@@ -41,8 +41,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def cdk(arguments: Sequence[str]) -> list[str]:
-    """The command line of the CDK, with our app."""
-    return [node(), str(CDK), *arguments, "--app", f'"{PYTHON}" "{INFRA / "app.py"}"']
+    """The command line of the CDK, with our app, unless ``--app`` names a folder that was assembled before.
+
+    The app starts from this folder, so that no path of it needs quoting.
+    """
+    app = [] if "--app" in arguments else ["--app", f"{PYTHON.relative_to(INFRA)} app.py"]
+    return [node(), str(CDK), *arguments, *app]
 
 
 def assemble(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -64,6 +68,7 @@ def environment() -> dict[str, str]:
     quiet = {
         "CDK_DISABLE_CLI_TELEMETRY": "true",
         "CDK_DISABLE_VERSION_CHECK": "true",
+        "NODE_NO_WARNINGS": "1",
         "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20",
         "JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION": "true",
         "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "true",
