@@ -314,3 +314,25 @@ def test_j1_j2_an_index_that_lags_lets_no_ended_job_be_sent_again(stores: AwsSto
         assert await stores.queues.count(QUEUE) == 0
 
     stores.run(work)
+
+
+def test_j1_j2_a_job_that_ended_before_its_message_was_noted_is_accepted_and_not_sent_again(
+    stores: AwsStores, proxy: FaultProxy
+) -> None:
+    async def work(stores: AwsStores) -> None:
+        await stores.register(ALGO)
+        proxy.fault = lambda call: UNAVAILABLE if call.operation == "DynamoDB.UpdateItem" else None
+        assert (await stores.jobs.accept(a_message("j1"), "same")).created
+        index = StaleIndex(proxy, "DynamoDB.Scan")
+        assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        [message] = await stores.queues.receive(QUEUE, limit=10, wait_s=0)
+        await stores.queues.delete(QUEUE, [message.receipt_handle])
+        [ended] = await stores.jobs.apply([succeeded("j1")])
+        sent: list[Call] = []
+        proxy.answered = lambda call, _: sent.append(call) if call.operation == "SQS.SendMessage" else None
+        assert await stores.jobs.resend_lost(after_s=0, given_up=GIVEN_UP) == []
+        assert (index.told, sent) == (1, [])
+        await stores.jobs.mark_seen([ended.end])
+        assert await stores.jobs.unseen("client-1", after=None, limit=10) == []
+
+    stores.run(work)

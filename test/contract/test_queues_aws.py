@@ -202,6 +202,8 @@ def test_a_dead_letter_that_nobody_answered_for_comes_again_after_its_lease(engi
         await engine.restart()
         await engine.pass_time(61)
         assert await engine.queues.dead_letters(limit=10) == first
+        await engine.queues.settle_dead_letters([first[0].message_id])
+        assert await engine.queues.count(DEAD) == 0
 
     run(engine, work)
 
