@@ -14,7 +14,7 @@ def test_the_region_is_the_one_that_lambda_and_fargate_name(monkeypatch: pytest.
     assert AwsClients().region == "eu-central-1"
     monkeypatch.delenv("AWS_REGION")
     with pytest.raises(PermanentError, match="SETTING_MISSING"):
-        _ = AwsClients().region
+        AwsClients().client("sqs")
 
 
 def test_no_call_is_without_a_limit_and_each_client_is_made_once() -> None:

@@ -101,12 +101,12 @@ class AwsClients:
         return str(region)
 
     def client(self, service: str, *, endpoint_url: str | None = None) -> AwsClient:
-        """The client of one service, by boto3's name of it."""
+        """The client of one service, by boto3's name of it. PermanentError when no region is set."""
         key = service, endpoint_url or self._endpoint_url
         with self._lock:  # making a client is not thread-safe (boto3, "Multithreading with clients")
             if key not in self._made:
                 config = _config(service)
-                made = self._session.client(service, endpoint_url=key[1], config=config)
+                made = self._session.client(service, region_name=self.region, endpoint_url=key[1], config=config)
                 self._made[key] = AwsClient(made)
             return self._made[key]
 
