@@ -28,8 +28,12 @@ DEBIAN_PACKAGES = {
     "iproute2": "ip",
     "curl": "curl",
     "openssl": "openssl",
+    "nodejs": "node",
+    "npm": "npm",
 }
 STEP_TIMEOUT_S = 300
+SIDE_BY_SIDE = ["-n", "2", "--dist", "loadgroup"]
+"""All tests: half of the time they wait, for containers and leases. Tests that were asked for run one by one."""
 
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
@@ -48,7 +52,8 @@ def main(arguments: list[str]) -> int:
     if failed:
         print(f"== failed: {', '.join(failed)}; what is wrong stands above", flush=True)
     print("== pytest", flush=True)
-    tests = subprocess.run([sys.executable, "-m", "pytest", *arguments], stdin=subprocess.DEVNULL, check=False)
+    command = [sys.executable, "-m", "pytest", *(arguments or SIDE_BY_SIDE)]
+    tests = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
     return tests.returncode or (1 if failed else 0)
 
 
