@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import boto3
+from botocore.awsrequest import AWSResponse
 
 from aws_emulator import REGION, AwsEmulator
 from aws_tables import ALGORITHMS, AUDIT, JOBS, KEYS, create_tables, table
@@ -128,15 +129,16 @@ class Workplace:
             self._boto[service] = self._session.client(service, endpoint_url=self.account.endpoint)
         return self._boto[service]
 
-    def engine(self, watch: Watch | None = None) -> Engine:
+    def engine(self, watch: Watch | None = None, *, reads: bool = False) -> Engine:
         """The provisioner's side of the engine.
 
-        After each of its calls that changed something ``watch(action, parameters)`` is called, the action named
-        as ``service:Operation``. What ``watch`` raises, the call raises. One at a time can be watched.
+        After each of its calls that changed something, with ``reads`` after every one,
+        ``watch(action, parameters)`` is called, the action named as ``service:Operation``. What ``watch`` raises,
+        the call raises. One at a time can be watched.
         """
         clients = self._clients
         if watch is not None:
-            self._watched.watch = watch
+            self._watched.watch, self._watched.reads = watch, reads
             clients = self._watched.clients
         audit = DynamoAudit(table(clients, AUDIT), clock=time.time)
         registry = DynamoRegistry(table(clients, ALGORITHMS), audit, clock=time.time)
@@ -160,13 +162,51 @@ class _Watched:
         session.events.register("after-call", self._tell)
         self.clients = AwsClients(session=session, endpoint_url=account.endpoint)
         self.watch: Watch = lambda *_: None
+        self.reads = False
 
     def _note(self, params: Mapping[str, Any], context: dict[str, Any], **_: Any) -> None:
         context["mip"] = dict(params)
 
     def _tell(self, model: Any, context: Mapping[str, Any], **_: Any) -> None:
-        if not model.name.startswith(READS):
+        if self.reads or not model.name.startswith(READS):
             self.watch(f"{model.service_model.signing_name}:{model.name}", context.get("mip", {}))
+
+
+class Answering:
+    """Clients to which AWS says what it is told to; calls that it is told nothing for reach the emulator.
+
+    What it says is botocore's parsed answer of an operation, or a refusal.
+    """
+
+    def __init__(self, workplace: Workplace) -> None:
+        account = workplace.account
+        keys = {"aws_access_key_id": account.account, "aws_secret_access_key": account.secret}
+        session = boto3.Session(**keys, region_name=REGION)
+        session.events.register("before-call", self._answer)
+        self.clients = AwsClients(session=session, endpoint_url=account.endpoint)
+        self.asked: list[str] = []
+        self._said: dict[str, tuple[int, dict[str, Any]]] = {}
+
+    def forget(self) -> None:
+        """What it was told and what it was asked."""
+        self.asked.clear()
+        self._said.clear()
+
+    def says(self, operation: str, answer: dict[str, Any]) -> None:
+        """From now on."""
+        self._said[operation] = 200, answer
+
+    def refuses(self, operation: str, code: str, message: str = "", *, status: int = 400) -> None:
+        """From now on."""
+        self._said[operation] = status, {"Error": {"Code": code, "Message": message}}
+
+    def _answer(self, model: Any, **_: Any) -> tuple[AWSResponse, dict[str, Any]] | None:
+        self.asked.append(model.name)
+        if model.name not in self._said:
+            return None
+        status, answer = self._said[model.name]
+        parsed = {**answer, "ResponseMetadata": {"HTTPStatusCode": status}}
+        return AWSResponse("", status, {}, None), parsed
 
 
 @dataclass(frozen=True)

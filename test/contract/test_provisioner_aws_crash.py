@@ -175,6 +175,74 @@ def test_p2_dead_after_any_call_that_changed_something_it_converges(
     assert services >= (wanted if decide is not change else {"iam", "ecs", "dynamodb"}), died_after
 
 
+def test_p7_no_call_stops_a_task_and_each_has_the_most_time_to_end(workplace: Workplace) -> None:
+    calls: list[tuple[str, Mapping[str, Any]]] = []
+
+    async def run() -> None:
+        engine = workplace.engine(lambda action, parameters: calls.append((action, parameters)))
+        await registered(engine, "gentle")
+        await change(engine, "gentle")
+        await settle(engine, "gentle")
+        await remove(engine, "gentle")
+        assert await settle(engine, "gentle") is None
+
+    asyncio.run(run())
+    made = [action for action, _ in calls]
+    assert "ecs:StopTask" not in made
+    for action, parameters in calls:
+        match action:
+            case "ecs:RegisterTaskDefinition":
+                [container] = parameters["containerDefinitions"]
+                assert container["stopTimeout"] == 120
+                environment = {pair["name"]: pair["value"] for pair in container["environment"]}
+                assert 100 < int(environment["MIP_STOP_TIMEOUT_S"]) < 120
+            case "ecs:CreateService" | "ecs:UpdateService" if "deploymentConfiguration" in parameters:
+                how = parameters["deploymentConfiguration"]
+                assert (how["minimumHealthyPercent"], how["maximumPercent"]) == (100, 200)
+                assert how["deploymentCircuitBreaker"] == {"enable": True, "rollback": False}
+            case "ecs:DeleteService":
+                assert not parameters.get("force")
+    last_counts = [parameters["desiredCount"] for action, parameters in calls if action == "ecs:UpdateService"]
+    assert last_counts[-1] == 0 and made.index("ecs:DeleteService") > made.index("ecs:UpdateService")
+
+
+def test_a_workers_task_is_confined(workplace: Workplace) -> None:
+    async def run() -> None:
+        engine = workplace.engine()
+        record = spec("confined", command=("/app/run.sh", "--fast"), env={"EXTRA": "1", "OMP_NUM_THREADS": "3"})
+        await admin(engine).register(record, actor="anna")
+        await settle(engine, "confined")
+
+    asyncio.run(run())
+    found = workplace.boto("ecs").describe_task_definition(taskDefinition=naming.service("confined"))
+    task = found["taskDefinition"]
+    [container] = task["containerDefinitions"]
+    assert (task["networkMode"], task["requiresCompatibilities"]) == ("awsvpc", ["FARGATE"])
+    assert (task["cpu"], task["memory"]) == ("1024", "2048")
+    assert task["executionRoleArn"] == workplace.settings.execution_role
+    assert task["taskRoleArn"].endswith(f":role/mip/{naming.role('confined')}")
+    assert (container["entryPoint"], container["command"]) == (["/app/run.sh"], ["--fast"])
+    assert container["image"] == IMAGE and container["readonlyRootFilesystem"] is True
+    assert container["user"] == "10001:10001" and "privileged" not in container
+    linux = container["linuxParameters"]
+    assert linux["capabilities"] == {"drop": ["ALL"]}
+    [tmp] = linux["tmpfs"]
+    assert (tmp["containerPath"], tmp["size"]) == ("/tmp", 1024) and {"nosuid", "nodev"} <= {*tmp["mountOptions"]}
+    environment = {pair["name"]: pair["value"] for pair in container["environment"]}
+    assert {"EXTRA": "1", "OMP_NUM_THREADS": "3", "ALGO_ID": "confined"}.items() <= environment.items()
+    assert not {name for name in environment if "KEY" in name or "SECRET" in name}
+    [secret] = container["secrets"]
+    assert secret["name"] == "PACS_API_KEY" and secret["valueFrom"].endswith(":parameter/mip/confined/pacs-key")
+    [service] = workplace.boto("ecs").describe_services(cluster="mip", services=[naming.service("confined")])[
+        "services"
+    ]
+    network = service["networkConfiguration"]["awsvpcConfiguration"]
+    assert network["assignPublicIp"] == "DISABLED"
+    assert service["propagateTags"] == "SERVICE", "the worker may protect tasks of its algorithm by their tag"
+    parameter = workplace.boto("ssm").get_parameter(Name=naming.pacs_key_parameter("confined"))["Parameter"]
+    assert parameter["Type"] == "SecureString"
+
+
 def by_hand(workplace: Workplace, what: str) -> None:
     """Somebody's change behind the platform's back."""
     sqs, iam, ecs, logs = (workplace.boto(name) for name in ("sqs", "iam", "ecs", "logs"))

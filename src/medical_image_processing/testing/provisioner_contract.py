@@ -20,7 +20,7 @@ from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, 
 from medical_image_processing.model.job import Job, JobStatus, ProcessRequest
 from medical_image_processing.ports.jobs import Accepted
 from medical_image_processing.testing.registry_contract import refused
-from medical_image_processing.testing.resources_contract import ALGO, PIECES, EnginePorts, eventually
+from medical_image_processing.testing.resources_contract import ALGO, PIECES, WAIT_S, EnginePorts, eventually
 
 
 class _Clients:
@@ -80,7 +80,9 @@ async def _active(ports: EnginePorts, control: _Control) -> Algorithm:
 
 async def _works(ports: EnginePorts, job_id: str) -> None:
     await ports.submit(job_id)
-    job = await ports.until(job_id, JobStatus.SUCCEEDED, JobStatus.FAILED)
+    # A worker that just went may have had it handed to it in its last moment.
+    wait_s = WAIT_S + ports.given_back_s
+    job = await ports.until(job_id, JobStatus.SUCCEEDED, JobStatus.FAILED, wait_s=wait_s)
     assert job.status is JobStatus.SUCCEEDED, job.error
 
 

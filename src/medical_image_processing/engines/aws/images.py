@@ -63,11 +63,16 @@ class Images:
                 imageIds=[{"imageTag": tag}],
             )
         except Refused as error:
-            if error.aws_code in ("ImageNotFoundException", "RepositoryNotFoundException"):
-                what = "tag" if error.aws_code.startswith("Image") else "repository"
-                raise PermanentError(
-                    "IMAGE_NOT_FOUND",
-                    f"the image {image_uri} is not in ECR: there is no such {what}; push it first",
-                ) from error
-            raise
+            missing = {"ImageNotFoundException": "tag", "RepositoryNotFoundException": "repository"}
+            if (what := missing.get(error.aws_code)) is None:
+                raise
+            raise _not_found(image_uri, what) from error
+        if not answer["imageDetails"]:
+            raise _not_found(image_uri, "tag")
         return str(answer["imageDetails"][0]["imageDigest"])
+
+
+def _not_found(image_uri: str, what: str) -> PermanentError:
+    return PermanentError(
+        "IMAGE_NOT_FOUND", f"the image {image_uri} is not in ECR: there is no such {what}; push it first"
+    )

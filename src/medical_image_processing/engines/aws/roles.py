@@ -75,9 +75,13 @@ class Roles:
         )
 
     async def delete(self, algo_id: str) -> None:
-        """The role; IAM wants its policies gone first."""
+        """The role; IAM wants its policies gone first, and lets us touch those of roles with our boundary only."""
         name = naming.role(algo_id)
         try:
+            role = await self._role(name)
+            if role.get("Path") != naming.ROLE_PATH:
+                return  # it isn't ours
+            await self._bound(role)
             await self._strip(name, keep=())
             await self._iam.call("delete_role", RoleName=name)
         except Refused as error:
@@ -115,13 +119,18 @@ class Roles:
             await self.delete(algo_id)
             await self._create(name, algo_id, tags)
             return
-        if _boundary_of(role) != self._boundary:
-            await self._iam.call(
-                "put_role_permissions_boundary", RoleName=name, PermissionsBoundary=self._boundary
-            )
+        await self._bound(role)
         if {tag["Key"]: tag["Value"] for tag in tags}.items() - _tags(role).items():
             await self._iam.call("tag_role", RoleName=name, Tags=tags)
         await self._strip(name, keep=(POLICY_NAME,))
+
+    async def _bound(self, role: dict[str, Any]) -> None:
+        if _boundary_of(role) != self._boundary:
+            await self._iam.call(
+                "put_role_permissions_boundary",
+                RoleName=role["RoleName"],
+                PermissionsBoundary=self._boundary,
+            )
 
     async def _strip(self, name: str, *, keep: tuple[str, ...]) -> None:
         for arn in await self._attached(name):
