@@ -28,6 +28,8 @@ DENIED = frozenset(
     {"AccessDenied", "AccessDeniedException", "AccessDeniedFault", "AuthorizationError", "Forbidden"}
 )
 
+ADMINISTRATOR = "arn:aws:iam::aws:policy/AdministratorAccess"
+
 Call = tuple[str, str, dict[str, Any]]
 """Service, operation, parameters."""
 
