@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 import lambda_package
-from environment import CDK, INFRA, PYTHON, InfraError, ensure_infra, node
+from environment import CDK, INFRA, PYTHON, InfraError, ensure_infra, node, only_one_at_a_time
 
 COMMANDS = ("synth", "deploy", "diff", "destroy", "bootstrap", "list")
 
@@ -28,8 +28,9 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        ensure_infra()
-        lambda_package.ensure_zip()
+        with only_one_at_a_time():
+            ensure_infra()
+            lambda_package.ensure_zip()
         command, extra = assemble(arguments[1:]) if arguments[0] == "assemble" else (cdk(arguments), {})
         return subprocess.run(command, cwd=INFRA, env={**environment(), **extra}, check=False).returncode  # noqa: S603
     except (InfraError, OSError) as error:

@@ -33,10 +33,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that needs an image waits for Debian and mip-base to be made."""
+    """The first test that needs an image waits for Debian and mip-base to be made.
+
+    Where several processes test, all that needs containers is one's: there is one Docker engine. The rest goes by
+    files, since what their tests share is made once for each.
+    """
     for item in items:
-        if {"debian_image", "mip_base_image"} & set(getattr(item, "fixturenames", ())):
+        used = set(getattr(item, "fixturenames", ()))
+        if {"debian_image", "mip_base_image"} & used:
             item.add_marker(pytest.mark.timeout(IMAGES_S), append=False)
+        item.add_marker(pytest.mark.xdist_group("containers" if "docker_engine" in used else str(item.path)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

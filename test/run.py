@@ -28,8 +28,12 @@ DEBIAN_PACKAGES = {
     "iproute2": "ip",
     "curl": "curl",
     "openssl": "openssl",
+    "nodejs": "node",
+    "npm": "npm",
 }
 STEP_TIMEOUT_S = 300
+SIDE_BY_SIDE = ["-n", "2", "--dist", "loadgroup"]
+"""All tests: half of the time they wait, for containers and leases. Tests that were asked for run one by one."""
 
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
@@ -38,17 +42,24 @@ CHECKS = {
     "mypy of the benches": ["mypy", "bench"],
     "import-linter": ["lint-imports"],
 }
+INFRA_PYTHON = ROOT / "infra" / ".venv" / SCRIPTS.name / Path(sys.executable).name
+INFRA_CHECKS = {
+    "mypy of infra": [str(INFRA_PYTHON), "-m", "mypy", "--config-file", str(ROOT / "infra" / "mypy.ini")],
+}
+"""With the CDK's own environment, which the tests of infra make on first use."""
 
 
 def main(arguments: list[str]) -> int:
     """Run everything; the exit status."""
     os.chdir(ROOT)
     install_system_parts()
-    failed = [name for name, command in CHECKS.items() if not passes(name, command)]
+    checks = CHECKS | (INFRA_CHECKS if INFRA_PYTHON.exists() else {})
+    failed = [name for name, command in checks.items() if not passes(name, command)]
     if failed:
         print(f"== failed: {', '.join(failed)}; what is wrong stands above", flush=True)
     print("== pytest", flush=True)
-    tests = subprocess.run([sys.executable, "-m", "pytest", *arguments], stdin=subprocess.DEVNULL, check=False)
+    command = [sys.executable, "-m", "pytest", *(arguments or SIDE_BY_SIDE)]
+    tests = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
     return tests.returncode or (1 if failed else 0)
 
 
