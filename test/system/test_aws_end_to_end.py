@@ -70,6 +70,8 @@ def tell(home: Home) -> None:
         admin.register(algo_id, wait_for=None, **body)
     for algo_id in home.seeds:
         _until_status(admin, algo_id, "ACTIVE")
+        if isinstance(home.platform, AwsPlatform):
+            home.platform.admit(algo_id)
     listed = home.mip("algorithms", "list")
     assert set(home.seeds) <= {record["algorithm_id"] for record in listed["algorithms"]}
 
