@@ -182,6 +182,16 @@ def test_what_passes_is_backed_off_from_and_nobody_is_told(
     stores.run(work)
 
 
+def test_whoever_is_silent_is_asked_again_before_anybody_gives_up(stores: AwsStores, proxy: FaultProxy) -> None:
+    async def work(stores: AwsStores) -> None:
+        async with prepared(stores, proxy, first_tries(lambda _: Trouble.SILENCE)):
+            names = ("jobs.get", "queues.depth", "queues.receive", "s3.get_object")
+            outcomes = await asyncio.gather(*(outcome(stores, PORT_CALLS[name]) for name in names))
+        assert not [came for came in outcomes if isinstance(came, MipError)]
+
+    stores.run(work)
+
+
 def test_what_is_refused_for_good_is_not_tried_again(stores: AwsStores, proxy: FaultProxy) -> None:
     async def work(stores: AwsStores) -> None:
         denied = Answer(400, b'{"__type": "com.amazon.coral.service#AccessDeniedException", "message": "hush"}')
@@ -334,5 +344,33 @@ def test_j1_j2_a_job_that_ended_before_its_message_was_noted_is_accepted_and_not
         assert (index.told, sent) == (1, [])
         await stores.jobs.mark_seen([ended.end])
         assert await stores.jobs.unseen("client-1", after=None, limit=10) == []
+
+    stores.run(work)
+
+
+def test_r2_k1_writers_that_meet_in_a_transaction_try_again_and_are_not_refused(
+    stores: AwsStores, proxy: FaultProxy
+) -> None:
+    """An item that is in one transaction refuses another (DynamoDB developer guide, "Transaction conflict")."""
+    met = {"Code": "TransactionConflict", "Message": "Transaction is ongoing for the item"}
+    reasons = {"CancellationReasons": [met, {"Code": "None"}]}
+    kind = {"__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException"}
+    conflict = Answer(400, json.dumps({**kind, **reasons}).encode())
+
+    async def work(stores: AwsStores) -> None:
+        tries = 0
+
+        def meet_twice(call: Call) -> Answer | None:
+            nonlocal tries
+            tries += call.operation == "DynamoDB.TransactWriteItems"
+            return conflict if call.operation == "DynamoDB.TransactWriteItems" and tries <= 2 else None
+
+        proxy.fault = meet_twice
+        await stores.registry.create(a_spec(), actor="anna")
+        assert tries == 3
+        tries = -100
+        came = await outcome(stores, lambda s: s.registry.remove(ALGO, revision=1, actor="anna"))
+        assert isinstance(came, Unavailable) and came.code == "AWS_BUSY"
+        assert (await stores.registry.get(ALGO)) is not None
 
     stores.run(work)

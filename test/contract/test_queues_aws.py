@@ -59,10 +59,11 @@ class AwsQueueEngine:
 
     def __init__(self, emulator: AwsEmulator) -> None:
         self.account = emulator.fresh_account()
-        create_queues(self.account, ALGO, visibility_s=VISIBILITY_S)
         self.now = 0.0
         self.calls: Counter[str] = Counter()
         self._open()
+        create_queues(self._clients, ALGO, visibility_s=VISIBILITY_S)
+        self.calls.clear()
 
     def _open(self) -> None:
         self._clients = self.account.clients()

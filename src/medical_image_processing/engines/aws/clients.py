@@ -29,8 +29,7 @@ T = TypeVar("T")
 ATTEMPTS = 5
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
-LONG_POLL_S = 20.0
-"""What SQS waits for messages at the most (Amazon SQS developer guide, "Short and long polling")."""
+"""Nothing waits for an answer for longer: API Gateway gives a whole request 29 s."""
 
 _CONNECTIONS = 32
 _THROTTLING = frozenset(
@@ -150,10 +149,9 @@ def translated(service: str, operation: str, error: ClientError | BotoCoreError)
 
 def _config(service: str) -> Config:
     """S3's signature covers the host, so its addresses must be the region's own and not redirect."""
-    longer = LONG_POLL_S if service == "sqs" else 0.0
     return Config(
         connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S + longer,
+        read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         max_pool_connections=_CONNECTIONS,
         signature_version="s3v4" if service == "s3" else None,
