@@ -32,14 +32,12 @@ def answers(endpoint: str) -> bool:
 
 @pytest.mark.needs("setpriv")
 @pytest.mark.parametrize("end", ["killed", "closed"])
-def test_it_ends_with_the_process_that_started_it(
-    samples_cache: Path, aws_emulator: AwsEmulator, end: str
-) -> None:
-    """``aws_emulator`` has it installed."""
+@pytest.mark.usefixtures("aws_emulator")  # has it installed
+def test_it_ends_with_the_process_that_started_it(samples_cache: Path, tmp_path: Path, end: str) -> None:
+    tests = str(Path(__file__).parents[1])
     starter = subprocess.Popen(
         [sys.executable, "-c", START, str(samples_cache)],
-        cwd=Path(__file__).parents[1],
-        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": tests, "PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
