@@ -3,7 +3,7 @@
     .venv/bin/python docs/make_clauses.py
 
 A test belongs to the clauses that begin its name (``test_b2_j3_…``), and to the AWS engine where its file's name
-says ``aws``. What the emulator can't show is said in the test modules, in a dict named ``CHECKED_OTHERWISE``.
+says ``aws``, ``lambda`` or ``infra``. What the emulator can't show is said in the test modules, in a dict named ``CHECKED_OTHERWISE``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def checked_elsewhere() -> dict[tuple[str, str], str]:
 
 def engine_of(path: str) -> str:
     """Which engine a test file is about."""
-    return "aws" if "aws" in path else "embedded"
+    return "aws" if "aws" in path or "lambda" in path or "infra" in path else "embedded"
 
 
 def cell(tests: dict[str, int], elsewhere: str | None) -> str:
