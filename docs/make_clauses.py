@@ -92,7 +92,8 @@ def checked_elsewhere() -> dict[tuple[str, str], str]:
             if any(isinstance(target, ast.Name) and target.id == ELSEWHERE for target in targets):
                 assert isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
                 for name, where in ast.literal_eval(node.value).items():
-                    said[name, engine_of(str(path.relative_to(ROOT)))] = where
+                    clause, _, part = name.partition(" ")
+                    said[clause, engine_of(str(path.relative_to(ROOT)))] = f"{part} {where}".strip()
     return said
 
 
