@@ -3,7 +3,8 @@
     .venv/bin/python docs/make_clauses.py
 
 A test belongs to the clauses that begin its name (``test_b2_j3_…``), and to the AWS engine where its file's name
-says ``aws``, ``lambda`` or ``infra``. What the emulator can't show is said in the test modules, in a dict named ``CHECKED_OTHERWISE``.
+says ``aws``, ``lambda`` or ``infra``. What the emulator can't show is said in the test modules, in a dict named
+``CHECKED_OTHERWISE``.
 """
 
 from __future__ import annotations
