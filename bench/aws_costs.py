@@ -1,7 +1,7 @@
 """What the platform costs on AWS, from a dated table of list prices: for jobs, by the month, for idle algorithms.
 
 Prices are those of us-east-1, without free tiers, taxes or discounts. **Check them before you rely on a figure.**
-How often a job calls what is ``bench/aws_calls.py``'s measurement where that is marked so, else an estimate;
+How often a job calls what is ``bench/aws_calls.py``'s measurement; durations and logs are estimates and marked so;
 what the stack has is counted in its synthesized template. ``--template FILE`` counts it anew, ``--write`` puts the
 tables into docs/costs.md.
 """
@@ -76,8 +76,8 @@ JOB = [
     Item("its message is noted", "DynamoDB, write unit of 1 KB", 1),
     Item("its end, one index entry less and one more", "DynamoDB, write unit of 1 KB", 3),
     Item("its receipt, one index entry less", "DynamoDB, write unit of 1 KB", 2),
-    Item("depth (once in 5 s at the most), send, receive, delete", "SQS, FIFO request of 64 KB", 4),
-    Item("result: send, receive, delete", "SQS, FIFO request of 64 KB", 3),
+    Item("message: send, receive, delete; depth, now and then", "SQS, FIFO request of 64 KB", 3.05),
+    Item("result: send; receive and delete by Lambda's poller", "SQS, FIFO request of 64 KB", 3),
     Item("result is stored", "S3, PUT", 1),
     Item("result is fetched", "S3, GET", 1),
     Item("result leaves AWS, 0.26 MB", "transfer to the internet, GB", RESULT_MB / 1024),
@@ -94,14 +94,14 @@ WORKER = [
 
 # Of one algorithm with min_count 0 that nobody uses, for a month.
 IDLE = [
+    Item("queues, role, log group, task definition, service", "SQS, FIFO request of 64 KB", 0),
+    Item("the sweep looks at its two queues, each 5 min", "SQS, FIFO request of 64 KB", HOURS * 12 * 2),
     Item(
-        "queues, role, log group, task definition, service",
-        "SQS, FIFO request of 64 KB",
-        0,
+        "scaler, dead letters: open jobs? thrice a minute",
+        "DynamoDB, read unit of 4 KB",
+        HOURS * 60 * 1.5,
     ),
-    Item("the sweep looks at its two queues, each 5 min", "SQS, FIFO request of 64 KB", HOURS * 12 * 4),
-    Item("the sweep reads its record and key, each 5 min", "DynamoDB, read unit of 4 KB", HOURS * 12 * 2),
-    Item("the scaler counts its open jobs, each minute", "DynamoDB, read unit of 4 KB", HOURS * 60 * 0.5),
+    Item("sweep, scaler, dead letters read its record of 1 KB", "DynamoDB, read unit of 4 KB", HOURS * 192 * 0.25),
 ]
 
 COUNTED = {"endpoint zones": 12, "balancers": 1, "secrets": 2, "alarms": 16, "dashboards": 1, "lambdas": 9}

@@ -6,13 +6,14 @@ A stamp beside each says from which lock it was made. It is written last: an int
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 INFRA = Path(__file__).resolve().parent
@@ -34,6 +35,26 @@ def ensure_infra() -> None:
     node()
     once(VENV / "mip-infra.stamp", INFRA / "requirements.lock", make_venv)
     once(MODULES / "mip-infra.stamp", INFRA / "package-lock.json", install_cdk)
+
+
+@contextlib.contextmanager
+def only_one_at_a_time() -> Iterator[None]:
+    """Hold a lock on this folder, so that two that start at once don't set it up twice. On Windows they might."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    folder = os.open(INFRA, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("infra: another one is setting this up; waiting for it", file=sys.stderr)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def once(stamp: Path, lock: Path, make: Callable[[], None]) -> None:

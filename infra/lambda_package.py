@@ -30,15 +30,12 @@ OURS = (
     "control",
     "engines/__init__.py",
     "engines/aws",
-    "engines/embedded/__init__.py",
-    "engines/embedded/timestamps.py",
     "entrypoints/__init__.py",
     "entrypoints/lambdas",
     "model",
     "ports",
 )
-"""Below ``medical_image_processing``. Worker, algorithms and the embedded engine stay out, but for its form of
-timestamps, which is the contract's."""
+"""Below ``medical_image_processing``. Worker, algorithms and the embedded engine stay out."""
 
 PLATFORM = ("--python-platform", "x86_64-manylinux2014", "--python-version", "3.11")
 """Lambda's Python 3.11 runs on Amazon Linux 2, whose glibc is 2.26."""

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 import lambda_package
-from environment import CDK, INFRA, PYTHON, InfraError, ensure_infra, node
+from environment import CDK, INFRA, PYTHON, InfraError, ensure_infra, node, only_one_at_a_time
 
 COMMANDS = ("synth", "deploy", "diff", "destroy", "bootstrap", "list")
 
@@ -28,8 +28,9 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        ensure_infra()
-        lambda_package.ensure_zip()
+        with only_one_at_a_time():
+            ensure_infra()
+            lambda_package.ensure_zip()
         command, extra = assemble(arguments[1:]) if arguments[0] == "assemble" else (cdk(arguments), {})
         return subprocess.run(command, cwd=INFRA, env={**environment(), **extra}, check=False).returncode  # noqa: S603
     except (InfraError, OSError) as error:
@@ -41,8 +42,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def cdk(arguments: Sequence[str]) -> list[str]:
-    """The command line of the CDK, with our app."""
-    return [node(), str(CDK), *arguments, "--app", f'"{PYTHON}" "{INFRA / "app.py"}"']
+    """The command line of the CDK, with our app, unless ``--app`` names a folder that was assembled before.
+
+    The app starts from this folder, so that no path of it needs quoting.
+    """
+    app = [] if "--app" in arguments else ["--app", f"{PYTHON.relative_to(INFRA)} app.py"]
+    return [node(), str(CDK), *arguments, *app]
 
 
 def assemble(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -64,6 +69,7 @@ def environment() -> dict[str, str]:
     quiet = {
         "CDK_DISABLE_CLI_TELEMETRY": "true",
         "CDK_DISABLE_VERSION_CHECK": "true",
+        "NODE_NO_WARNINGS": "1",
         "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20",
         "JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION": "true",
         "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "true",

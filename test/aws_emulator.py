@@ -41,10 +41,14 @@ _LOADER = botocore.loaders.create_loader()
 _HEALTH = "/_ministack/health"
 _RUN = "from ministack.app import main; main()"
 _RUN_AHEAD = f"""
-import time
+import datetime, time
 from pathlib import Path
 real, ahead = time.time, Path("ahead")
 time.time = lambda: real() + float(ahead.read_text())
+class Ahead(datetime.datetime):
+    now = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))
+    utcnow = classmethod(lambda cls: cls.utcfromtimestamp(time.time()))
+datetime.datetime = Ahead
 {_RUN}
 """
 _SCRIPTS, _PYTHON = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")

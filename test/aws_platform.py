@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from aws_emulator import AwsEmulator, running_emulator
 from aws_stack import AwsStack, deploy
 from docker_engine import DockerEngine
+from medical_image_processing import naming
+from medical_image_processing.ports.keys import digest
 
 PACS_BUCKET = "mip-test-images"
 PACS_PORT = 8080
 OPERATOR_KEY = "the-operators-key-of-this-test"
-START_S = 30.0
+START_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,15 @@ class AwsPlatform:
         """boto3's client of the account, to look behind the platform's back."""
         emulator = self.stack.emulator
         return emulator.session().client(service, endpoint_url=emulator.endpoint)
+
+    def admit(self, algo_id: str) -> None:
+        """Let the algorithm's workers into the PACS, for the emulator hands them the key as SSM keeps it. AWS
+        decrypts a SecureString that a task definition names."""
+        name = naming.pacs_key_parameter(algo_id)
+        kept = self.boto("ssm").get_parameter(Name=name, WithDecryption=False)["Parameter"]["Value"]
+        table = self.stack.function_environment("Provisioner")["MIP_KEYS_TABLE"]
+        item = {"pk": {"S": f"pacs-key#{digest(kept)}"}, "algo_id": {"S": algo_id}}
+        self.boto("dynamodb").put_item(TableName=table, Item=item)
 
     def log_lines(self, name: str) -> list[str]:
         """What a Lambda of the stack has logged."""
@@ -60,7 +73,8 @@ def running_aws_platform(
         }
         stack = deploy(emulator, parameters=parameters)
         _fill_bucket(emulator, images)
-        with _pacs(engine, pacs_image, stack, port):
+        _warm(stack)
+        with _no_task_left(engine, emulator), _pacs(engine, pacs_image, stack, port):
             env = {
                 "API_BASE": stack.api_base,
                 "WS_ENDPOINT": stack.ws_endpoint,
@@ -69,6 +83,12 @@ def running_aws_platform(
                 "PACS_API_KEY": OPERATOR_KEY,
             }
             yield AwsPlatform(stack, env)
+
+
+def _warm(stack: AwsStack) -> None:
+    """Start the Lambda that lets clients in: on a busy machine its first start takes longer than clients wait."""
+    with suppress(InvalidStatus), connect(stack.ws_endpoint, proxy=None, open_timeout=START_S):
+        pass
 
 
 def _fill_bucket(emulator: AwsEmulator, images: Path) -> None:
@@ -106,6 +126,19 @@ def _pacs(engine: DockerEngine, image: str, stack: AwsStack, port: int) -> Itera
             yield
         finally:
             container.remove(force=True)
+
+
+@contextmanager
+def _no_task_left(engine: DockerEngine, emulator: AwsEmulator) -> Iterator[None]:
+    """The emulator leaves the tasks of its ECS running when it ends."""
+    try:
+        yield
+    finally:
+        endpoint = f"AWS_ENDPOINT_URL={emulator.container_environment['AWS_ENDPOINT_URL']}"
+        with closing(engine.client()) as docker:
+            for container in docker.containers.list(all=True, filters={"name": "ministack-ecs-"}):
+                if endpoint in container.attrs["Config"]["Env"]:
+                    container.remove(force=True)
 
 
 def _await_answer(url: str, container: Any) -> None:

@@ -6,6 +6,7 @@ serves them. The synthesis behind it is kept by a hash of everything it is made 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -103,18 +104,27 @@ def deploy(emulator: AwsEmulator, *, parameters: Mapping[str, str] | None = None
 def assemble(context: Mapping[str, str]) -> Path:
     """The folder of the templates for ``context``; made when anything they come from has changed. StackFailed."""
     folder = ASSEMBLIES / content_hash(context)
-    if not (folder / "manifest.json").exists():
-        unfinished = folder.with_name(f".{folder.name}.{time.monotonic_ns()}")
-        options = [option for name, text in context.items() for option in ("-c", f"{name}={text}")]
-        command = [sys.executable, str(INFRA / "run.py"), "assemble", str(unfinished), *options]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if done.returncode:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise StackFailed(done.stderr.strip()[-4000:])
-        with suppress(OSError):  # somebody else was faster
-            unfinished.rename(folder)
-        _forget_old()
+    ASSEMBLIES.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same tests may be at it
+        if not (folder / "manifest.json").exists():
+            _assemble(folder, context)
     return folder
+
+
+def _assemble(folder: Path, context: Mapping[str, str]) -> None:
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    options = [option for name, text in context.items() for option in ("-c", f"{name}={text}")]
+    command = [sys.executable, str(INFRA / "run.py"), "assemble", str(unfinished), *options]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise StackFailed(done.stderr.strip()[-4000:])
+    unfinished.rename(folder)
+    finished = sorted(ASSEMBLIES.glob("*/manifest.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for old in finished[KEPT:]:
+        shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def template(context: Mapping[str, str], stack: str = naming.STACK) -> dict[str, Any]:
@@ -124,21 +134,19 @@ def template(context: Mapping[str, str], stack: str = naming.STACK) -> dict[str,
 
 
 def content_hash(context: Mapping[str, str]) -> str:
-    """A hash of everything that the templates for ``context`` come from: infra, the zip's sources, the locks."""
+    """A hash of everything that the folder for ``context`` comes from.
+
+    Only what is deployed has to hold the Lambdas' newest code. The other templates are just read, and say the
+    same whatever is in the zip.
+    """
+    package = ROOT / "src" / "medical_image_processing"
+    code = sorted(package.rglob("*.py")) if context == EMULATOR_CONTEXT else [package / "naming.py"]
+    ours = [ROOT / "requirements-lambda.lock", INFRA / "requirements.lock", INFRA / "cdk.json"]
+    ours += [*sorted(INFRA.glob("*.py")), *sorted((INFRA / "stack").glob("*.py")), *code]
     digest = hashlib.sha256(json.dumps(dict(context), sort_keys=True).encode())
-    ours = [ROOT / "requirements-lambda.lock", INFRA / "requirements.lock"]
-    ours += [file for file in sorted(INFRA.glob("*.py")) if file.name != "environment.py"]
-    ours += sorted((INFRA / "stack").glob("*.py"))
-    ours += sorted((ROOT / "src" / "medical_image_processing").rglob("*.py"))
     for file in ours:
         digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:24]
-
-
-def _forget_old() -> None:
-    kept = sorted(ASSEMBLIES.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    for folder in kept[KEPT:]:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(emulator: AwsEmulator) -> None:

@@ -36,12 +36,11 @@ def definitions() -> list[dict[str, Any]]:
     ]
 
 
-def create_tables(emulator: AwsEmulator) -> None:
-    """All of them, empty."""
-    client = emulator.session().client("dynamodb", endpoint_url=emulator.endpoint)
+def create_tables(account: AwsEmulator, clients: AwsClients | None = None) -> None:
+    """All of them, empty. ``clients`` of the account, if there are any yet: to make one takes longer than this."""
+    client = (clients or account.clients()).client("dynamodb")
     for definition in definitions():
-        client.create_table(**definition)
-    client.close()
+        client.boto.create_table(**definition)
 
 
 def table(clients: AwsClients, name: str) -> Table:

@@ -61,6 +61,7 @@ class Trouble(Enum):
 
     CUT = "before anything is done"
     ANSWER_LOST = "after all is done"
+    SILENCE = "no answer comes, and the connection stays"
 
 
 Fault = Callable[[Call], Answer | Trouble | None]
@@ -130,6 +131,10 @@ class _Handler(BaseHTTPRequestHandler):
             case Trouble.ANSWER_LOST:
                 self._forward(call)
                 self._cut()
+            case Trouble.SILENCE:
+                self.connection.settimeout(FORWARD_S)
+                self.rfile.read(1)  # until the caller gives up
+                self.close_connection = True
             case None:
                 answer, headers = self._forward(call)
                 self.proxy.answered(call, answer)

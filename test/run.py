@@ -42,13 +42,19 @@ CHECKS = {
     "mypy of the benches": ["mypy", "bench"],
     "import-linter": ["lint-imports"],
 }
+INFRA_PYTHON = ROOT / "infra" / ".venv" / SCRIPTS.name / Path(sys.executable).name
+INFRA_CHECKS = {
+    "mypy of infra": [str(INFRA_PYTHON), "-m", "mypy", "--config-file", str(ROOT / "infra" / "mypy.ini")],
+}
+"""With the CDK's own environment, which the tests of infra make on first use."""
 
 
 def main(arguments: list[str]) -> int:
     """Run everything; the exit status."""
     os.chdir(ROOT)
     install_system_parts()
-    failed = [name for name, command in CHECKS.items() if not passes(name, command)]
+    checks = CHECKS | (INFRA_CHECKS if INFRA_PYTHON.exists() else {})
+    failed = [name for name, command in checks.items() if not passes(name, command)]
     if failed:
         print(f"== failed: {', '.join(failed)}; what is wrong stands above", flush=True)
     print("== pytest", flush=True)

@@ -14,13 +14,24 @@ ACCESS_LOGS = Duration.days(90)
 
 
 class Buckets(Construct):
-    """Private, encrypted, TLS only, versioned; who read what is logged to a bucket of its own."""
+    """Private, encrypted, versioned; who read what is logged to a bucket of its own.
+
+    ``tls_only``: not on an emulator, which is reached without.
+    """
 
     def __init__(
-        self, scope: Construct, id: str, *, allow_origins: tuple[str, ...], images: bool, removal: RemovalPolicy
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        allow_origins: tuple[str, ...],
+        images: bool,
+        tls_only: bool,
+        removal: RemovalPolicy,
     ) -> None:
         super().__init__(scope, id)
         self._removal = removal
+        self._tls_only = tls_only
         self.access_logs = self._bucket(
             "AccessLogs",
             lifecycle_rules=[s3.LifecycleRule(id="expire", expiration=ACCESS_LOGS)],
@@ -76,7 +87,7 @@ class Buckets(Construct):
             bucket_name=bucket_name,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             encryption=s3.BucketEncryption.S3_MANAGED,
-            enforce_ssl=True,
+            enforce_ssl=self._tls_only,
             versioned=versioned,
             cors=cors,
             object_ownership=object_ownership,

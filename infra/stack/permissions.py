@@ -44,6 +44,11 @@ def jobs(of: dynamodb.Table, *actions: str) -> list[iam.PolicyStatement]:
     return [table("Jobs", of, *actions), allow("FindJobs", ["dynamodb:Query"], indexes)]
 
 
+def look_at_open_jobs(of: dynamodb.Table) -> list[iam.PolicyStatement]:
+    """All jobs that are not ended, a window at a time."""
+    return [allow("LookAtOpenJobs", ["dynamodb:Scan"], [f"{of.table_arn}/index/open"])]
+
+
 def send_jobs() -> list[iam.PolicyStatement]:
     """Send to algorithms' queues; see how full they are."""
     return [

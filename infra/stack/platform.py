@@ -56,13 +56,22 @@ class PlatformStack(Stack):
         self.secrets = Secrets(self, "Secrets", removal=self._removal)
         self.tables = Tables(self, "Tables", removal=self._removal)
         self.queues = Queues(
-            self, "Queues", consumer_timeout_s=LAMBDAS["Delivery"].timeout_s, removal=RemovalPolicy.DESTROY
+            self,
+            "Queues",
+            consumer_timeout_s=LAMBDAS["Delivery"].timeout_s,
+            tls_only=not settings.emulator,
+            removal=RemovalPolicy.DESTROY,
         )
         own_images = not (
             settings.pacs_bucket or settings.dicomweb_url or settings.pacs_api_base or settings.emulator
         )
         self.buckets = Buckets(
-            self, "Buckets", allow_origins=settings.allow_origins, images=own_images, removal=self._removal
+            self,
+            "Buckets",
+            allow_origins=settings.allow_origins,
+            images=own_images,
+            tls_only=not settings.emulator,
+            removal=self._removal,
         )
         self.network = Network(
             self,
@@ -286,6 +295,7 @@ class PlatformStack(Stack):
                 *answer_for_jobs,
                 *reach_clients,
                 *may.send_jobs(),
+                *may.look_at_open_jobs(jobs),
                 *may.take_dead_letters(),
             ],
             "Scaler": [

@@ -13,10 +13,16 @@ VISIBILITY_TIMEOUTS = 6
 
 
 class Queues(Construct):
-    """FIFO with high throughput, encrypted, TLS only. ``consumer_timeout_s`` is the delivery Lambda's."""
+    """FIFO with high throughput, encrypted. ``consumer_timeout_s`` is the delivery Lambda's.
 
-    def __init__(self, scope: Construct, id: str, *, consumer_timeout_s: int, removal: RemovalPolicy) -> None:
+    ``tls_only``: not on an emulator, which is reached without.
+    """
+
+    def __init__(
+        self, scope: Construct, id: str, *, consumer_timeout_s: int, tls_only: bool, removal: RemovalPolicy
+    ) -> None:
         super().__init__(scope, id)
+        self._tls_only = tls_only
         self.dead_letters = self._queue("ResultsDlq", naming.RESULTS_DEAD_LETTER_QUEUE, removal)
         self.results = self._queue(
             "Results",
@@ -44,7 +50,7 @@ class Queues(Construct):
             fifo_throughput_limit=sqs.FifoThroughputLimit.PER_MESSAGE_GROUP_ID,
             deduplication_scope=sqs.DeduplicationScope.MESSAGE_GROUP,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
+            enforce_ssl=self._tls_only,
             retention_period=Duration.days(14),
             visibility_timeout=visibility_timeout,
             dead_letter_queue=dead_letter_queue,

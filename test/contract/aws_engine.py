@@ -74,7 +74,7 @@ class AwsStores:
     async def register(self, algo_id: str) -> None:
         """An algorithm of that id, and its queues."""
         await self.registry.create(a_spec(algo_id), actor="anna")
-        await asyncio.to_thread(create_queues, self.account, algo_id)
+        await asyncio.to_thread(create_queues, self.clients, algo_id)
 
     def audited(self, subject: str) -> list[str]:
         """What is on record for ``subject``; may be asked from within a loop."""
@@ -89,15 +89,15 @@ class AwsStores:
 
 def fresh_stores(emulator: AwsEmulator) -> AwsStores:
     """In a fresh account, with all tables and the results queue."""
-    account = emulator.fresh_account()
-    create_tables(account)
-    create_queues(account)
-    return AwsStores(account)
+    stores = AwsStores(emulator.fresh_account())
+    create_tables(stores.account, stores.clients)
+    create_queues(stores.clients)
+    return stores
 
 
-def create_queues(account: AwsEmulator, *algo_ids: str, visibility_s: int = 30) -> None:
+def create_queues(clients: AwsClients, *algo_ids: str, visibility_s: int = 30) -> None:
     """The results queue, and the algorithms' queues with their dead-letter queues, as the stack has them."""
-    sqs = account.session().client("sqs", endpoint_url=account.endpoint)
+    sqs = clients.client("sqs").boto
     common = {
         "FifoQueue": "true",
         "FifoThroughputLimit": "perMessageGroupId",
@@ -111,4 +111,3 @@ def create_queues(account: AwsEmulator, *algo_ids: str, visibility_s: int = 30) 
         redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": naming.MAX_RECEIVES}
         attributes = {**common, "RedrivePolicy": json.dumps(redrive)}
         sqs.create_queue(QueueName=naming.queue(algo_id), Attributes=attributes)
-    sqs.close()

@@ -182,6 +182,16 @@ def test_what_passes_is_backed_off_from_and_nobody_is_told(
     stores.run(work)
 
 
+def test_whoever_is_silent_is_asked_again_before_anybody_gives_up(stores: AwsStores, proxy: FaultProxy) -> None:
+    async def work(stores: AwsStores) -> None:
+        async with prepared(stores, proxy, first_tries(lambda _: Trouble.SILENCE)):
+            names = ("jobs.get", "queues.depth", "queues.receive", "s3.get_object")
+            outcomes = await asyncio.gather(*(outcome(stores, PORT_CALLS[name]) for name in names))
+        assert not [came for came in outcomes if isinstance(came, MipError)]
+
+    stores.run(work)
+
+
 def test_what_is_refused_for_good_is_not_tried_again(stores: AwsStores, proxy: FaultProxy) -> None:
     async def work(stores: AwsStores) -> None:
         denied = Answer(400, b'{"__type": "com.amazon.coral.service#AccessDeniedException", "message": "hush"}')
@@ -312,5 +322,67 @@ def test_j1_j2_an_index_that_lags_lets_no_ended_job_be_sent_again(stores: AwsSto
         assert await stores.jobs.resend_lost(after_s=0, given_up=GIVEN_UP) == []
         assert index.told == 1
         assert await stores.queues.count(QUEUE) == 0
+
+    stores.run(work)
+
+
+def test_j1_j2_a_job_that_ended_before_its_message_was_noted_is_accepted_and_not_sent_again(
+    stores: AwsStores, proxy: FaultProxy
+) -> None:
+    async def work(stores: AwsStores) -> None:
+        await stores.register(ALGO)
+        proxy.fault = lambda call: UNAVAILABLE if call.operation == "DynamoDB.UpdateItem" else None
+        assert (await stores.jobs.accept(a_message("j1"), "same")).created
+        index = StaleIndex(proxy, "DynamoDB.Scan")
+        assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        [message] = await stores.queues.receive(QUEUE, limit=10, wait_s=0)
+        await stores.queues.delete(QUEUE, [message.receipt_handle])
+        [ended] = await stores.jobs.apply([succeeded("j1")])
+        sent: list[Call] = []
+        proxy.answered = lambda call, _: sent.append(call) if call.operation == "SQS.SendMessage" else None
+        assert await stores.jobs.resend_lost(after_s=0, given_up=GIVEN_UP) == []
+        assert (index.told, sent) == (1, [])
+        await stores.jobs.mark_seen([ended.end])
+        assert await stores.jobs.unseen("client-1", after=None, limit=10) == []
+
+    stores.run(work)
+
+
+def test_r2_k1_writers_that_meet_in_a_transaction_try_again_and_are_not_refused(
+    stores: AwsStores, proxy: FaultProxy
+) -> None:
+    """An item that is in one transaction refuses another (DynamoDB developer guide, "Transaction conflict")."""
+    met = {"Code": "TransactionConflict", "Message": "Transaction is ongoing for the item"}
+    reasons = {"CancellationReasons": [met, {"Code": "None"}]}
+    kind = {"__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException"}
+    conflict = Answer(400, json.dumps({**kind, **reasons}).encode())
+
+    async def work(stores: AwsStores) -> None:
+        tries = 0
+
+        def meet_twice(call: Call) -> Answer | None:
+            nonlocal tries
+            tries += call.operation == "DynamoDB.TransactWriteItems"
+            return conflict if call.operation == "DynamoDB.TransactWriteItems" and tries <= 2 else None
+
+        proxy.fault = meet_twice
+        await stores.registry.create(a_spec(), actor="anna")
+        assert tries == 3
+        tries = 0
+        single = {"__type": "com.amazonaws.dynamodb.v20120810#TransactionConflictException"}
+        busy = Answer(400, json.dumps(single).encode())
+
+        def meet_once(call: Call) -> Answer | None:
+            nonlocal tries
+            tries += call.operation == "DynamoDB.PutItem"
+            return busy if tries == 1 and call.operation == "DynamoDB.PutItem" else None
+
+        proxy.fault = meet_once
+        await set_status(stores.registry, AlgorithmStatus.ACTIVE)
+        assert tries == 2
+        proxy.fault = lambda call: conflict if call.operation == "DynamoDB.TransactWriteItems" else None
+        came = await outcome(stores, lambda s: s.registry.remove(ALGO, revision=1, actor="anna"))
+        assert isinstance(came, Unavailable) and came.code == "AWS_BUSY"
+        assert (await stores.registry.get(ALGO)) is not None
 
     stores.run(work)

@@ -15,6 +15,7 @@ from medical_image_processing.engines.aws.job_items import KEPT_S, MAX_RESULT_BY
 from medical_image_processing.errors import NotFound
 from medical_image_processing.model.job import Job, JobMessage, JobResult, JobStatus, Output, StoredObject
 from medical_image_processing.ports.jobs import DEAD_LETTERED, Report
+from medical_image_processing.ports.queues import OutgoingMessage
 from medical_image_processing.testing.jobs_contract import (
     ALGO,
     GIVEN_UP,
@@ -124,6 +125,45 @@ def test_b7_a_job_that_was_just_sent_is_not_taken_for_lost_while_sqs_has_not_cou
         assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
         item = await table(stores.clients, JOBS).get({"job_id": "j1"})
         assert item is not None and "gone" in item
+
+    on(stores, work)
+
+
+def test_b7_j5_a_job_whose_message_is_a_dead_letter_is_not_lost(stores: AwsStores) -> None:
+    async def work(stores: AwsStores) -> None:
+        await stores.jobs.accept(a_message("j1"), "same")
+        [message] = await stores.queues.receive(naming.queue(ALGO), limit=1, wait_s=0)
+        moved = OutgoingMessage(message.body, message.group_id, message.dedup_id)
+        await stores.queues.send(naming.dead_letter_queue(ALGO), [moved])
+        await stores.queues.delete(naming.queue(ALGO), [message.receipt_handle])
+        for _ in range(2):
+            assert await stores.jobs.resend_lost(after_s=0, given_up=GIVEN_UP) == []
+        assert await stores.queues.count(naming.queue(ALGO)) == 0
+
+    on(stores, work)
+
+
+def test_b8_a_note_of_a_send_of_long_ago_does_not_name_a_replays_message(
+    stores: AwsStores,
+) -> None:
+    async def work(stores: AwsStores) -> None:
+        replayed: list[str] = []
+        loop = asyncio.get_running_loop()
+
+        async def die_and_replay() -> None:
+            await stores.jobs.apply([failed("j1", DEAD_LETTERED)])
+            replayed.append(await stores.jobs.replay("j1", actor="anna"))
+
+        def before_the_note(model: object, **_: object) -> None:
+            if not replayed:
+                events.unregister("before-call.dynamodb.UpdateItem", before_the_note)
+                asyncio.run_coroutine_threadsafe(die_and_replay(), loop).result(10)
+
+        events = stores.clients.client("dynamodb").boto.meta.events
+        events.register("before-call.dynamodb.UpdateItem", before_the_note)
+        accepted = await stores.jobs.accept(a_message("j1"), "same")
+        job = await stores.jobs.get("j1")
+        assert job is not None and replayed == [job.message_id] != [accepted.message_id]
 
     on(stores, work)
 

@@ -16,6 +16,7 @@ from websockets.sync.server import ServerConnection, serve
 from aws_emulator import AwsEmulator
 from medical_image_processing.entrypoints.cli import app
 from medical_image_processing.entrypoints.client import Client, read_env, results_address
+from medical_image_processing.entrypoints.deploy.admin_test import AdminTest
 from medical_image_processing.entrypoints.deploy.deployment import check_ours
 from medical_image_processing.entrypoints.deploy.stack import Stack
 from medical_image_processing.errors import Conflict
@@ -142,7 +143,7 @@ def stage() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append((self.path, self.headers.get("x-admin-key")))
+            asked.append((self.path, self.headers.get("x-admin-key") or self.headers.get("authorization")))
             body = b'{"algorithms": [], "next_cursor": null}'
             self.send_response(200)
             self.send_header("content-length", str(len(body)))
@@ -207,3 +208,17 @@ def test_a_stack_of_somebody_else_is_not_taken_over() -> None:
     check_ours(replace(ours, status="ROLLBACK_COMPLETE", outputs={}))
     with pytest.raises(Conflict, match="migration"):
         check_ours(replace(ours, outputs={"ApiEndpoint": "https://a"}))
+
+
+def test_a_platform_that_lets_anybody_in_fails_the_admin_test_and_is_sent_nothing() -> None:
+    with stage() as (base, asked), Client(base, admin_key="k") as client:
+        (only,) = AdminTest(client).run(lambda _: None)
+    assert only.failure == "a wrong admin key was let in"
+    assert len(asked) == 1
+
+
+def test_a_token_of_an_issuer_goes_where_a_key_would() -> None:
+    with stage() as (base, asked), Client.from_environment({"API_BASE": base, "MIP_CLIENT_TOKEN": "t"}) as client:
+        client.call("GET", "jobs")
+        client.call("GET", "admin", "algorithms")
+    assert asked == [("/prod/jobs", "Bearer t"), ("/prod/admin/algorithms", "dev-admin")]

@@ -150,12 +150,16 @@ def destroy(
     number: Number = None,
     choices: Choices = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    broken: Annotated[
+        bool, typer.Option("--broken", help="The API doesn't answer: leave algorithms to the person who asks.")
+    ] = False,
     stack: StackName = "ImgPipeline",
 ) -> None:
     """Take the platform down.
 
     Its algorithms go for good, jobs that wait fail with a reason, then the stack goes. What holds data stays:
-    tables, buckets, images. It is listed before anything is done.
+    tables, buckets, images. It is listed before anything is done. With --broken the algorithms' services,
+    queues, roles and log groups are yours to remove; a service that is left keeps the cluster from going.
     """
     from medical_image_processing.entrypoints.deploy import deployment as steps
     from medical_image_processing.entrypoints.deploy.stack import find_stack, retained
@@ -168,11 +172,12 @@ def destroy(
     if found is None:
         output.print_note(f"there is no stack {stack} in {ready.account.region}; nothing to do")
         return
-    output.print_table(("stays", "name"), [(kind, name) for kind, name in kept])
+    if kept:
+        output.print_table(("stays", "name"), [(kind, name) for kind, name in kept])
     output.print_note(f"everything else of {stack} in account {ready.number}, {found.region}, goes.")
     _confirm(stack, yes)
     with _progress(False) as tell:
-        if "ProcessingApiEndpoint" in found.outputs:
+        if "ProcessingApiEndpoint" in found.outputs and not broken:
             with steps.connect(steps.env_with_keys(ready.account, found)) as client:
                 steps.remove_algorithms(client, tell)
         tell(f"destroying {stack}")

@@ -67,8 +67,9 @@ class Client:
     """Speaks to one platform. Use as a context manager.
 
     ``base`` is its address, with a path where it has one. ``admin_key`` goes with ``/admin`` calls only,
-    ``client_key`` with all others. ``ws_endpoint`` is where results come, unless that is ``/ws`` below ``base``.
-    ``admin_secret`` is where the admin key lies in Secrets Manager; it is read when it is first needed.
+    ``client_key`` with all others, or ``client_token`` of an OIDC issuer. ``ws_endpoint`` is where results come,
+    unless that is ``/ws`` below ``base``. ``admin_secret`` is where the admin key lies in Secrets Manager; it is
+    read when it is first needed.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Client:
         *,
         admin_key: str | None = None,
         client_key: str | None = None,
+        client_token: str | None = None,
         ws_endpoint: str | None = None,
         admin_secret: str | None = None,
     ) -> None:
@@ -84,14 +86,17 @@ class Client:
         if not self.base.startswith(("http://", "https://")):
             raise InvalidRequest("BAD_ADDRESS", f"MIP_API_BASE is '{base}'; it must be like {DEFAULT_BASE}")
         self._is_loopback = _is_loopback(base)
-        self._ws_endpoint = (ws_endpoint or f"ws{self.base.removeprefix('http')}/ws").rstrip("/")
-        # API Gateway promises no pong, so a connection is not given up for want of one.
-        self._pong_s = PONG_S if urlsplit(self._ws_endpoint).netloc == urlsplit(self.base).netloc else None
+        own = f"ws{self.base.removeprefix('http')}/ws"
+        self._ws_endpoint = (ws_endpoint or own).rstrip("/")
+        # API Gateway promises no pong, so a connection to it is not given up for want of one.
+        self._pong_s = PONG_S if self._ws_endpoint == own else None
         self._admin_secret = admin_secret if admin_key is None else None
         loopback_key = _LOOPBACK_ADMIN_KEY if self._is_loopback and not admin_secret else None
         self._admin_key = admin_key or loopback_key
         self._client_key = client_key
-        for name, key in (("MIP_ADMIN_KEY", admin_key), ("MIP_CLIENT_KEY", client_key)):
+        self._client_token = client_token
+        given = {"MIP_ADMIN_KEY": admin_key, "MIP_CLIENT_KEY": client_key, "MIP_CLIENT_TOKEN": client_token}
+        for name, key in given.items():
             if key and not (key.isascii() and key.isprintable()):
                 raise InvalidRequest("BAD_KEY", f"{name} holds characters that no key has; set it again")
         # A proxy for the outside world is not asked for this machine's own address.
@@ -105,6 +110,7 @@ class Client:
             base,
             admin_key=environ.get("MIP_ADMIN_KEY") or None,
             client_key=environ.get("MIP_CLIENT_KEY"),
+            client_token=environ.get("MIP_CLIENT_TOKEN"),
             ws_endpoint=results_address(environ),
             admin_secret=environ.get("MIP_ADMIN_SECRET") if base == environ.get("API_BASE") else None,
         )
@@ -127,10 +133,10 @@ class Client:
         url = "/".join([self.base, *(quote(segment, safe="") for segment in path)])
         wanted = {name: value for name, value in (params or {}).items() if value is not None}
         sent = {**self._key(path[0]), **(headers or {})}
-        try:
-            answer = self._http.request(method, url, json=body, params=wanted, headers=sent)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._unreachable() from error
+        answer = self._send(method, url, body, wanted, sent)
+        if answer.status_code == 401 and path[0] == "admin" and self._has_previous_key():
+            # A key that was just rotated opens within a minute; until then the one before does.
+            answer = self._send(method, url, body, wanted, {**sent, **self._key("admin")})
         if not answer.is_success:
             raise _error(answer, self.base)
         if not answer.content:
@@ -139,6 +145,14 @@ class Client:
             return answer.json()
         except ValueError as error:
             raise self._not_a_platform() from error
+
+    def _send(
+        self, method: str, url: str, body: Any, params: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> httpx.Response:
+        try:
+            return self._http.request(method, url, json=body, params=params, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable() from error
 
     @contextmanager
     def results(self, client_id: str) -> Iterator[Results]:
@@ -179,9 +193,18 @@ class Client:
     def _key(self, first_segment: str) -> dict[str, str]:
         if first_segment == "admin":
             if self._admin_key is None and self._admin_secret:
-                self._admin_key = _read_secret(self._admin_secret)
+                self._admin_key = _read_secret(self._admin_secret, stage="AWSCURRENT")
             return {"x-admin-key": self._admin_key} if self._admin_key else {}
+        if self._client_token:
+            return {"authorization": f"Bearer {self._client_token}"}
         return {"x-api-key": self._client_key} if self._client_key else {}
+
+    def _has_previous_key(self) -> bool:
+        """Whether the secret has a key before this one; then that is the key from now on."""
+        arn, self._admin_secret = self._admin_secret, None
+        previous = _read_secret(arn, stage="AWSPREVIOUS") if arn else None
+        self._admin_key = previous or self._admin_key
+        return previous is not None
 
     def _unreachable(self) -> Unavailable:
         return Unavailable(
@@ -218,11 +241,11 @@ class Results:
         return message
 
 
-def _read_secret(arn: str) -> str:
+def _read_secret(arn: str, *, stage: str) -> str | None:
     from medical_image_processing.entrypoints.deploy.account import Account
 
     region = arn.split(":")[3] if arn.count(":") >= 6 else None  # an ARN names its region
-    return Account(region).secret(arn)
+    return Account(region).secret(arn, stage=stage)
 
 
 def _is_loopback(base: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medical_image_processing.engines.aws.tables import Item, Table
-from medical_image_processing.engines.embedded.timestamps import to_iso
+from medical_image_processing.model.timestamps import to_iso
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import secrets
 from datetime import UTC, datetime, timedelta
 
 from medical_image_processing.engines.aws.tables import Item
-from medical_image_processing.engines.embedded.timestamps import to_iso
 from medical_image_processing.model.job import Job, JobError, JobMessage, JobResult, JobStatus
+from medical_image_processing.model.timestamps import to_iso
 
 _LOG = logging.getLogger(__name__)
 KEPT_S = 90 * 86_400

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from medical_image_processing import naming
-from medical_image_processing.engines.aws.clients import LONG_POLL_S, AwsClient, Refused
+from medical_image_processing.engines.aws.clients import READ_TIMEOUT_S, AwsClient, Refused
 from medical_image_processing.errors import NotFound, Throttled, TransientError, Unavailable
 from medical_image_processing.ports.queues import DeadLetter, OutgoingMessage, ReceivedMessage
 
@@ -22,6 +22,7 @@ _LOG = logging.getLogger(__name__)
 _BATCH = 10  # Amazon SQS API reference, "SendMessageBatch" and others
 _BATCH_BYTES = 262_144
 _DEPTH_FOR_S = 5.0
+_LONGEST_WAIT_S = READ_TIMEOUT_S - 2
 _LETTER_LEASE_S = 60
 _GONE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 _BUSY = frozenset({"RequestThrottled", "ThrottlingException", "KmsThrottled", "ServiceUnavailable"})
@@ -84,11 +85,13 @@ class SqsQueues:
         return ids
 
     async def receive(self, queue: str, *, limit: int, wait_s: float) -> list[ReceivedMessage]:
-        """Up to ``limit`` messages, leased for the queue's visibility timeout. Waits 20 s at the most."""
+        """Up to ``limit`` messages, leased for the queue's visibility timeout. Waits some seconds at the most: no
+        call takes longer than its time limit, and Lambdas are handed their messages anyway.
+        """
         received: list[ReceivedMessage] = []
         while len(received) < limit:
             wanted = min(_BATCH, limit - len(received))
-            wait = 0 if received else math.ceil(min(wait_s, LONG_POLL_S))
+            wait = 0 if received else math.ceil(min(wait_s, _LONGEST_WAIT_S))
             try:
                 found = await self._receive(queue, wanted, WaitTimeSeconds=wait)
             except TransientError:

@@ -12,10 +12,10 @@ from typing import Any
 
 from medical_image_processing.engines.aws.audit import DynamoAudit
 from medical_image_processing.engines.aws.tables import ConditionFailed, Item, Table
-from medical_image_processing.engines.embedded.timestamps import to_iso
 from medical_image_processing.errors import Conflict, InvalidRequest, NotFound, StaleRevision, Unavailable
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmSpec, AlgorithmStatus, ResourceStatus
 from medical_image_processing.model.page import Page
+from medical_image_processing.model.timestamps import to_iso
 
 MAX_RECORD_BYTES = 65_536
 """What a task definition may have (Amazon ECS developer guide, "Service quotas"); an item of DynamoDB, 400 KB."""

@@ -17,10 +17,10 @@ from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.lost_jobs import LostJobs, is_lost
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import write_audit
-from medical_image_processing.engines.embedded.timestamps import to_iso
 from medical_image_processing.errors import Conflict, NotFound
 from medical_image_processing.model.job import Job, JobEnd, JobError, JobMessage, JobResult, JobStatus
 from medical_image_processing.model.page import Page
+from medical_image_processing.model.timestamps import to_iso
 from medical_image_processing.ports.gauges import JobCount
 from medical_image_processing.ports.jobs import DEAD_LETTERED, Accepted, Report
 from medical_image_processing.ports.queues import OutgoingMessage

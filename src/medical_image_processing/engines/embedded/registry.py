@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from medical_image_processing.engines.embedded.database import Database
-from medical_image_processing.engines.embedded.timestamps import to_iso
 from medical_image_processing.errors import Conflict, NotFound, StaleRevision
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmSpec, AlgorithmStatus, ResourceStatus
 from medical_image_processing.model.page import Page
+from medical_image_processing.model.timestamps import to_iso
 
 _CACHED = 1024
 

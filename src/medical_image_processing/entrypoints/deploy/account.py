@@ -28,6 +28,14 @@ class Account:
         """The account's twelve digits. PermanentError ``AWS_CREDENTIALS``."""
         return str(self.call("sts", "get_caller_identity")["Account"])
 
-    def secret(self, arn: str) -> str:
-        """The text of a secret."""
-        return str(self.call("secretsmanager", "get_secret_value", SecretId=arn)["SecretString"])
+    def secret(self, arn: str, *, stage: str = "AWSCURRENT") -> str | None:
+        """The text of a secret's version; None when there is none at that stage."""
+        from medical_image_processing.engines.aws.clients import Refused
+
+        try:
+            answer = self.call("secretsmanager", "get_secret_value", SecretId=arn, VersionStage=stage)
+        except Refused as error:
+            if stage != "AWSCURRENT" and error.aws_code == "ResourceNotFoundException":
+                return None
+            raise
+        return str(answer["SecretString"])

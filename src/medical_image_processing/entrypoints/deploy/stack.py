@@ -96,7 +96,8 @@ def keys(account: Account, stack: Stack) -> dict[str, str]:
         "MIP_ADMIN_KEY": stack.output("AdminKeySecretArn"),
         "PACS_API_KEY": stack.outputs.get("PacsKeySecretArn"),
     }
-    return {name: account.secret(arn) for name, arn in secrets.items() if arn}
+    found = {name: account.secret(arn) for name, arn in secrets.items() if arn}
+    return {name: key for name, key in found.items() if key}
 
 
 def export_lines(values: Mapping[str, str]) -> str:
