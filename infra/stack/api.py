@@ -57,7 +57,6 @@ class Api(Construct):
                 throttling_rate_limit=REQUESTS_PER_S,
                 throttling_burst_limit=BURST,
                 metrics_enabled=True,
-                tracing_enabled=True,
                 access_log_destination=apigateway.LogGroupLogDestination(group),
                 access_log_format=apigateway.AccessLogFormat.custom(json.dumps(ACCESS_LOG)),
             ),

@@ -88,9 +88,11 @@ class Network(Construct):
             iam.PolicyStatement(sid=sid, principals=[iam.AnyPrincipal()], actions=actions, resources=resources)
         )
 
-    def group_of_pacs(self) -> ec2.SecurityGroup:
-        """The group of the PACS API's tasks: called from inside the VPC only."""
+    def group_of_pacs(self, server_port: int | None) -> ec2.SecurityGroup:
+        """The group of the PACS API's tasks: called from inside the VPC only, calls a server on that port."""
         group = self._group_of_tasks("PacsGroup", "PACS API")
+        if server_port not in (None, HTTPS):
+            group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(server_port), "DICOMweb server")
         group.add_ingress_rule(ec2.Peer.ipv4(CIDR), ec2.Port.tcp(PACS_PORT), "from inside the VPC")
         return group
 

@@ -89,7 +89,7 @@ class PlatformStack(Stack):
         self._add_functions(zip_path)
         self._add_apis()
         self._add_events()
-        Monitoring(
+        self.monitoring = Monitoring(
             self,
             "Monitoring",
             results=self.queues.results,
@@ -219,7 +219,7 @@ class PlatformStack(Stack):
             retention=self._retention,
             removal=self._log_removal,
             insights="off" if self._settings.emulator else self._settings.insights,
-            reserve=not self._settings.emulator,
+            reserve=self._settings.reserve and not self._settings.emulator,
         )
         known = self._environment()
         for name, statements in self._statements().items():
@@ -388,6 +388,7 @@ class PlatformStack(Stack):
             "PacsApiBase": self._pacs_base,
             "OutputBucketName": self.buckets.output.bucket_name,
             "AdminKeySecretArn": self.secrets.admin_key_arn,
+            "AlarmTopicArn": self.monitoring.topic.topic_arn,
             "PacsKeySecretArn": self.secrets.pacs_key_arn,
         }
         if self._images:

@@ -33,6 +33,7 @@ CONTEXT = (
     "pacs_bucket",
     "pacs_image_tag",
     "queue_limit",
+    "reserve",
     "task_env",
 )
 INSIGHTS = ("own", "shared", "off")
@@ -68,6 +69,8 @@ class Settings:
     """JSON object: added to the environment of every worker."""
     queue_limit: int = 200_000
     log_days: int = 90
+    reserve: bool = True
+    """Whether what runs each minute has a place of its own among the account's concurrent Lambdas."""
     insights: str = "own"
     """Lambda Insights: with a log group of the stack's own, with one that the account has already, or not."""
     emulator: bool = False
@@ -105,6 +108,7 @@ def parse_settings(given: dict[str, Any]) -> Settings:
         task_env=take("task_env", _task_env, "{}"),
         queue_limit=take("queue_limit", _count, 200_000),
         log_days=take("log_days", _log_days, 90),
+        reserve=take("reserve", _flag, True),
         insights=take("insights", _one_of(INSIGHTS), "own"),
         emulator=take("emulator", _flag, False),
     )

@@ -23,9 +23,10 @@ OIDC = {
 }
 OPEN = {
     "clients": "open",
-    "dicomweb_url": "https://pacs.example.org/dicom-web",
+    "dicomweb_url": "http://pacs.example.org:8042/dicom-web",
     "dicomweb_secret": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:pacs-AbCdEf",
     "insights": "shared",
+    "reserve": "false",
     "log_days": "30",
     "task_env": '{"HTTPS_PROXY": "http://proxy:3128"}',
 }

@@ -12,6 +12,7 @@ from medical_image_processing.engines.aws.settings import AwsSettings
 
 OUTPUTS = {
     "AdminKeySecretArn",
+    "AlarmTopicArn",
     "AlgoTableName",
     "OutputBucketName",
     "PacsApiBase",
@@ -162,10 +163,30 @@ def test_lambdas_run_one_zip_on_the_locked_python_within_bounds(each: Template) 
         [layer] = function["Layers"]
         assert "Fn::FindInMap" in layer
     for name in ("DeadLetters", "Scaler"):
-        assert each.function(name)["ReservedConcurrentExecutions"] == 1
         assert each.function(name)["Timeout"] < 60
     for name in ("Admin", "Processing", "Connect", "Disconnect", "Message"):
         assert each.function(name)["Timeout"] <= 29, "API Gateway waits no longer"
+
+
+def test_what_runs_each_minute_has_its_place_unless_the_account_has_none_to_give(
+    real: Template, open_clients: Template
+) -> None:
+    """New accounts may run ten Lambdas at once, of which AWS lets none be reserved."""
+
+    def reserved(template: Template) -> dict[str, int]:
+        found = template.of_type("Lambda::Function").values()
+        return {f["FunctionName"]: f.get("ReservedConcurrentExecutions", 0) for f in found}
+
+    assert {name: n for name, n in reserved(real).items() if n} == {
+        "ImgPipeline-DeadLettersFn": 1,
+        "ImgPipeline-ScalerFn": 1,
+    }
+    assert not any(reserved(open_clients).values())
+
+
+def test_no_trace_tells_paths(each: Template) -> None:
+    [stage] = each.of_type("ApiGateway::Stage").values()
+    assert stage.get("TracingEnabled", False) is False, "X-Ray keeps addresses, with ids of studies"
 
 
 def test_every_log_group_forgets(each: Template, open_clients: Template) -> None:

@@ -18,6 +18,8 @@ import httpx
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from aws_emulator import REGION, AwsEmulator, EmulatorMissing, running_emulator
 from aws_stack import AwsStack, deploy
@@ -293,6 +295,29 @@ def test_the_admin_api_works_under_its_role(stack: AwsStack) -> None:
         assert provisioned.status_code == 200
         asked = api.get("/jobs", params={"client_id": provisioned.json()["client_id"]}, headers={"x-api-key": key})
         assert (asked.status_code, asked.json()["jobs"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "event"),
+    [("DeadLetters", {}), ("Scaler", {}), ("Provisioner", {}), ("Delivery", {"Records": []})],
+)
+def test_what_aws_wakes_does_its_round_under_its_role(stack: AwsStack, name: str, event: dict[str, Any]) -> None:
+    functions = client(stack.emulator.session(), "lambda", stack.emulator)
+    answer = functions.invoke(FunctionName=f"ImgPipeline-{name}Fn", Payload=json.dumps(event).encode())
+    assert "FunctionError" not in answer, answer["Payload"].read()
+
+
+def test_a_websocket_opens_with_a_key_and_answers(stack: AwsStack) -> None:
+    with httpx.Client(base_url=stack.api_base, timeout=60, trust_env=False) as api:
+        made = api.post("/admin/keys", headers={"x-admin-key": stack.admin_key}, json={"name": "screen"})
+        key = made.json()["key"]
+        client_id = api.post("/provision", json={}, headers={"x-api-key": key}).json()["client_id"]
+    address = f"{stack.ws_endpoint}?client_id={client_id}"
+    with pytest.raises(InvalidStatus):
+        connect(address, open_timeout=60)
+    with connect(f"{address}&key={key}", open_timeout=60) as websocket:
+        websocket.send('{"type": "ping"}')
+        assert json.loads(websocket.recv(timeout=60)) == {"type": "pong"}
 
 
 @pytest.mark.parametrize("name", list(MAY))

@@ -111,9 +111,21 @@ def test_images_come_from_the_place_that_was_given(real: Template, oidc: Templat
     assert pacs_environment(oidc)["MIP_PACS_BUCKET"] == "dicom-of-the-hospital"
     environment = pacs_environment(open_clients)
     assert "MIP_PACS_BUCKET" not in environment
-    assert environment["MIP_DICOMWEB_URL"] == "https://pacs.example.org/dicom-web"
+    assert environment["MIP_DICOMWEB_URL"] == "http://pacs.example.org:8042/dicom-web"
     [task] = open_clients.of_type("ECS::TaskDefinition").values()
     assert "MIP_DICOMWEB_AUTHORIZATION" in {s["Name"] for s in task["ContainerDefinitions"][0]["Secrets"]}
+
+
+def test_the_pacs_api_may_call_its_dicomweb_server_and_workers_may_not(
+    real: Template, open_clients: Template
+) -> None:
+    def called(template: Template, group: str) -> set[int]:
+        found = next(g for name, g in template.of_type("EC2::SecurityGroup").items() if group in name)
+        return {rule["FromPort"] for rule in found["SecurityGroupEgress"]}
+
+    assert called(open_clients, "PacsGroup") == {443, 8042}
+    assert called(real, "PacsGroup") == {443}
+    assert called(open_clients, "WorkersGroup") == {443, 8080}
 
 
 def test_the_pacs_api_reads_images_and_keys_and_writes_its_record(real: Template) -> None:
