@@ -74,7 +74,7 @@ def running_aws_platform(
         stack = deploy(emulator, parameters=parameters)
         _fill_bucket(emulator, images)
         _warm(stack)
-        with _no_task_left(engine), _pacs(engine, pacs_image, stack, port):
+        with _no_task_left(engine, emulator), _pacs(engine, pacs_image, stack, port):
             env = {
                 "API_BASE": stack.api_base,
                 "WS_ENDPOINT": stack.ws_endpoint,
@@ -129,14 +129,16 @@ def _pacs(engine: DockerEngine, image: str, stack: AwsStack, port: int) -> Itera
 
 
 @contextmanager
-def _no_task_left(engine: DockerEngine) -> Iterator[None]:
+def _no_task_left(engine: DockerEngine, emulator: AwsEmulator) -> Iterator[None]:
     """The emulator leaves the tasks of its ECS running when it ends."""
     try:
         yield
     finally:
+        endpoint = f"AWS_ENDPOINT_URL={emulator.container_environment['AWS_ENDPOINT_URL']}"
         with closing(engine.client()) as docker:
             for container in docker.containers.list(all=True, filters={"name": "ministack-ecs-"}):
-                container.remove(force=True)
+                if endpoint in container.attrs["Config"]["Env"]:
+                    container.remove(force=True)
 
 
 def _await_answer(url: str, container: Any) -> None:

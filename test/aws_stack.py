@@ -134,12 +134,16 @@ def template(context: Mapping[str, str], stack: str = naming.STACK) -> dict[str,
 
 
 def content_hash(context: Mapping[str, str]) -> str:
-    """A hash of everything that the templates for ``context`` come from: infra, the zip's sources, the locks."""
+    """A hash of everything that the folder for ``context`` comes from.
+
+    Only what is deployed has to hold the Lambdas' newest code. The other templates are just read, and say the
+    same whatever is in the zip.
+    """
+    package = ROOT / "src" / "medical_image_processing"
+    code = sorted(package.rglob("*.py")) if context == EMULATOR_CONTEXT else [package / "naming.py"]
+    ours = [ROOT / "requirements-lambda.lock", INFRA / "requirements.lock", INFRA / "cdk.json"]
+    ours += [*sorted(INFRA.glob("*.py")), *sorted((INFRA / "stack").glob("*.py")), *code]
     digest = hashlib.sha256(json.dumps(dict(context), sort_keys=True).encode())
-    ours = [ROOT / "requirements-lambda.lock", INFRA / "requirements.lock"]
-    ours += [file for file in sorted(INFRA.glob("*.py")) if file.name != "environment.py"]
-    ours += sorted((INFRA / "stack").glob("*.py"))
-    ours += sorted((ROOT / "src" / "medical_image_processing").rglob("*.py"))
     for file in ours:
         digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:24]

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 AUDIENCE = "mip-clients"
-_ALGORITHM = {"rsa": "RS256", "ec": "ES256"}
+_ALGORITHM = {"rsa": "RS256", "ec": "ES256", "p384": "ES384"}
 
 
 class Issuer:
@@ -26,6 +26,7 @@ class Issuer:
         self.keys: dict[str, Any] = keys or {
             "rsa": rsa.generate_private_key(65537, 2048),
             "ec": ec.generate_private_key(ec.SECP256R1()),
+            "p384": ec.generate_private_key(ec.SECP384R1()),
         }
         self._stop = threading.Event()
         issuer = self
@@ -90,9 +91,6 @@ class Issuer:
     def _document(self, path: str, named: str | None) -> dict[str, Any]:
         if path == "/.well-known/openid-configuration":
             return {"issuer": named or self.address, "jwks_uri": f"{self.address}/keys"}
-        return {
-            "keys": [
-                {**RSAAlgorithm.to_jwk(self.keys["rsa"].public_key(), as_dict=True), "kid": "rsa", "use": "sig"},
-                {**ECAlgorithm.to_jwk(self.keys["ec"].public_key(), as_dict=True), "kid": "ec", "use": "sig"},
-            ]
-        }
+        kinds = {"rsa": RSAAlgorithm, "ec": ECAlgorithm, "p384": ECAlgorithm}
+        keys = {kid: kinds[kid].to_jwk(key.public_key(), as_dict=True) for kid, key in self.keys.items()}
+        return {"keys": [{**key, "kid": kid, "use": "sig"} for kid, key in keys.items()]}

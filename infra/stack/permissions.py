@@ -219,13 +219,14 @@ def make_services(cluster: str, cluster_arn: str) -> list[iam.PolicyStatement]:
 
 
 def make_log_groups() -> list[iam.PolicyStatement]:
-    """Algorithms' log groups."""
+    """Algorithms' log groups; and what a worker said last, for the reason why it died."""
     make = [
         "logs:CreateLogGroup",
         "logs:DeleteLogGroup",
         "logs:PutRetentionPolicy",
         "logs:TagResource",
         "logs:ListTagsForResource",
+        "logs:GetLogEvents",
     ]
     return [
         allow("MakeLogGroups", make, arns.algorithm_log_groups()),

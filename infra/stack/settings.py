@@ -6,10 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from constructs import Node
+from typing import Any
 
 from medical_image_processing import naming
 
@@ -20,6 +17,7 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+")
 URL = re.compile(r"https?://[^\s/]+(/\S*)?")
+OURS = re.compile(r"[a-z_]+")
 CONTEXT = (
     "allow_origins",
     "clients",
@@ -76,18 +74,16 @@ class Settings:
     """Leave out what an emulator of AWS rejects, and keep nothing when the stack goes."""
 
 
-def read_settings(node: Node) -> Settings:
-    """The settings of the app that ``node`` belongs to. InvalidSettings."""
-    given = {name: node.try_get_context(name) for name in CONTEXT}
-    return parse_settings({name: value for name, value in given.items() if value is not None})
-
-
 def parse_settings(given: dict[str, Any]) -> Settings:
-    """Settings from context values, which are text when they come from a command line. InvalidSettings."""
-    faults: list[str] = []
+    """Settings from context values, which are text when they come from a command line. InvalidSettings.
+
+    The CDK's own names have other characters than ours, and are passed over.
+    """
+    unknown = [name for name in given if OURS.fullmatch(name) and name not in CONTEXT]
+    faults = [f"{name}: there is no such choice; there are {', '.join(CONTEXT)}" for name in unknown]
 
     def take(name: str, read: Callable[[Any], Any], default: Any) -> Any:
-        if name not in given or given[name] == "":
+        if given.get(name) in (None, ""):
             return default
         try:
             return read(given[name])

@@ -129,15 +129,16 @@ class Workplace:
             self._boto[service] = self._session.client(service, endpoint_url=self.account.endpoint)
         return self._boto[service]
 
-    def engine(self, watch: Watch | None = None) -> Engine:
+    def engine(self, watch: Watch | None = None, *, reads: bool = False) -> Engine:
         """The provisioner's side of the engine.
 
-        After each of its calls that changed something ``watch(action, parameters)`` is called, the action named
-        as ``service:Operation``. What ``watch`` raises, the call raises. One at a time can be watched.
+        After each of its calls that changed something, with ``reads`` after every one,
+        ``watch(action, parameters)`` is called, the action named as ``service:Operation``. What ``watch`` raises,
+        the call raises. One at a time can be watched.
         """
         clients = self._clients
         if watch is not None:
-            self._watched.watch = watch
+            self._watched.watch, self._watched.reads = watch, reads
             clients = self._watched.clients
         audit = DynamoAudit(table(clients, AUDIT), clock=time.time)
         registry = DynamoRegistry(table(clients, ALGORITHMS), audit, clock=time.time)
@@ -161,12 +162,13 @@ class _Watched:
         session.events.register("after-call", self._tell)
         self.clients = AwsClients(session=session, endpoint_url=account.endpoint)
         self.watch: Watch = lambda *_: None
+        self.reads = False
 
     def _note(self, params: Mapping[str, Any], context: dict[str, Any], **_: Any) -> None:
         context["mip"] = dict(params)
 
     def _tell(self, model: Any, context: Mapping[str, Any], **_: Any) -> None:
-        if not model.name.startswith(READS):
+        if self.reads or not model.name.startswith(READS):
             self.watch(f"{model.service_model.signing_name}:{model.name}", context.get("mip", {}))
 
 

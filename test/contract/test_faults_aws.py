@@ -368,7 +368,19 @@ def test_r2_k1_writers_that_meet_in_a_transaction_try_again_and_are_not_refused(
         proxy.fault = meet_twice
         await stores.registry.create(a_spec(), actor="anna")
         assert tries == 3
-        tries = -100
+        tries = 0
+        single = {"__type": "com.amazonaws.dynamodb.v20120810#TransactionConflictException"}
+        busy = Answer(400, json.dumps(single).encode())
+
+        def meet_once(call: Call) -> Answer | None:
+            nonlocal tries
+            tries += call.operation == "DynamoDB.PutItem"
+            return busy if tries == 1 and call.operation == "DynamoDB.PutItem" else None
+
+        proxy.fault = meet_once
+        await set_status(stores.registry, AlgorithmStatus.ACTIVE)
+        assert tries == 2
+        proxy.fault = lambda call: conflict if call.operation == "DynamoDB.TransactWriteItems" else None
         came = await outcome(stores, lambda s: s.registry.remove(ALGO, revision=1, actor="anna"))
         assert isinstance(came, Unavailable) and came.code == "AWS_BUSY"
         assert (await stores.registry.get(ALGO)) is not None

@@ -196,6 +196,14 @@ def test_a_secret_that_can_not_be_read_is_a_503_and_no_wrong_key(aws_emulator: A
     assert stage.admin_key not in answer.text
 
 
+def test_what_aws_refuses_the_platform_is_no_fault_of_the_callers(aws_emulator: AwsEmulator) -> None:
+    stage = AwsStage(aws_emulator, MIP_WS_ENDPOINT=aws_emulator.endpoint, MIP_ALGORITHMS_TABLE="none")
+
+    answer = call(adapted(admin.create(stage.engine)), "GET", "/admin/algorithms", x_admin_key=stage.admin_key)
+
+    assert (answer.status, answer.code) == (500, "AWS_REFUSED")
+
+
 def test_keys_of_admins_open_the_admin_api_too(apis: Apis) -> None:
     body = {"name": "second-admin", "role": KeyRole.ADMIN}
     key = call(apis.admin, "POST", "/admin/keys", body, **apis.key).json["key"]

@@ -262,6 +262,10 @@ def by_hand(workplace: Workplace, what: str) -> None:
             sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": ""})
         case "retention of dead letters":
             sqs.set_queue_attributes(QueueUrl=dead, Attributes={"MessageRetentionPeriod": "60"})
+        case "dead letters that go on":
+            arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+            redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": 1}
+            sqs.set_queue_attributes(QueueUrl=dead, Attributes={"RedrivePolicy": json.dumps(redrive)})
         case "a queue open to others":
             sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": json.dumps(anyone)})
         case "the role's policy":
@@ -297,6 +301,7 @@ DRIFTS = (
     "visibility",
     "redrive",
     "retention of dead letters",
+    "dead letters that go on",
     "a queue open to others",
     "the role's policy",
     "no policy",

@@ -366,6 +366,24 @@ def test_a_role_that_aws_does_not_know_yet_is_waited_for(
             asyncio.run(ecs.resources.register_task_definition(spec(cpu=2048, memory=4096), revision=2))
 
 
+@pytest.mark.parametrize(
+    ("operation", "code"),
+    [
+        ("PutRolePolicy", "NoSuchEntity"),
+        ("PutRolePolicy", "ConcurrentModification"),
+        ("PutRetentionPolicy", "ResourceNotFoundException"),
+        ("PutRetentionPolicy", "OperationAbortedException"),
+    ],
+)
+def test_what_aws_has_not_settled_yet_is_waited_for(ecs: Ecs, operation: str, code: str) -> None:
+    ecs.answering.refuses(operation, code)
+    with pytest.raises(TransientError, match="NOT_SETTLED"):
+        if operation == "PutRolePolicy":
+            asyncio.run(ecs.resources.put_role("settling", legacy_output_keys=False))
+        else:
+            asyncio.run(ecs.resources.create_log_group(f"settling-{code.lower()}"))
+
+
 def test_what_aws_refuses_for_good_is_not_called_passing(ecs: Ecs) -> None:
     ecs.answering.refuses("RegisterTaskDefinition", "ClientException", "Invalid 'cpu' setting for task.")
     with pytest.raises(PermanentError, match="ECS register_task_definition was refused: ClientException"):

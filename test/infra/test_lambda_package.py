@@ -16,7 +16,7 @@ import lambda_package
 import pytest
 from stack.lambdas import HANDLERS, LAMBDAS
 
-from aws_stack import INFRA, ROOT, assemble
+from aws_stack import EMULATOR_CONTEXT, INFRA, ROOT, assemble
 
 UNZIPPED_LIMIT = 250 * 1024 * 1024
 ZIPPED_LIMIT = 50 * 1024 * 1024
@@ -26,7 +26,7 @@ ZIPPED_LIMIT = 50 * 1024 * 1024
 @pytest.fixture(scope="session")
 def zip_file() -> Path:
     """The zip that the template's asset is."""
-    folder = assemble({})
+    folder = assemble(EMULATOR_CONTEXT)
     assets = json.loads((folder / "ImgPipeline.assets.json").read_text())["files"]
     [path] = [a["source"]["path"] for a in assets.values() if a["source"]["path"].endswith(".zip")]
     return folder / path

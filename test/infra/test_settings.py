@@ -19,12 +19,14 @@ def test_what_a_command_line_says_is_understood() -> None:
     settings = parse_settings(given)
     assert (settings.nat, settings.queue_limit, settings.allow_origins) == (True, 7, ("*",))
     assert settings.task_env == '{"A": "1", "B": "2"}'
+    assert parse_settings({"aws:cdk:enable-path-metadata": True, "@aws-cdk/core:x": 1}) == Settings()
     assert parse_settings({"allow_origins": ""}).allow_origins == REACT_CLIENT
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"client": "open"}, "client: there is no such choice; there are allow_origins, clients,"),
         ({"clients": "all"}, "clients: must be one of keys, oidc, open, not 'all'"),
         ({"clients": "oidc"}, "oidc_issuer: needed with clients=oidc; give it with -c oidc_issuer=…"),
         ({"oidc_issuer": "https://x"}, "only read with clients=oidc"),

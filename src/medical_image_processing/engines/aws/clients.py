@@ -8,6 +8,7 @@ What is left is one of ours: TransientError when it may work later, :class:`Refu
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ ATTEMPTS = 5
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
 """Nothing waits for an answer for longer: API Gateway gives a whole request 29 s."""
+BUSY = "AWS_BUSY"
+"""The code of a call that met another's transaction."""
 
 _CONNECTIONS = 32
 _THROTTLING = frozenset(
@@ -84,7 +87,8 @@ class AwsClients:
         session: boto3.Session | None = None,
         endpoint_url: str | None = None,
     ) -> None:
-        self._session = session or boto3.Session(region_name=region)
+        # AWS_REGION is the name that Lambda and Fargate set; boto3 knows AWS_DEFAULT_REGION.
+        self._session = session or boto3.Session(region_name=region or os.environ.get("AWS_REGION"))
         self._endpoint_url = endpoint_url
         self._made: dict[tuple[str, str | None], AwsClient] = {}
         self._lock = threading.Lock()
@@ -97,12 +101,12 @@ class AwsClients:
         return str(region)
 
     def client(self, service: str, *, endpoint_url: str | None = None) -> AwsClient:
-        """The client of one service, by boto3's name of it."""
+        """The client of one service, by boto3's name of it. PermanentError when no region is set."""
         key = service, endpoint_url or self._endpoint_url
         with self._lock:  # making a client is not thread-safe (boto3, "Multithreading with clients")
             if key not in self._made:
                 config = _config(service)
-                made = self._session.client(service, endpoint_url=key[1], config=config)
+                made = self._session.client(service, region_name=self.region, endpoint_url=key[1], config=config)
                 self._made[key] = AwsClient(made)
             return self._made[key]
 
@@ -167,7 +171,7 @@ def _of_answer(where: str, error: ClientError) -> MipError:
     if _THROTTLING & given:
         return Throttled("AWS_THROTTLED", f"{where} was throttled ({code}); try again, more slowly")
     if _CONTENTION & given and "ConditionalCheckFailed" not in given:
-        return Unavailable("AWS_BUSY", f"{where} met another write of the same item; try again", retry_after_s=1.0)
+        return Unavailable(BUSY, f"{where} met another write of the same item; try again", retry_after_s=1.0)
     if status >= 500:
         return _unavailable(where, f"it answered {status} {code}")
     advice = "; the platform's role lacks the permission" if code.startswith("AccessDenied") else ""

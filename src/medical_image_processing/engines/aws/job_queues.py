@@ -115,9 +115,8 @@ class JobQueues:
         elif _fits(found, attributes):
             return
         changeable = {key: value for key, value in attributes.items() if key != "FifoQueue"}
-        await self._sqs.call(
-            "set_queue_attributes", QueueUrl=self._place.queue_url(name), Attributes={**changeable, "Policy": ""}
-        )
+        wanted = {"RedrivePolicy": "", "Policy": "", **changeable}
+        await self._sqs.call("set_queue_attributes", QueueUrl=self._place.queue_url(name), Attributes=wanted)
 
 
 def _fits(found: Attributes, wanted: Attributes) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.clients import AwsClients, Refused
+from medical_image_processing.errors import Unavailable
 
 RETENTION_DAYS = 90
 _GONE = "ResourceNotFoundException"
@@ -48,7 +49,15 @@ class LogGroups:
                 raise
             if (found := await self.observe(algo_id)) is not None and not found.drifted:
                 return
-        await self._logs.call("put_retention_policy", logGroupName=name, retentionInDays=RETENTION_DAYS)
+        try:
+            await self._logs.call("put_retention_policy", logGroupName=name, retentionInDays=RETENTION_DAYS)
+        except Refused as error:
+            if error.aws_code not in (_GONE, "OperationAbortedException"):
+                raise
+            raise Unavailable(
+                "LOG_GROUP_NOT_SETTLED",
+                f"the log group {name} was just made or changed, by others too maybe; it takes seconds",
+            ) from error
 
     async def delete(self, algo_id: str) -> None:
         """The group and its logs."""

@@ -15,11 +15,12 @@ from medical_image_processing import naming
 from medical_image_processing.engines.aws import policies
 from medical_image_processing.engines.aws.clients import AwsClients, Refused
 from medical_image_processing.engines.aws.place import Place
-from medical_image_processing.errors import Conflict
+from medical_image_processing.errors import Conflict, Unavailable
 
 POLICY_NAME = "worker"
 LEGACY_TAG = "mip:legacy"
 _GONE = "NoSuchEntity"
+_UNSETTLED = frozenset({_GONE, "ConcurrentModification", "EntityTemporarilyUnmodifiable"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,22 @@ class Roles:
         return RoleFound(is_legacy, drifted)
 
     async def put(self, algo_id: str, *, legacy_output_keys: bool) -> None:
-        """The role as it should be and nothing besides. Its policy comes last: then it is whole."""
+        """The role as it should be and nothing besides. Its policy comes last: then it is whole.
+
+        Unavailable while IAM, which tells its parts of a change one after the other, does not agree with itself.
+        """
+        try:
+            await self._put(algo_id, legacy_output_keys=legacy_output_keys)
+        except Refused as error:
+            if error.aws_code not in _UNSETTLED:
+                raise
+            raise Unavailable(
+                "ROLE_NOT_SETTLED",
+                f"the role of {algo_id} was just made or changed, and not all of IAM knows yet; it takes seconds",
+                retry_after_s=10.0,
+            ) from error
+
+    async def _put(self, algo_id: str, *, legacy_output_keys: bool) -> None:
         name = naming.role(algo_id)
         tags = [
             {"Key": naming.ALGORITHM_TAG, "Value": algo_id},

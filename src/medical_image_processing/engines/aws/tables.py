@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medical_image_processing.engines.aws.clients import AwsClient, Refused
+from medical_image_processing.engines.aws.clients import BUSY, AwsClient, Refused
 from medical_image_processing.errors import PermanentError, TransientError, Unavailable
 
 Item = dict[str, Any]
@@ -83,18 +83,12 @@ class Table:
         botocore gives a call one token for all its tries, so that one whose answer was lost is not refused
         when it comes again (DynamoDB API reference, "TransactWriteItems").
         """
-        for pause_s in _pauses():
-            try:
-                await self.client.call("transact_write_items", TransactItems=list(actions))
-                return
-            except Refused as error:
-                if "ConditionalCheckFailed" in error.reasons:
-                    raise ConditionFailed(None) from error
-                raise
-            except TransientError as error:
-                if error.code != "AWS_BUSY" or pause_s is None:
-                    raise
-            await asyncio.sleep(pause_s)
+        try:
+            await self._patiently("transact_write_items", TransactItems=list(actions))
+        except Refused as error:
+            if "ConditionalCheckFailed" in error.reasons:
+                raise ConditionFailed(None) from error
+            raise
 
     async def query(
         self, where: str, values: Item, *, index: str | None = None, forward: bool = True, limit: int | None = None
@@ -172,11 +166,22 @@ class Table:
         if "ConditionExpression" in given:
             given["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
         try:
-            return await self.client.call(operation, TableName=self.name, **given)
+            return await self._patiently(operation, TableName=self.name, **given)
         except Refused as error:
             if error.aws_code != "ConditionalCheckFailedException":
                 raise
             raise ConditionFailed(unpacked(error.item) if error.item else None) from error
+
+    async def _patiently(self, operation: str, **given: Any) -> Item:
+        """Again, where it met another's transaction on the same item: botocore does not try that again."""
+        for pause_s in _pauses():
+            try:
+                return await self.client.call(operation, **given)
+            except TransientError as error:
+                if error.code != BUSY or pause_s is None:
+                    raise
+            await asyncio.sleep(pause_s)
+        raise AssertionError("the last of the pauses is None")
 
 
 def packed(item: Item) -> Item:
