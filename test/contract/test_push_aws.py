@@ -78,7 +78,9 @@ def place(stage: AwsStage, gateway: Gateway) -> Place:
     return Place(stage, gateway.endpoint)
 
 
-def test_d1_a_result_reaches_every_connection_of_its_client_and_nobody_else(place: Place, gateway: Gateway) -> None:
+def test_d1_a_result_reaches_every_connection_of_its_client_and_nobody_else(
+    place: Place, gateway: Gateway
+) -> None:
     with gateway.connection() as first, gateway.connection() as second, gateway.connection() as other:
         for client_id, connection_id in (("ana", first[1]), ("ana", second[1]), ("bob", other[1])):
             place.note(client_id, connection_id)
