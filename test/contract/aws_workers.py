@@ -14,6 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,12 @@ class _TableKeys:
     def __init__(self, workplace: Workplace) -> None:
         self._table = workplace.boto("dynamodb")
 
-    def algo_for(self, key: str) -> str | None:
+    async def algo_for(self, key: str) -> str | None:
         if key.startswith(_SEALED):  # the emulator's ECS hands a SecureString out as SSM stores it
             key = base64.b64decode(key.removeprefix(_SEALED)).decode()
         digest = {"pk": {"S": f"pacs-key#{HashedKeys.digest(key)}"}}
-        found = self._table.get_item(TableName=KEYS, Key=digest, ConsistentRead=True)
+        ask = partial(self._table.get_item, TableName=KEYS, Key=digest, ConsistentRead=True)
+        found = await asyncio.to_thread(ask)
         return str(found["Item"]["algo_id"]["S"]) if "Item" in found else None
 
 
