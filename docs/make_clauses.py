@@ -3,7 +3,8 @@
     .venv/bin/python docs/make_clauses.py
 
 A test belongs to the clauses that begin its name (``test_b2_j3_…``), and to the AWS engine where its file's name
-says ``aws``. What the emulator can't show is said in the test modules, in a dict named ``CHECKED_OTHERWISE``.
+says ``aws``, ``lambda`` or ``infra``. What the emulator can't show is said in the test modules, in a dict named
+``CHECKED_OTHERWISE``.
 """
 
 from __future__ import annotations
@@ -92,13 +93,14 @@ def checked_elsewhere() -> dict[tuple[str, str], str]:
             if any(isinstance(target, ast.Name) and target.id == ELSEWHERE for target in targets):
                 assert isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
                 for name, where in ast.literal_eval(node.value).items():
-                    said[name, engine_of(str(path.relative_to(ROOT)))] = where
+                    clause, _, part = name.partition(" ")
+                    said[clause, engine_of(str(path.relative_to(ROOT)))] = f"{part} {where}".strip()
     return said
 
 
 def engine_of(path: str) -> str:
     """Which engine a test file is about."""
-    return "aws" if "aws" in path else "embedded"
+    return "aws" if "aws" in path or "lambda" in path or "infra" in path else "embedded"
 
 
 def cell(tests: dict[str, int], elsewhere: str | None) -> str:

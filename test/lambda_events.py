@@ -88,7 +88,7 @@ def connect_event(connection_id: str, query: Mapping[str, str] | None = None, **
 
 def queue_event(sqs: Any, queue_url: str) -> dict[str, Any]:
     """What waits on a queue, as the event source mapping hands it on. It stays on the queue."""
-    records = []
+    records: list[dict[str, Any]] = []
     while True:
         answer = sqs.receive_message(
             QueueUrl=queue_url, MaxNumberOfMessages=10, MessageSystemAttributeNames=["All"], VisibilityTimeout=30

@@ -205,7 +205,7 @@ class TestConnect:
             assert invoke(connect, connect_event("no", {"client_id": "ward-7", "key": KEY}))["statusCode"] == 401
 
 
-def test_what_a_client_missed_comes_once_oldest_first_and_stays_unseen(place: Place, client_id: str) -> None:
+def test_d2_j7_what_a_client_missed_comes_once_oldest_first_and_stays_unseen(place: Place, client_id: str) -> None:
     missed = [place.finish(client_id) for _ in range(3)]
     with place.connected(client_id) as (socket, connection):
         event = {"replay": {"connection_id": connection.connection_id}}
@@ -265,7 +265,7 @@ def test_in_the_first_minute_a_ping_leaves_what_was_missed_to_the_replay(place: 
         assert is_silent(socket)
 
 
-def test_a_ping_a_minute_later_means_that_what_was_pushed_and_replayed_arrived(
+def test_j7_a_ping_a_minute_later_means_that_what_was_pushed_and_replayed_arrived(
     place: Place, client_id: str
 ) -> None:
     before = place.finish(client_id)
@@ -334,7 +334,7 @@ def test_nonsense_is_passed_over(place: Place, client_id: str, said: str) -> Non
         assert is_silent(socket, for_s=0.1)
 
 
-def test_a_close_says_nothing(place: Place, client_id: str) -> None:
+def test_d2_j7_a_close_says_nothing(place: Place, client_id: str) -> None:
     with place.connected(client_id) as (_, connection):
         job_id = place.finish(client_id)
         place.push(job_id)

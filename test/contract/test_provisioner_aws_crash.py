@@ -22,6 +22,7 @@ from medical_image_processing.control.provisioner.loop import Provisioner
 from medical_image_processing.errors import Conflict
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
 from medical_image_processing.model.job import Job
+from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.ports.resources import Observed
 from medical_image_processing.testing.registry_contract import a_spec
 
@@ -84,6 +85,15 @@ def assert_whole(observed: Observed, record: Algorithm) -> None:
     assert observed.task_definitions.keys() == {task}
     assert observed.service is not None
     assert (observed.service.task_fingerprint, observed.service.desired_count) == (task, record.desired_count)
+
+
+def assert_key_opens_the_pacs(workplace: Workplace, algo_id: str) -> None:
+    """The key that ECS hands to workers is known to the PACS by its digest."""
+    name = naming.pacs_key_parameter(algo_id)
+    key = workplace.boto("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]
+    digest = {"pk": {"S": f"pacs-key#{HashedKeys.digest(key)}"}}
+    item = workplace.boto("dynamodb").get_item(TableName=KEYS, Key=digest).get("Item")
+    assert item is not None and item["algo_id"]["S"] == algo_id
 
 
 def assert_nothing_left(workplace: Workplace, algo_id: str) -> None:
@@ -159,6 +169,7 @@ def test_p2_dead_after_any_call_that_changed_something_it_converges(
         else:
             assert record is not None and record.status is AlgorithmStatus.ACTIVE
             assert_whole(observed, record)
+            assert_key_opens_the_pacs(workplace, algo_id)
         return crash.last or None
 
     async def run() -> list[str]:
@@ -332,6 +343,7 @@ def test_p3_what_somebody_changed_by_hand_is_put_right(drifting: Workplace, what
         record = await settle(engine)
         assert record is not None
         assert_whole(await engine.resources.observe(ALGO), record)
+        assert_key_opens_the_pacs(drifting, ALGO)
 
     asyncio.run(run())
 

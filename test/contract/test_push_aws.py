@@ -78,7 +78,9 @@ def place(stage: AwsStage, gateway: Gateway) -> Place:
     return Place(stage, gateway.endpoint)
 
 
-def test_a_result_reaches_every_connection_of_its_client_and_nobody_else(place: Place, gateway: Gateway) -> None:
+def test_d1_a_result_reaches_every_connection_of_its_client_and_nobody_else(
+    place: Place, gateway: Gateway
+) -> None:
     with gateway.connection() as first, gateway.connection() as second, gateway.connection() as other:
         for client_id, connection_id in (("ana", first[1]), ("ana", second[1]), ("bob", other[1])):
             place.note(client_id, connection_id)
@@ -90,7 +92,7 @@ def test_a_result_reaches_every_connection_of_its_client_and_nobody_else(place: 
     assert place.failures == 0
 
 
-def test_a_client_without_a_connection_is_no_failure(place: Place) -> None:
+def test_d1_a_client_without_a_connection_is_no_failure(place: Place) -> None:
     run(place.push.push(job_of("nobody")))
 
 
@@ -116,7 +118,7 @@ def test_a_connection_that_may_still_be_opening_is_kept_and_known_to_have_missed
     assert kept.behind
 
 
-def test_one_connection_that_fails_holds_up_no_other_and_the_message_is_tried_again(
+def test_d1_one_connection_that_fails_holds_up_no_other_and_the_message_is_tried_again(
     stage: AwsStage, gateway: Gateway
 ) -> None:
     with gateway.connection() as bad, gateway.connection() as good, _broken_for(gateway, bad[1]) as endpoint:

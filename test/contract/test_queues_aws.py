@@ -1,6 +1,6 @@
 """The queues' contract on SQS, as an emulator of it with a movable clock shows it, and what the engine adds.
 
-What only AWS itself can show stands in :data:`GUARANTEED_BY_AWS`.
+What only AWS itself can show stands in :data:`CHECKED_OTHERWISE`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from medical_image_processing.testing.queues_contract import (
     bodies,
 )
 
-GUARANTEED_BY_AWS = {
+CHECKED_OTHERWISE = {
     "Q1": "Amazon SQS developer guide, 'Amazon SQS features': a message is stored on several servers before a "
     "send returns. Tested here: they outlive the process that sent them.",
     "Q2": "Amazon SQS developer guide, 'Exactly-once processing in Amazon SQS': the five-minute deduplication "

@@ -121,6 +121,7 @@ def test_an_object_is_a_file_and_comes_back_as_it_was(server: WireServer, worker
         ("bytes=0-1,5-6", CONTENT, 200),
         ("lines=1-2", CONTENT, 200),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_ranges(server: WireServer, operator: Any, header: str, expected: bytes, status: int) -> None:
     operator.put_object(Bucket=BUCKET, Key="ranges", Body=CONTENT)

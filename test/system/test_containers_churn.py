@@ -40,7 +40,7 @@ def test_sixty_algorithms_run_side_by_side(api: ContainerApi) -> None:
     assert running == Counter(names)
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
+@pytest.mark.parametrize("seed", [random.randrange(10**6)], ids=["random"])
 def test_containers_and_queues_are_in_the_end_what_the_registry_says(api: ContainerApi, seed: int) -> None:
     """50 changes of the registry at random, with jobs flowing; the seed is in the test's id."""
     choose = random.Random(seed)

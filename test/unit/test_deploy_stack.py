@@ -143,7 +143,7 @@ def stage() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append((self.path, self.headers.get("x-admin-key")))
+            asked.append((self.path, self.headers.get("x-admin-key") or self.headers.get("authorization")))
             body = b'{"algorithms": [], "next_cursor": null}'
             self.send_response(200)
             self.send_header("content-length", str(len(body)))
@@ -215,3 +215,10 @@ def test_a_platform_that_lets_anybody_in_fails_the_admin_test_and_is_sent_nothin
         (only,) = AdminTest(client).run(lambda _: None)
     assert only.failure == "a wrong admin key was let in"
     assert len(asked) == 1
+
+
+def test_a_token_of_an_issuer_goes_where_a_key_would() -> None:
+    with stage() as (base, asked), Client.from_environment({"API_BASE": base, "MIP_CLIENT_TOKEN": "t"}) as client:
+        client.call("GET", "jobs")
+        client.call("GET", "admin", "algorithms")
+    assert asked == [("/prod/jobs", "Bearer t"), ("/prod/admin/algorithms", "dev-admin")]

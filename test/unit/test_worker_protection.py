@@ -102,10 +102,12 @@ def test_a_task_is_protected_while_it_holds_jobs_and_free_when_it_has_been_idle(
 
 
 def test_short_jobs_one_after_the_other_cost_one_call(agent: EcsAgent, leases: Leases) -> None:
-    Protector(Agent(agent.uri), leases, idle_s=0.5).start()
+    Protector(Agent(agent.uri), leases, idle_s=1.0).start()
     leases.hold([first := attempt("first")])
     assert agent.next_state() == PROTECT
     leases.release([first])
+    with pytest.raises(queue.Empty):
+        agent.asked.get(timeout=0.3)
     for number in range(20):
         held = attempt(str(number))
         leases.hold([held])

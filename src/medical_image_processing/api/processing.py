@@ -18,6 +18,8 @@ from medical_image_processing.ports.keys import Keys
 from medical_image_processing.ports.outputs import Outputs
 
 AlgoIdPath = Annotated[str, Path(pattern=ALGO_ID_PATTERN)]
+JOBS_CURSOR_PATTERN = r"^([0-9]{1,18}|[0-9a-f]{16}#[A-Za-z0-9._:-]{1,120})$"
+"""Where a listing goes on: a row's number in SQLite, or a moment and a job in DynamoDB."""
 
 
 def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, access: Access) -> APIRouter:
@@ -79,7 +81,7 @@ def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, acce
         status: JobStatus | None = None,
         algo_id: Annotated[str | None, Query(pattern=ALGO_ID_PATTERN)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        cursor: Annotated[str | None, Query(max_length=160, pattern=r"^[0-9A-Za-z._:#-]+$")] = None,
+        cursor: Annotated[str | None, Query(pattern=JOBS_CURSOR_PATTERN)] = None,
     ) -> Response:
         """Jobs, newest first."""
         if client_id is not None:

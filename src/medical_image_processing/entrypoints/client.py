@@ -67,8 +67,9 @@ class Client:
     """Speaks to one platform. Use as a context manager.
 
     ``base`` is its address, with a path where it has one. ``admin_key`` goes with ``/admin`` calls only,
-    ``client_key`` with all others. ``ws_endpoint`` is where results come, unless that is ``/ws`` below ``base``.
-    ``admin_secret`` is where the admin key lies in Secrets Manager; it is read when it is first needed.
+    ``client_key`` with all others, or ``client_token`` of an OIDC issuer. ``ws_endpoint`` is where results come,
+    unless that is ``/ws`` below ``base``. ``admin_secret`` is where the admin key lies in Secrets Manager; it is
+    read when it is first needed.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Client:
         *,
         admin_key: str | None = None,
         client_key: str | None = None,
+        client_token: str | None = None,
         ws_endpoint: str | None = None,
         admin_secret: str | None = None,
     ) -> None:
@@ -92,7 +94,9 @@ class Client:
         loopback_key = _LOOPBACK_ADMIN_KEY if self._is_loopback and not admin_secret else None
         self._admin_key = admin_key or loopback_key
         self._client_key = client_key
-        for name, key in (("MIP_ADMIN_KEY", admin_key), ("MIP_CLIENT_KEY", client_key)):
+        self._client_token = client_token
+        given = {"MIP_ADMIN_KEY": admin_key, "MIP_CLIENT_KEY": client_key, "MIP_CLIENT_TOKEN": client_token}
+        for name, key in given.items():
             if key and not (key.isascii() and key.isprintable()):
                 raise InvalidRequest("BAD_KEY", f"{name} holds characters that no key has; set it again")
         # A proxy for the outside world is not asked for this machine's own address.
@@ -106,6 +110,7 @@ class Client:
             base,
             admin_key=environ.get("MIP_ADMIN_KEY") or None,
             client_key=environ.get("MIP_CLIENT_KEY"),
+            client_token=environ.get("MIP_CLIENT_TOKEN"),
             ws_endpoint=results_address(environ),
             admin_secret=environ.get("MIP_ADMIN_SECRET") if base == environ.get("API_BASE") else None,
         )
@@ -190,6 +195,8 @@ class Client:
             if self._admin_key is None and self._admin_secret:
                 self._admin_key = _read_secret(self._admin_secret, stage="AWSCURRENT")
             return {"x-admin-key": self._admin_key} if self._admin_key else {}
+        if self._client_token:
+            return {"authorization": f"Bearer {self._client_token}"}
         return {"x-api-key": self._client_key} if self._client_key else {}
 
     def _has_previous_key(self) -> bool:

@@ -36,7 +36,7 @@ Task = dict[str, Any]
 
 @dataclass(frozen=True)
 class ServiceFound:
-    """``definitions`` are the family's active ones, by which the service's own is known."""
+    """A service and its tasks, as ECS describes them."""
 
     raw: Service
     tasks: tuple[Task, ...]
