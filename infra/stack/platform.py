@@ -15,13 +15,13 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from stack import arns, exceptions
-from stack import permissions as may
 from stack.access_log import LogsAccount
 from stack.api import STAGE, Api
 from stack.boundary import Boundary
 from stack.bucket import Buckets
 from stack.functions import Functions
-from stack.lambdas import ENVIRONMENT, LAMBDAS, function_name
+from stack.grants import Parts, grant
+from stack.lambdas import ENVIRONMENT, LAMBDAS
 from stack.monitoring import Monitoring
 from stack.network import Network
 from stack.pacs_service import PacsService
@@ -222,89 +222,24 @@ class PlatformStack(Stack):
             reserve=self._settings.reserve and not self._settings.emulator,
         )
         known = self._environment()
-        for name, statements in self._statements().items():
+        for name, statements in self._grants().items():
             environment = {variable: known[variable] for variable in ENVIRONMENT[name] if known[variable]}
             functions.make(name, environment, statements)
         self.functions = functions.made
 
-    def _statements(self) -> dict[str, list[iam.PolicyStatement]]:
-        """What each Lambda may do. Read it beside :data:`ENVIRONMENT`: what one is not told, it may not use."""
-        tables, output = self.tables, self.buckets.output
-        cluster, cluster_arn = self.cluster.cluster_name, self.cluster.cluster_arn
-        algorithms, jobs, connections = tables.algorithms, tables.jobs, tables.connections
-        push = may.push(self.websocket.api_id, STAGE)
-        sign = may.sign_results(output)
-        answer_for_jobs = may.jobs(jobs, *may.FIND, *may.CHANGE)
-        reach_clients = [may.table("Connections", connections, *may.FIND, *may.CHANGE, *may.REMOVE), *push, *sign]
-        record = may.table("Audit", tables.audit, *may.PUT)
-        return {
-            "Admin": [
-                may.table("Algorithms", algorithms, *may.LIST, *may.CHANGE),
-                *answer_for_jobs,
-                may.table("Keys", tables.keys, *may.LIST, *may.CHANGE, *may.REMOVE),
-                may.table("Connections", connections, *may.LIST, *may.REMOVE),
-                record,
-                *push,
-                *may.send_jobs(),
-                *may.read_worker_logs(),
-                *may.read_secret(self.secrets.admin_key_arn),
-            ],
-            "Processing": [
-                may.table("Algorithms", algorithms, *may.GET),
-                *may.jobs(jobs, *may.FIND, *may.CHANGE, *may.REMOVE),
-                may.table("Keys", tables.keys, *may.GET, *may.CHANGE),
-                record,
-                *sign,
-                *may.send_jobs(),
-            ],
-            "Provisioner": [
-                may.table("Algorithms", algorithms, *may.LIST, *may.CHANGE, *may.REMOVE),
-                may.table("Keys", tables.keys, *may.FIND, *may.CHANGE, *may.REMOVE),
-                *answer_for_jobs,
-                record,
-                *reach_clients,
-                *may.read_stream(algorithms.table_stream_arn or ""),
-                *may.dead_letter_to(self.failed_events.queue_arn),
-                *may.make_queues(),
-                *may.make_roles(self.boundary.policy.managed_policy_arn, self.boundary.execution_role.role_arn),
-                *may.make_services(cluster, cluster_arn),
-                *may.make_log_groups(),
-                *may.make_parameters(),
-                *may.read_images(),
-            ],
-            "Delivery": [
-                may.table("Algorithms", algorithms, *may.LIST),
-                *answer_for_jobs,
-                *reach_clients,
-                *may.take_results(self.queues.results.queue_arn),
-                *may.know_task_roles(),
-            ],
-            "Connect": [
-                may.table("Keys", tables.keys, *may.GET),
-                *answer_for_jobs,
-                *reach_clients,
-                *may.invoke(arns.of("lambda", f"function:{function_name('Connect')}")),
-            ],
-            "Disconnect": [
-                may.table("Connections", connections, *may.FIND, *may.REMOVE),
-                *answer_for_jobs,
-            ],
-            "Message": [*answer_for_jobs, *reach_clients],
-            "DeadLetters": [
-                may.table("Algorithms", algorithms, *may.LIST),
-                *answer_for_jobs,
-                *reach_clients,
-                *may.send_jobs(),
-                *may.look_at_open_jobs(jobs),
-                *may.take_dead_letters(),
-            ],
-            "Scaler": [
-                may.table("Algorithms", algorithms, *may.LIST),
-                *may.jobs(jobs, *may.FIND),
-                may.allow("SeeQueues", may.QUEUE_STATE, [arns.algorithm_queues()]),
-                *may.scale_services(cluster, cluster_arn),
-            ],
-        }
+    def _grants(self) -> dict[str, list[iam.PolicyStatement]]:
+        return grant(
+            Parts(
+                tables=self.tables,
+                output=self.buckets.output,
+                results_arn=self.queues.results.queue_arn,
+                failed_events_arn=self.failed_events.queue_arn,
+                cluster=self.cluster,
+                boundary=self.boundary,
+                websocket_id=self.websocket.api_id,
+                admin_secret_arn=self.secrets.admin_key_arn,
+            )
+        )
 
     def _add_apis(self) -> None:
         account = LogsAccount(self, "GatewayLogs", removal=self._removal)
