@@ -27,13 +27,14 @@ from medical_image_processing.entrypoints.lambdas.assembly import create_push
 from medical_image_processing.entrypoints.lambdas.websocket import (
     ARRIVED_AFTER_S,
     IDLE_TIMEOUT_S,
+    PUSHED_WITHIN_S,
     SECOND_LOOK_S,
     Conversations,
     Receipts,
 )
 from medical_image_processing.model.algorithm import AlgorithmSpec
-from medical_image_processing.model.job import JobMessage, JobResult, JobStatus, PacsRef, StoredObject
-from medical_image_processing.ports.jobs import Report
+from medical_image_processing.model.job import JobError, JobMessage, JobResult, JobStatus, PacsRef, StoredObject
+from medical_image_processing.ports.jobs import DEAD_LETTERED, Report
 from medical_image_processing.ports.keys import KeyRole, digest
 from oidc_issuer import AUDIENCE, Issuer
 from websocket_gateway import Gateway, add_function, is_silent, received
@@ -91,14 +92,17 @@ class Place:
         known = {**self.stage.environment, "MIP_WS_ENDPOINT": self.gateway.endpoint, **environment}
         return AwsEngine(AwsSettings.from_environment(known), self.stage.clients)
 
-    def finish(self, client_id: str) -> str:
-        """A job that has just ended; its id."""
+    def finish(self, client_id: str, *, error: str | None = None) -> str:
+        """A job that has just ended, well or with this error code; its id."""
         job_id = f"job-{next(_NUMBERS)}"
         pacs = PacsRef(study_id="study-1", scope="study")
         message = JobMessage(job_id=job_id, client_id=client_id, algo_id=ALGO, pacs=pacs)
         run(lambda: self.engine.jobs.accept(message, "fingerprint"))
         result = JobResult(dicom=StoredObject(bucket=self.stage.bucket, key=f"{ALGO}/study-1/{job_id}.dcm"))
-        [ended] = run(lambda: self.engine.jobs.apply([Report(job_id, ALGO, JobStatus.SUCCEEDED, result=result)]))
+        report = Report(job_id, ALGO, JobStatus.SUCCEEDED, result=result)
+        if error is not None:
+            report = Report(job_id, ALGO, JobStatus.FAILED, error=JobError(code=error, message="it was given up"))
+        [ended] = run(lambda: self.engine.jobs.apply([report]))
         assert ended.job_id == job_id
         return job_id
 
@@ -265,9 +269,7 @@ def test_in_the_first_minute_a_ping_leaves_what_was_missed_to_the_replay(place: 
         assert is_silent(socket)
 
 
-def test_j7_a_ping_a_minute_later_means_that_what_was_pushed_and_replayed_arrived(
-    place: Place, client_id: str
-) -> None:
+def test_j7_a_ping_later_means_that_what_was_pushed_and_replayed_arrived(place: Place, client_id: str) -> None:
     before = place.finish(client_id)
     with place.connected(client_id) as (socket, connection):
         run(lambda: place.conversations().replay(connection.connection_id))
@@ -276,10 +278,26 @@ def test_j7_a_ping_a_minute_later_means_that_what_was_pushed_and_replayed_arrive
         assert [received(socket)["job_id"] for _ in range(2)] == [before, pushed]
 
         place.ping(connection, later_s=A_MINUTE_S)
+        assert place.unseen(client_id) == [pushed], "its push may have failed, and be tried again"
+        place.ping(connection, later_s=PUSHED_WITHIN_S + 2)
 
         assert place.unseen(client_id) == []
+        assert [received(socket) for _ in range(2)] == [{"type": "pong"}] * 2
+        assert is_silent(socket)
+
+
+def test_j7_what_the_platform_ended_and_never_pushed_is_sent_by_a_ping(place: Place, client_id: str) -> None:
+    with place.connected(client_id) as (socket, connection):
+        lost = place.finish(client_id, error=DEAD_LETTERED)
+
+        place.ping(connection, later_s=A_MINUTE_S)
+        assert received(socket) == {"type": "pong"}
+        assert received(socket)["job_id"] == lost
+        assert place.unseen(client_id) == [lost]
+        place.ping(connection, later_s=2 * A_MINUTE_S)
         assert received(socket) == {"type": "pong"}
         assert is_silent(socket)
+    assert place.unseen(client_id) == []
 
 
 def test_what_a_replay_overlooked_is_sent_by_a_later_ping_and_not_taken_for_received(

@@ -17,11 +17,13 @@ from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
+from medical_image_processing.errors import Unavailable
 from medical_image_processing.model.algorithm import AlgorithmStatus
 from medical_image_processing.model.job import Job, JobStatus
 from medical_image_processing.ports.queues import OutgoingMessage
 from medical_image_processing.testing.jobs_contract import ALGO, a_message
 from medical_image_processing.testing.registry_contract import a_spec
+from medical_image_processing.testing.resources_contract import eventually
 
 BUCKET = "mip-output-test"
 
@@ -347,5 +349,38 @@ def test_a_result_received_again_is_pushed_again_for_the_first_push_may_not_have
         assert [job.job_id for job in world.pushed.jobs] == ["j1"]
         await world.delivery.handle([replace(message, receive_count=2) for message in received])
         assert [job.job_id for job in world.pushed.jobs] == ["j1", "j1"], "the crash came between the two"
+
+    run(tmp_path, work)
+
+
+class Torn(Pushed):
+    """A way to the clients that is broken for the first job, once."""
+
+    async def push(self, job: Job) -> None:
+        await super().push(job)
+        if len(self.jobs) == 1:
+            raise Unavailable("PUSH_FAILED", "the first push fails")
+
+
+def test_j7_a_push_that_fails_holds_up_no_other_and_a_dead_letters_is_tried_again(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        torn = Torn()
+        delivery = Delivery(world.queues, world.jobs, world.registry, torn, output_bucket=BUCKET)
+        for job_id in ("j2", "j3"):
+            await world.jobs.accept(a_message(job_id), "same")
+
+        async def all_given_up() -> bool:
+            await world.queues.receive(naming.queue(ALGO), limit=10)
+            await world.queues.sweep()
+            return await world.queues.depth(naming.queue(ALGO)) == 0
+
+        await eventually(all_given_up, "all three have been received too often")
+        with pytest.raises(Unavailable):
+            await delivery.bury()
+        assert sorted(job.job_id for job in torn.jobs) == ["j1", "j2", "j3"], "one failure stopped the others"
+        await delivery.bury()
+        assert sorted(job.job_id for job in torn.jobs[3:]) == ["j1", "j2", "j3"], "what failed is never pushed"
+        await delivery.bury()
+        assert len(torn.jobs) == 6
 
     run(tmp_path, work)

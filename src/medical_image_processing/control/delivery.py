@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from medical_image_processing import naming
+from medical_image_processing.control.pushing import push_all
 from medical_image_processing.errors import TransientError
 from medical_image_processing.model.job import (
-    Job,
     JobError,
     JobMessage,
     JobResult,
@@ -73,34 +73,39 @@ class Delivery:
     async def handle(self, messages: Sequence[ReceivedMessage]) -> None:
         """Apply the messages and push what they finished. May be repeated until they are off the queue."""
         read = [(message, report) for message in messages if (report := await self._read(message)) is not None]
-        finished = await self._finish([report for _, report in read])
         # Received again, a message may have ended its job before a crash that came between the end and the push.
         again = {report.job_id for message, report in read if message.receive_count > 1}
-        for job_id in sorted(again.difference(job.job_id for job in finished)):
-            job = await self._jobs.get(job_id)
-            if job is not None and job.finished_at is not None:
-                await self._push.push(job)
+        await self._finish([report for _, report in read], again=again)
 
     async def bury(self) -> int:
         """Fail the jobs whose messages went to a dead-letter queue (law J5); how many messages that were."""
         buried = 0
         while letters := await self._queues.dead_letters(limit=_BATCH):
             reports = [report for letter in letters if (report := await self._read_dead(letter)) is not None]
-            await self._finish(reports)
+            # A letter that is still there may have ended its job before a crash; one that ended well before
+            # its message was given up needs no second push.
+            await self._finish(reports, again={report.job_id for report in reports}, only=DEAD_LETTERED)
             await self._queues.settle_dead_letters([letter.message_id for letter in letters])
             buried += len(letters)
         return buried
 
     async def resend(self, *, after_s: float = LOST_AFTER_S) -> None:
         """Send jobs again whose message has been gone for ``after_s``; end what is lost every time (law J1)."""
-        for job in await self._jobs.resend_lost(after_s=after_s, given_up=_GIVEN_UP):
-            await self._push.push(job)
+        await push_all(self._push, await self._jobs.resend_lost(after_s=after_s, given_up=_GIVEN_UP))
 
-    async def _finish(self, reports: list[Report]) -> list[Job]:
+    async def _finish(self, reports: list[Report], *, again: set[str], only: str | None = None) -> None:
+        """Apply the reports and push what they ended; and those of ``again`` that had ended before.
+
+        With ``only``, of these only the ones that ended with that error code.
+        """
         finished = await self._jobs.apply(reports)
-        for job in finished:
-            await self._push.push(job)
-        return finished
+        for job_id in sorted(again.difference(job.job_id for job in finished)):
+            job = await self._jobs.get(job_id)
+            if job is None or job.finished_at is None:
+                continue
+            if only is None or (job.error is not None and job.error.code == only):
+                finished.append(job)
+        await push_all(self._push, finished)
 
     async def _read(self, message: ReceivedMessage) -> Report | None:
         try:
@@ -152,7 +157,7 @@ class Delivery:
         try:
             message = JobMessage.model_validate_json(letter.body)
         except ValidationError:
-            _LOG.warning("a dead letter in %s is no job message; it stays there", letter.queue)
+            _LOG.warning("a dead letter in %s is no job message", letter.queue)
             return None
         job = await self._jobs.get(message.job_id)
         last = job.error.message if job and job.error else "its worker died or never answered"

@@ -25,6 +25,10 @@ from medical_image_processing.model.page import Page
 
 DEAD_LETTERED = "DEAD_LETTERED"
 """The error code of a job that was given up, mostly with its message in the dead-letter queue; can be replayed."""
+ALGORITHM_DELETED = "ALGORITHM_DELETED"
+"""The error code of a job whose algorithm was removed while it was open."""
+ENDED_BY_PLATFORM = frozenset({DEAD_LETTERED, ALGORITHM_DELETED})
+"""What no worker's report ended: there is no message that comes again until the push has come about."""
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from medical_image_processing.control.provisioner import plan as steps
+from medical_image_processing.control.pushing import push_all
 from medical_image_processing.model.algorithm import Algorithm
 from medical_image_processing.model.job import JobError
-from medical_image_processing.ports.jobs import Jobs
+from medical_image_processing.ports.jobs import ALGORITHM_DELETED, Jobs
 from medical_image_processing.ports.push import Push
 from medical_image_processing.ports.registry import Registry
 from medical_image_processing.ports.resources import Resources
 
 ACTOR = "provisioner"
 _DELETED = JobError(
-    code="ALGORITHM_DELETED", message="the algorithm was deleted by an admin while this job was waiting"
+    code=ALGORITHM_DELETED, message="the algorithm was deleted by an admin while this job was waiting"
 )
 
 
@@ -44,8 +45,7 @@ class Applier:
             case steps.DeleteService():
                 await make.delete_service(algo_id)
             case steps.FailOpenJobs():
-                for job in await self._jobs.fail_open(algo_id, _DELETED):
-                    await self._push.push(job)
+                await push_all(self._push, await self._jobs.fail_open(algo_id, _DELETED))
             case steps.DeleteQueues():
                 await make.delete_queues(algo_id)
             case steps.DeleteRole():

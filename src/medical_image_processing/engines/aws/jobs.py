@@ -110,11 +110,13 @@ class DynamoJobs:
         return await self._open.count(algo_id)
 
     async def fail_open(self, algo_id: str, error: JobError) -> list[Job]:
-        """End all open jobs of an algorithm, then take their messages off the queue."""
-        job_ids = await self._open.of(algo_id)
-        ended = await self.apply([Report(job_id, algo_id, JobStatus.FAILED, error=error) for job_id in job_ids])
+        """Take the messages of an algorithm's open jobs off the queue, and end the jobs.
+
+        In this order, because whoever calls pushes the ends, and would not hear of them if the other failed.
+        """
         await self._queues.purge(naming.queue(algo_id))
-        return ended
+        job_ids = await self._open.of(algo_id)
+        return await self.apply([Report(job_id, algo_id, JobStatus.FAILED, error=error) for job_id in job_ids])
 
     async def replay(self, job_id: str, *, actor: str) -> str:
         """Send a dead-lettered job again, as a new attempt; the new message's id."""

@@ -20,13 +20,13 @@ from medical_image_processing.engines.aws.sending import Sender
 from medical_image_processing.engines.aws.tables import ConditionFailed, Item, Table
 from medical_image_processing.errors import NotFound
 from medical_image_processing.model.job import Job, JobError, JobStatus
-from medical_image_processing.ports.jobs import Report
+from medical_image_processing.ports.jobs import ALGORITHM_DELETED, Report
 from medical_image_processing.ports.registry import Registry
 
 _LOG = logging.getLogger(__name__)
 _SETTLED_S = 60.0
 """After this time whoever recorded a job has sent it, or never will; and SQS counts its message."""
-_DELETED = JobError(code="ALGORITHM_DELETED", message="the algorithm was removed before the job was done")
+_DELETED = JobError(code=ALGORITHM_DELETED, message="the algorithm was removed before the job was done")
 
 
 class LostJobs:

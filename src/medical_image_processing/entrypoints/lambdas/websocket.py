@@ -2,8 +2,9 @@
 
 What a client missed can't be posted before $connect was answered, so ``connect`` invokes itself once more for
 that, asynchronously. A result counts as received when the client says so, or when it sends a ping a minute after
-the result was posted; a close says nothing, except of a connection that API Gateway would have ended for silence
-had nobody been there. What doesn't count as received is sent again on the next connection (law J7).
+the result was replayed to it, or ten after it was pushed; a close says nothing, except of a connection that API
+Gateway would have ended for silence had nobody been there. What doesn't count as received is sent again on the
+next connection (law J7).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from medical_image_processing.entrypoints.lambdas.runtime import Invocation, Wor
 from medical_image_processing.errors import InvalidRequest, MipError, Unavailable
 from medical_image_processing.model.job import Job, JobEnd
 from medical_image_processing.naming import NAME_PATTERN
-from medical_image_processing.ports.jobs import Jobs
+from medical_image_processing.ports.jobs import ENDED_BY_PLATFORM, Jobs
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(NAME_PATTERN)
@@ -40,6 +41,9 @@ SECOND_LOOK_S = 3.0
 _CLOCKS_S = 1.0
 """By how much clocks of Lambdas may differ."""
 ARRIVED_AFTER_S = 60.0
+PUSHED_WITHIN_S = 600.0
+"""Of a result that a worker sent: a push that failed is tried again when its message comes back, after three
+minutes, and once more."""
 IDLE_TIMEOUT_S = 660.0
 """API Gateway ends a connection that is silent for ten minutes; and a minute for what was on its way."""
 
@@ -82,7 +86,7 @@ class Receipts:
             return
         arrived_before = self._clock() - IDLE_TIMEOUT_S
         if connection.connected_at < arrived_before:
-            await self.mark_arrived(connection, before=arrived_before)
+            await self.mark_arrived(connection, before=arrived_before, pushed_before=arrived_before)
         await self._connections.remove(connection)
         await self._connections.forget_replayed(connection, before=float("inf"))
 
@@ -92,15 +96,22 @@ class Receipts:
         if job is not None and job.client_id == connection.client_id and job.finished_at is not None:
             await self._jobs.mark_seen([job.end])
 
-    async def mark_arrived(self, connection: Connection, *, before: float) -> None:
-        """What was posted to the connection before that time has arrived."""
+    async def mark_arrived(self, connection: Connection, *, before: float, pushed_before: float) -> None:
+        """What was replayed ``before`` has arrived, and what was pushed because it ended before ``pushed_before``.
+
+        What the platform itself ended may never have been pushed: no message comes again until it was.
+        """
         if replayed := await self._connections.replayed(connection, before=before):
             await self._jobs.mark_seen(replayed)
             await self._connections.forget_replayed(connection, before=before)
         if connection.behind:
             return
         async for page in self.unseen(connection):
-            pushed = [job.end for job in page if connection.connected_at < _ended(job) < before]
+            pushed = [
+                job.end
+                for job in page
+                if connection.connected_at < _ended(job) < pushed_before and not _ended_by_platform(job)
+            ]
             if pushed:
                 await self._jobs.mark_seen(pushed)
 
@@ -166,10 +177,20 @@ class Conversations:
             await asyncio.sleep(_ASK_EVERY_S)
         return self._clock()
 
-    async def _catch_up(self, connection: Connection, sent: set[JobEnd], *, ended_by: float) -> None:
-        """Post what ended by then, isn't among the ``sent``, and note it page by page."""
+    async def _catch_up(
+        self, connection: Connection, sent: set[JobEnd], *, ended_by: float, platform_ended_by: float = 0.0
+    ) -> None:
+        """Post what ended by then, isn't among the ``sent``, and note it page by page.
+
+        ``platform_ended_by``: the same for what the platform itself ended.
+        """
         async for page in self._receipts.unseen(connection):
-            missing = [job for job in page if job.end not in sent and _ended(job) <= ended_by]
+            missing = [
+                job
+                for job in page
+                if job.end not in sent
+                and _ended(job) <= (max(ended_by, platform_ended_by) if _ended_by_platform(job) else ended_by)
+            ]
             posted: list[JobEnd] = []
             try:
                 for job in missing:
@@ -182,15 +203,16 @@ class Conversations:
             sent.update(posted)
 
     async def _settle(self, connection: Connection) -> None:
-        """The client has just spoken: what was posted a minute ago has arrived. Send what it may have missed."""
-        before = self._clock() - ARRIVED_AFTER_S
+        """The client has just spoken: what was posted a while ago has arrived. Send what it may have missed."""
+        now = self._clock()
+        before = now - ARRIVED_AFTER_S
         if connection.connected_at < before:
             # Read first: what is marked now may still be in the index of what isn't.
             sent = set(await self._connections.replayed(connection))
-            await self._receipts.mark_arrived(connection, before=before)
+            await self._receipts.mark_arrived(connection, before=before, pushed_before=now - PUSHED_WITHIN_S)
             # Where a push failed, none since then can be told from it.
             ended_by = before if connection.behind else min(connection.connected_at, before)
-            await self._catch_up(connection, sent, ended_by=ended_by)
+            await self._catch_up(connection, sent, ended_by=ended_by, platform_ended_by=before)
             if connection.behind:
                 await self._connections.set_behind(connection, False)
 
@@ -264,6 +286,10 @@ def _said(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _ended_by_platform(job: Job) -> bool:
+    return job.error is not None and job.error.code in ENDED_BY_PLATFORM
 
 
 def _ended(job: Job) -> float:
