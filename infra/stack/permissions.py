@@ -154,6 +154,7 @@ def make_queues() -> list[iam.PolicyStatement]:
     make = [
         "sqs:CreateQueue",
         "sqs:DeleteQueue",
+        "sqs:PurgeQueue",
         "sqs:SetQueueAttributes",
         "sqs:TagQueue",
         "sqs:ListQueueTags",

@@ -6,21 +6,17 @@ Calls of the engine can be watched and broken from outside, through the events o
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import boto3
 from botocore.awsrequest import AWSResponse
 
 from aws_emulator import REGION, AwsEmulator
-from aws_tables import ALGORITHMS, AUDIT, JOBS, KEYS, create_tables, table
+from aws_tables import ALGORITHMS, AUDIT, JOBS, KEYS, create_tables
 from medical_image_processing import naming
-from medical_image_processing.engines.aws.audit import DynamoAudit
 from medical_image_processing.engines.aws.clients import AwsClients
-from medical_image_processing.engines.aws.registry import DynamoRegistry
-from medical_image_processing.engines.aws.resources import AwsResources
+from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.engines.aws.settings import AwsSettings
 
 CLUSTER = "mip"
@@ -129,8 +125,8 @@ class Workplace:
             self._boto[service] = self._session.client(service, endpoint_url=self.account.endpoint)
         return self._boto[service]
 
-    def engine(self, watch: Watch | None = None, *, reads: bool = False) -> Engine:
-        """The provisioner's side of the engine.
+    def engine(self, watch: Watch | None = None, *, reads: bool = False) -> AwsEngine:
+        """The engine.
 
         After each of its calls that changed something, with ``reads`` after every one,
         ``watch(action, parameters)`` is called, the action named as ``service:Operation``. What ``watch`` raises,
@@ -140,9 +136,7 @@ class Workplace:
         if watch is not None:
             self._watched.watch, self._watched.reads = watch, reads
             clients = self._watched.clients
-        audit = DynamoAudit(table(clients, AUDIT), clock=time.time)
-        registry = DynamoRegistry(table(clients, ALGORITHMS), audit, clock=time.time)
-        return Engine(registry, AwsResources(clients, self.settings))
+        return AwsEngine(self.settings, clients)
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -207,14 +201,6 @@ class Answering:
         status, answer = self._said[model.name]
         parsed = {**answer, "ResponseMetadata": {"HTTPStatusCode": status}}
         return AWSResponse("", status, {}, None), parsed
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What a provisioner works with."""
-
-    registry: DynamoRegistry
-    resources: AwsResources
 
 
 _USED = ("s3", "ecs", "sqs", "iam")

@@ -12,16 +12,16 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from aws_workplace import Engine, Workplace
+from aws_workplace import Workplace
 
 from aws_emulator import AwsEmulator
 from aws_tables import KEYS
 from medical_image_processing import naming
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.provisioner.loop import Provisioner
+from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.errors import Conflict
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
-from medical_image_processing.model.job import Job
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.ports.resources import Observed
 from medical_image_processing.testing.registry_contract import a_spec
@@ -49,29 +49,19 @@ class CrashAfter:
             raise Crash
 
 
-class NoJobs:
-    """No jobs wait anywhere (the two calls of ports.jobs that removing an algorithm makes)."""
-
-    async def open_count(self, algo_id: str) -> int:
-        return 0
-
-    async def fail_open(self, algo_id: str, error: object) -> list[Job]:
-        return []
-
-
 def spec(algo_id: str = ALGO, **changes: Any) -> AlgorithmSpec:
     return a_spec(algo_id, image_uri=IMAGE, **changes)
 
 
-def provisioner(engine: Engine) -> Provisioner:
-    return Provisioner(engine.registry, engine.resources, NoJobs(), None)  # type: ignore[arg-type]
+def provisioner(engine: AwsEngine) -> Provisioner:
+    return Provisioner(engine.registry, engine.resources, engine.jobs, None)  # type: ignore[arg-type]
 
 
-def admin(engine: Engine) -> Admin:
-    return Admin(engine.registry, NoJobs())  # type: ignore[arg-type]
+def admin(engine: AwsEngine) -> Admin:
+    return Admin(engine.registry, engine.jobs)
 
 
-async def settle(engine: Engine, algo_id: str = ALGO) -> Algorithm | None:
+async def settle(engine: AwsEngine, algo_id: str = ALGO) -> Algorithm | None:
     """Converged, which a second look confirms (P1)."""
     await provisioner(engine).reconcile(algo_id)
     assert await provisioner(engine).reconcile(algo_id) == ()
@@ -114,28 +104,28 @@ def workplace(aws_emulator: AwsEmulator) -> Iterator[Workplace]:
     made.close()
 
 
-Work = Callable[[Engine, str], Awaitable[None]]
+Work = Callable[[AwsEngine, str], Awaitable[None]]
 
 
-async def register(engine: Engine, algo_id: str) -> None:
+async def register(engine: AwsEngine, algo_id: str) -> None:
     await admin(engine).register(spec(algo_id), actor="anna")
 
 
-async def registered(engine: Engine, algo_id: str) -> None:
+async def registered(engine: AwsEngine, algo_id: str) -> None:
     await register(engine, algo_id)
     await settle(engine, algo_id)
 
 
-async def change(engine: Engine, algo_id: str) -> None:
+async def change(engine: AwsEngine, algo_id: str) -> None:
     patch = AlgorithmPatch(env={"NEW": "1"}, desired_count=2, legacy_output_keys=True)
     await admin(engine).update(algo_id, patch, actor="anna")
 
 
-async def remove(engine: Engine, algo_id: str) -> None:
+async def remove(engine: AwsEngine, algo_id: str) -> None:
     await admin(engine).remove(algo_id, actor="anna", force=True)
 
 
-async def _nothing(engine: Engine, algo_id: str) -> None:
+async def _nothing(engine: AwsEngine, algo_id: str) -> None:
     pass
 
 

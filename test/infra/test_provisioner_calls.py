@@ -24,12 +24,13 @@ from test_rights import IAM, TO_ECS, boundary_of, cluster_of, named
 
 from aws_emulator import AwsEmulator
 from medical_image_processing import naming
+from medical_image_processing.model.job import JobError, JobMessage, PacsRef, Scope
 
 Parameters = Mapping[str, Any]
 Need = tuple[str, str, dict[str, str]]
 
 HERE = f"{REGION}:{ACCOUNT}"
-TABLES = {"mip-algorithms": "TablesAlgorithms", "mip-audit": "TablesAudit", "mip-keys": "TablesKeys"}
+TABLES = {f"mip-{name}": f"Tables{name.title()}" for name in ("algorithms", "audit", "jobs", "keys")}
 
 
 class Calls:
@@ -115,7 +116,8 @@ class Calls:
             [(kind, what)] = item.items()
             yield f"dynamodb:{kind}Item", of(what["TableName"]), {}
         if "TableName" in given:
-            yield f"dynamodb:{operation}", of(given["TableName"]), {}
+            index = f"/index/{given['IndexName']}" if "IndexName" in given else ""
+            yield f"dynamodb:{operation}", f"{of(given['TableName'])}{index}", {}
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,12 @@ def calls(real: Template, aws_emulator: AwsEmulator) -> Calls:
         for what in DRIFTS:
             by_hand(workplace, what)
         noted.lose_boundary(naming.role("liver"))
+        pacs = PacsRef(study_id="study-1", scope=Scope.STUDY)
+        await workplace.engine().jobs.accept(
+            JobMessage(job_id="j1", client_id="c1", algo_id="liver", pacs=pacs), "same"
+        )
+        deleted = JobError(code="ALGORITHM_DELETED", message="deleted")
+        assert len(await engine.jobs.fail_open("liver", deleted)) == 1
         await remove(engine, "liver")
         assert await settle(engine, "liver") is None
 
@@ -155,6 +163,7 @@ def test_what_provisioning_calls_its_role_allows(calls: Calls, real: Template) -
     assert denied == set()
     assert calls.needs.keys() >= {
         "sqs:SetQueueAttributes",
+        "sqs:PurgeQueue",
         "iam:DetachRolePolicy",
         "iam:PutRolePermissionsBoundary",
         "ssm:DeleteParameter",
