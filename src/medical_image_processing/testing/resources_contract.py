@@ -25,7 +25,7 @@ from medical_image_processing.testing.registry_contract import refused
 
 ALGO = "puppet"
 PIECES = ("queue", "dead_letter_queue", "role", "log_group", "task_definition", "service")
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
