@@ -326,7 +326,7 @@ class PlatformStack(Stack):
             "AlarmTopicArn": self.monitoring.topic.topic_arn,
             "PacsKeySecretArn": self.secrets.pacs_key_arn,
         }
-        if self._images:
-            outputs["PacsBucketName"] = self._images.bucket_name
+        if self.buckets.images:  # whoever reads this may put images there; into a bucket that was given, nobody
+            outputs["PacsBucketName"] = self.buckets.images.bucket_name
         for name, value in outputs.items():
             CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)

@@ -117,7 +117,8 @@ def run(
             with steps.connect(steps.env_with_keys(ready.account, found)) as client:
                 tried = _try_admin(client, None, tell)
         sent = job and not _failed(tried)
-        finished = steps.run_job(ready.account, found, samples.ct_small(), tell) if sent else None
+        sample = None if test_only else samples.ct_small()
+        finished = steps.run_job(ready.account, found, sample, tell) if sent else None
     if as_json:
         output.print_json(
             {

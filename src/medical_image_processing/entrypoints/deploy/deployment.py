@@ -149,8 +149,11 @@ def _register(client: Client, body: dict[str, Any]) -> tuple[str, bool]:
     return "has the new image", True
 
 
-def run_job(account: Account, stack: Stack, sample: Path, tell: Tell) -> Done:
-    """One job through the deployed platform; where its own PACS is empty, ``sample`` is put into it first."""
+def run_job(account: Account, stack: Stack, sample: Path | None, tell: Tell) -> Done:
+    """One job through the deployed platform.
+
+    Where the PACS is a bucket of the stack's own, and empty, ``sample`` is put into it first. NotFound.
+    """
     env = env_with_keys(account, stack)
     if "PACS_API_KEY" not in env:
         raise NotFound(
@@ -158,17 +161,18 @@ def run_job(account: Account, stack: Stack, sample: Path, tell: Tell) -> Done:
             "this stack uses a PACS API of your own, whose key it doesn't know; run with --no-job, and send a job "
             "with `mip process`",
         )
-    _ensure_image(account, stack, env, sample, tell)
+    ensure_image(account, stack, env, sample, tell)
     with connect(env) as client:
         return run_sample_job(client, env, JOB_ALGORITHM, tell)
 
 
-def _ensure_image(account: Account, stack: Stack, env: Mapping[str, str], sample: Path, tell: Tell) -> None:
+def ensure_image(account: Account, stack: Stack, env: Mapping[str, str], sample: Path | None, tell: Tell) -> None:
+    """Put ``sample`` where :func:`run_job` says, and wait until the PACS shows it."""
     try:
         find_image(env["PACS_API_BASE"], env["PACS_API_KEY"])
     except NotFound:
-        bucket = stack.outputs.get("PacsBucketName")
-        if bucket is None:
+        bucket = stack.outputs.get("PacsBucketName")  # one that was given is not named there
+        if bucket is None or sample is None:
             raise
         tell("putting a sample image into the empty PACS")
         key = "mip-sample/ct-small/ct-small.dcm"
