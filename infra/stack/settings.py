@@ -118,6 +118,12 @@ def parse_settings(given: dict[str, Any]) -> Settings:
     return settings
 
 
+def chosen(given: dict[str, Any]) -> dict[str, str]:
+    """The context values that say something, as a command line would give them again."""
+    said = {name: value for name, value in given.items() if value not in (None, "")}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in sorted(said.items())}
+
+
 def _contradictions(settings: Settings) -> list[str]:
     faults = []
     if settings.clients == "oidc" and not settings.emulator:
