@@ -70,8 +70,8 @@ class Boundary(Construct):
 def execution_statements(repositories: list[str]) -> list[iam.PolicyStatement]:
     """What ECS does before an algorithm's container runs.
 
-    The provisioner hands this role to ECS, and IAM can't say that it may not stand in a task's role's place:
-    so nothing is here that a worker must never have, but other algorithms' PACS keys.
+    The provisioner hands this role to ECS, and IAM can't say that it may not stand in the place of a task's own
+    role: so it is kept small. What is in it beyond a worker's own are the PACS keys and logs of other algorithms.
     """
     return [
         iam.PolicyStatement(sid="SignInToEcr", actions=["ecr:GetAuthorizationToken"], resources=["*"]),
