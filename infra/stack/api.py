@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from aws_cdk import RemovalPolicy
+from aws_cdk import Aws, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -18,6 +18,8 @@ BURST = 1000
 METHODS = ["GET", "POST", "PATCH", "DELETE", "OPTIONS"]
 HEADERS = ["content-type", "authorization", "x-admin-key", "x-api-key", "if-match", "range"]
 CORS_ERRORS = {"access-control-allow-origin": "'*'"}
+DICOM = "application/dicom"
+"""Passed on byte by byte to who accepts it; all else is text."""
 ERROR = '{"error": {"code": "$context.error.responseType", "message": $context.error.messageString}}'
 """The shape of the platform's own errors (CONTRACT.md), for what the gateway refuses itself. ``*`` opens
 nothing: such an answer holds no data and credentials travel in headers."""
@@ -51,6 +53,7 @@ class Api(Construct):
             description="Medical image processing platform",
             endpoint_types=[apigateway.EndpointType.REGIONAL],
             cloud_watch_role=False,
+            binary_media_types=[DICOM],
             default_cors_preflight_options=cors if allow_origins else None,
             deploy_options=apigateway.StageOptions(
                 stage_name=STAGE,
@@ -100,7 +103,11 @@ class Api(Construct):
         jobs.add_resource("{proxy+}").add_method("ANY", clients)
 
     def add_pacs(self, base: str, link: apigateway.IVpcLink | None) -> None:
-        """Clients find the PACS API below ``/pacs``; ``base`` is where it really is."""
+        """Clients find the PACS API below ``/pacs``; ``base`` is where it really is.
+
+        It is told its address here, for links to its own files; not by the stage's own, which comes after this.
+        """
+        public = f"https://{self.rest.rest_api_id}.execute-api.{Aws.REGION}.{Aws.URL_SUFFIX}/{STAGE}/pacs"
         forward = apigateway.Integration(
             type=apigateway.IntegrationType.HTTP_PROXY,
             integration_http_method="ANY",
@@ -108,7 +115,10 @@ class Api(Construct):
             options=apigateway.IntegrationOptions(
                 connection_type=apigateway.ConnectionType.VPC_LINK if link else apigateway.ConnectionType.INTERNET,
                 vpc_link=link,
-                request_parameters={"integration.request.path.proxy": "method.request.path.proxy"},
+                request_parameters={
+                    "integration.request.path.proxy": "method.request.path.proxy",
+                    "integration.request.header.X-Pacs-Base": f"'{public}'",
+                },
             ),
         )
         self.rest.root.add_resource("pacs").add_resource("{proxy+}").add_method(

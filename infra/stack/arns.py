@@ -62,6 +62,6 @@ def algorithm_parameters() -> str:
     return of("ssm", f"parameter{naming.pacs_key_parameter(ANY).partition(ANY)[0]}{ANY}")
 
 
-def repositories() -> str:
-    """This account's image repositories: an algorithm's image may lie in any of them."""
-    return of("ecr", f"repository/{ANY}")
+def repository(name: str) -> str:
+    """A repository of this account's ECR."""
+    return of("ecr", f"repository/{name}")

@@ -10,7 +10,7 @@ from cdk_nag import AwsSolutionsChecks
 from medical_image_processing import naming
 from stack.images import ImagesStack
 from stack.platform import PlatformStack
-from stack.settings import CONTEXT, parse_settings
+from stack.settings import CONTEXT, chosen, parse_settings
 
 FEATURE_FLAGS = {
     "@aws-cdk/aws-ecs:disableExplicitDeploymentControllerForCircuitBreaker": True,
@@ -26,9 +26,12 @@ FEATURE_FLAGS = {
 def synthesize(*, zip_path: str) -> int:
     """Write the templates where the CDK wants them; the exit status. InvalidSettings."""
     app = App(context=FEATURE_FLAGS)
-    settings = parse_settings({name: app.node.try_get_context(name) for name in CONTEXT})
+    context = {name: app.node.try_get_context(name) for name in CONTEXT}
+    settings = parse_settings(context)
     ImagesStack(app, naming.IMAGES_STACK, emulator=settings.emulator)
-    PlatformStack(app, naming.STACK, settings=settings, zip_path=zip_path)
+    platform = PlatformStack(app, naming.STACK, settings=settings, zip_path=zip_path)
+    # The next deployment reads from the deployed template what this one chose.
+    platform.template_options.metadata = {naming.CHOICES: chosen(context)}
     if not settings.emulator:
         Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     try:

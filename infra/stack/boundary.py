@@ -16,7 +16,9 @@ from stack import arns
 class Boundary(Construct):
     """``policy`` is the permissions boundary, ``execution_role`` what ECS itself uses for a task's start."""
 
-    def __init__(self, scope: Construct, id: str, *, output: s3.IBucket, cluster: str) -> None:
+    def __init__(
+        self, scope: Construct, id: str, *, output: s3.IBucket, cluster: str, repositories: list[str]
+    ) -> None:
         super().__init__(scope, id)
         self.policy = iam.ManagedPolicy(
             self,
@@ -61,18 +63,22 @@ class Boundary(Construct):
             assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"),
             description="Pulls algorithms' images, opens their logs, hands them their PACS keys",
         )
-        for statement in execution_statements():
+        for statement in execution_statements(repositories):
             self.execution_role.add_to_policy(statement)
 
 
-def execution_statements() -> list[iam.PolicyStatement]:
-    """What ECS does before an algorithm's container runs."""
+def execution_statements(repositories: list[str]) -> list[iam.PolicyStatement]:
+    """What ECS does before an algorithm's container runs.
+
+    The provisioner hands this role to ECS, and IAM can't say that it may not stand in the place of a task's own
+    role: so it is kept small. What is in it beyond a worker's own are the PACS keys and logs of other algorithms.
+    """
     return [
         iam.PolicyStatement(sid="SignInToEcr", actions=["ecr:GetAuthorizationToken"], resources=["*"]),
         iam.PolicyStatement(
             sid="PullImages",
             actions=["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
-            resources=[arns.repositories()],
+            resources=repositories,
         ),
         iam.PolicyStatement(
             sid="WriteLogs",

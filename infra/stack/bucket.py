@@ -32,6 +32,7 @@ class Buckets(Construct):
         super().__init__(scope, id)
         self._removal = removal
         self._tls_only = tls_only
+        # Their keys name studies: they are the record of who opened a link (law A4), which nothing else sees.
         self.access_logs = self._bucket(
             "AccessLogs",
             lifecycle_rules=[s3.LifecycleRule(id="expire", expiration=ACCESS_LOGS)],

@@ -53,7 +53,9 @@ BY_CONSTRUCT = (
 """Rule, path of the construct, reason."""
 
 
-def by_resource(*, output: str, cluster: str, websocket: str, images: str | None) -> dict[str, str]:
+def by_resource(
+    *, output: str, cluster: str, websocket: str, images: str | None, repositories: list[str]
+) -> dict[str, str]:
     """Resource with a wildcard → reason. ``images`` is the ARN of a bucket, the others are logical ids."""
     made = "Made by the provisioner while the platform runs, and known by that name only"
     service, task = f"service/<{cluster}>/{arns.TASK_FAMILIES}", f"task/<{cluster}>/*"
@@ -69,12 +71,12 @@ def by_resource(*, output: str, cluster: str, websocket: str, images: str | None
         arns.algorithm_log_groups()[1]: made,
         arns.of("logs", "log-group:*"): "logs:DescribeLogGroups knows no narrower resource",
         arns.of("logs", "log-group:/aws/lambda-insights:*"): "Streams of a group that Lambda Insights fixes",
-        arns.repositories(): "An algorithm's image may lie in any repository of the account",
         arns.of("execute-api", f"<{websocket}>/prod/*/@connections/*"): "Connections have no names",
         f"<{output}.Arn>/*": "Objects of the output bucket, whose keys are made while the platform runs",
     }
     for name in LAMBDAS:
         reasons[arns.of("logs", f"log-group:/aws/lambda/{function_name(name)}:*")] = "Streams of its own log group"
+    reasons |= dict.fromkeys((one for one in repositories if "*" in one), "Chosen so by the operator")
     if images:
         reasons[f"{images}/*"] = "Objects of the bucket of DICOM files"
     return {_as_found(resource): reason for resource, reason in reasons.items()}

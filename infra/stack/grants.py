@@ -29,6 +29,7 @@ class Parts:
     failed_events_arn: str
     cluster: ecs.ICluster
     boundary: Boundary
+    repositories: list[str]
     websocket_id: str
     admin_secret_arn: str
 
@@ -76,7 +77,7 @@ def grant(parts: Parts) -> dict[str, list[iam.PolicyStatement]]:
             *may.make_services(cluster, cluster_arn),
             *may.make_log_groups(),
             *may.make_parameters(),
-            *may.read_images(),
+            *may.read_images(parts.repositories),
         ],
         "Delivery": [
             may.table("Algorithms", algorithms, *may.LIST),

@@ -83,7 +83,7 @@ class Monitoring(Construct):
                 "Maximum",
                 OLDEST_JOB_S,
                 5,
-                "A job has waited for an hour; see its algorithm's workers",
+                "A job has waited or run for over an hour; see its algorithm's workers",
             ),
             ("ProvisioningFailures", "Sum", 0, 3, "An algorithm can't be provisioned; its status_reason says why"),
             ("PushFailures", "Sum", 10, 1, "Results could not be pushed; clients get them when they come back"),

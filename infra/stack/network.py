@@ -8,6 +8,8 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from stack.settings import port_of
+
 CIDR = "10.73.0.0/16"
 HTTPS = 443
 PACS_PORT = 8080
@@ -88,11 +90,15 @@ class Network(Construct):
             iam.PolicyStatement(sid=sid, principals=[iam.AnyPrincipal()], actions=actions, resources=resources)
         )
 
-    def group_of_pacs(self, server_port: int | None) -> ec2.SecurityGroup:
-        """The group of the PACS API's tasks: called from inside the VPC only, calls a server on that port."""
+    def let_workers_call(self, pacs_api: str) -> None:
+        """A PACS API of somebody else's: its port, wherever the subnets' routes lead."""
+        _let_call(self.workers, pacs_api, "PACS API that was given")
+
+    def group_of_pacs(self, server: str | None) -> ec2.SecurityGroup:
+        """The group of the PACS API's tasks: called from inside the VPC only, calls the server's port."""
         group = self._group_of_tasks("PacsGroup", "PACS API")
-        if server_port not in (None, HTTPS):
-            group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(server_port), "DICOMweb server")
+        if server:
+            _let_call(group, server, "DICOMweb server")
         group.add_ingress_rule(ec2.Peer.ipv4(CIDR), ec2.Port.tcp(PACS_PORT), "from inside the VPC")
         return group
 
@@ -109,3 +115,9 @@ class Network(Construct):
             destination=ec2.FlowLogDestination.to_cloud_watch_logs(group),
             traffic_type=ec2.FlowLogTrafficType.REJECT,
         )
+
+
+def _let_call(group: ec2.SecurityGroup, address: str, what: str) -> None:
+    """HTTPS is open already."""
+    if (port := port_of(address)) != HTTPS:
+        group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(port), what)

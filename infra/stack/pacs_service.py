@@ -5,8 +5,6 @@ Workers call the load balancer; clients come through the REST API and its VPC li
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from aws_cdk import Aws, Duration, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_dynamodb as dynamodb
@@ -95,7 +93,7 @@ class PacsService(Construct):
             min_healthy_percent=100,
             max_healthy_percent=200,
             circuit_breaker=ecs.DeploymentCircuitBreaker(enable=True, rollback=True),
-            security_groups=[network.group_of_pacs(_server_port(settings))],
+            security_groups=[network.group_of_pacs(settings.dicomweb_url)],
             vpc_subnets=network.subnets,
             assign_public_ip=False,
             propagate_tags=ecs.PropagatedTagSource.SERVICE,
@@ -125,13 +123,6 @@ class PacsService(Construct):
         return iam.Role(
             self, id, assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"), description=description
         )
-
-
-def _server_port(settings: Settings) -> int | None:
-    if settings.dicomweb_url is None:
-        return None
-    address = urlsplit(settings.dicomweb_url)
-    return address.port or (443 if address.scheme == "https" else 80)
 
 
 def _environment(

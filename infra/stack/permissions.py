@@ -247,6 +247,6 @@ def make_parameters() -> list[iam.PolicyStatement]:
     return [allow("MakePacsKeys", make, [arns.algorithm_parameters()])]
 
 
-def read_images() -> list[iam.PolicyStatement]:
+def read_images(repositories: list[str]) -> list[iam.PolicyStatement]:
     """The digest that an image's tag stands for."""
-    return [allow("PinImages", ["ecr:DescribeImages", "ecr:BatchGetImage"], [arns.repositories()])]
+    return [allow("PinImages", ["ecr:DescribeImages", "ecr:BatchGetImage"], repositories)]

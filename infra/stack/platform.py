@@ -82,7 +82,14 @@ class PlatformStack(Stack):
             removal=self._log_removal,
         )
         self.cluster = self._make_cluster()
-        self.boundary = Boundary(self, "Boundary", output=self.buckets.output, cluster=self.cluster.cluster_name)
+        self._repositories = [arns.repository(name) for name in settings.image_repositories]
+        self.boundary = Boundary(
+            self,
+            "Boundary",
+            output=self.buckets.output,
+            cluster=self.cluster.cluster_name,
+            repositories=self._repositories,
+        )
         self.websocket = WebSocket(self, "WebSocket", retention=self._retention, removal=self._log_removal)
         self.pacs = self._make_pacs()
         self._allow_s3()
@@ -109,6 +116,7 @@ class PlatformStack(Stack):
                 cluster=self._logical_id(self.cluster),
                 websocket=self.get_logical_id(self.websocket.api),
                 images=self._arn_of_images(),
+                repositories=self._repositories,
             ),
         )
 
@@ -140,6 +148,8 @@ class PlatformStack(Stack):
 
     def _make_pacs(self) -> PacsService | None:
         self._images = self._pacs_images()
+        if self._settings.pacs_api_base:
+            self.network.let_workers_call(self._settings.pacs_api_base)
         if self._settings.pacs_api_base or self._settings.emulator:
             return None
         return PacsService(
@@ -164,6 +174,9 @@ class PlatformStack(Stack):
         if self._images:
             self.network.allow_in_s3("ListImages", ["s3:ListBucket"], [self._images.bucket_arn])
             self.network.allow_in_s3("ReadImages", ["s3:GetObject"], [self._images.arn_for_objects("*")])
+        if self._settings.pacs_link_buckets:
+            linked = [f"arn:{Aws.PARTITION}:s3:::{bucket}/*" for bucket in self._settings.pacs_link_buckets]
+            self.network.allow_in_s3("FollowLinks", ["s3:GetObject"], linked)
 
     def _given(self, name: str, value: str) -> str:
         """``value``; on an emulator a parameter of the template, so that one synthesis serves many tests."""
@@ -236,6 +249,7 @@ class PlatformStack(Stack):
                 failed_events_arn=self.failed_events.queue_arn,
                 cluster=self.cluster,
                 boundary=self.boundary,
+                repositories=self._repositories,
                 websocket_id=self.websocket.api_id,
                 admin_secret_arn=self.secrets.admin_key_arn,
             )
@@ -326,7 +340,7 @@ class PlatformStack(Stack):
             "AlarmTopicArn": self.monitoring.topic.topic_arn,
             "PacsKeySecretArn": self.secrets.pacs_key_arn,
         }
-        if self._images:
-            outputs["PacsBucketName"] = self._images.bucket_name
+        if self.buckets.images:  # whoever reads this may put images there; into a bucket that was given, nobody
+            outputs["PacsBucketName"] = self.buckets.images.bucket_name
         for name, value in outputs.items():
             CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from medical_image_processing import naming
 
@@ -14,6 +15,7 @@ REACT_CLIENT = ("http://localhost:3000", "http://127.0.0.1:3000")
 CLIENTS = ("keys", "oidc", "open")
 TASK_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+REPOSITORY = re.compile(r"[a-z0-9*][a-z0-9._/*-]*")
 ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+")
 URL = re.compile(r"https?://[^\s/]+(/\S*)?")
@@ -24,6 +26,7 @@ CONTEXT = (
     "dicomweb_secret",
     "dicomweb_url",
     "emulator",
+    "image_repositories",
     "insights",
     "log_days",
     "nat",
@@ -32,6 +35,7 @@ CONTEXT = (
     "pacs_api_base",
     "pacs_bucket",
     "pacs_image_tag",
+    "pacs_link_buckets",
     "queue_limit",
     "reserve",
     "task_env",
@@ -39,6 +43,12 @@ CONTEXT = (
 INSIGHTS = ("own", "shared", "off")
 LOG_DAYS = (7, 14, 30, 60, 90, 180, 365, 731)
 """Days that CloudWatch Logs offers."""
+
+
+def port_of(address: str) -> int:
+    """The TCP port of an http or https address."""
+    parts = urlsplit(address)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 class InvalidSettings(Exception):
@@ -63,6 +73,10 @@ class Settings:
     pacs_image_tag: str = "latest"
     pacs_api_base: str | None = None
     """A PACS API that is there already; the stack then makes none."""
+    pacs_link_buckets: tuple[str, ...] = ()
+    """Buckets of this region that its links lead to."""
+    image_repositories: tuple[str, ...] = (naming.ALGORITHM_IMAGES,)
+    """Repositories of this account's ECR that algorithms' images may lie in; ``*`` stands for any text."""
     nat: bool = False
     """Whether workers have a way to the internet."""
     task_env: str = "{}"
@@ -104,6 +118,8 @@ def parse_settings(given: dict[str, Any]) -> Settings:
         dicomweb_secret=take("dicomweb_secret", _secret, None),
         pacs_image_tag=take("pacs_image_tag", str, "latest"),
         pacs_api_base=take("pacs_api_base", _url, None),
+        pacs_link_buckets=take("pacs_link_buckets", _list_of(_bucket), ()),
+        image_repositories=take("image_repositories", _list_of(_repository), (naming.ALGORITHM_IMAGES,)),
         nat=take("nat", _flag, False),
         task_env=take("task_env", _task_env, "{}"),
         queue_limit=take("queue_limit", _count, 200_000),
@@ -116,6 +132,12 @@ def parse_settings(given: dict[str, Any]) -> Settings:
     if faults:
         raise InvalidSettings("\n".join(faults))
     return settings
+
+
+def chosen(given: dict[str, Any]) -> dict[str, str]:
+    """The context values that say something, as a command line would give them again."""
+    said = {name: value for name, value in given.items() if value not in (None, "")}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in sorted(said.items())}
 
 
 def _contradictions(settings: Settings) -> list[str]:
@@ -132,6 +154,8 @@ def _contradictions(settings: Settings) -> list[str]:
         )
     if settings.dicomweb_secret and not settings.dicomweb_url:
         faults.append("dicomweb_secret: only read with dicomweb_url; add -c dicomweb_url=… or leave it out")
+    if settings.pacs_link_buckets and not settings.pacs_api_base:
+        faults.append("pacs_link_buckets: only read with pacs_api_base; add -c pacs_api_base=… or leave it out")
     sources = [n for n in ("pacs_bucket", "dicomweb_url", "pacs_api_base") if getattr(settings, n) is not None]
     if len(sources) > 1:
         faults.append(f"{', '.join(sources)}: images come from one place; give one of them")
@@ -167,6 +191,11 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
 _url = _matching(URL, "an address that begins with http:// or https://")
 _secret = _matching(SECRET_ARN, "the ARN of a secret in Secrets Manager")
 _bucket = _matching(BUCKET, "a bucket's name")
+_repository = _matching(REPOSITORY, "a repository's name")
+
+
+def _list_of(read: Callable[[Any], str]) -> Callable[[Any], tuple[str, ...]]:
+    return lambda value: tuple(read(part.strip()) for part in str(value).split(",") if part.strip())
 
 
 def _origins(value: Any) -> tuple[str, ...]:

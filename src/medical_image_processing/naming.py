@@ -19,6 +19,8 @@ MAX_RECEIVES = 3
 
 STACK = "ImgPipeline"
 IMAGES_STACK = "ImgPipelineImages"
+CHOICES = "MipChoices"
+"""Where the stack's template says what its deployment chose."""
 ALGORITHM_IMAGES = "mip-algos"
 PACS_IMAGE = "mip-pacs"
 """Repositories of container images."""

@@ -30,6 +30,11 @@ OPEN = {
     "log_days": "30",
     "task_env": '{"HTTPS_PROXY": "http://proxy:3128"}',
 }
+MIGRATION = {
+    "pacs_api_base": "http://pacs.example.org:8081/api",
+    "pacs_link_buckets": "dicom-of-the-hospital, dicom-of-the-clinic",
+    "image_repositories": "mip-algos,team/*",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,6 +61,12 @@ def oidc() -> Template:
 def open_clients() -> Template:
     """Clients without keys, a DICOMweb server."""
     return Template(template(OPEN))
+
+
+@pytest.fixture(scope="session")
+def migration() -> Template:
+    """A PACS API that is there already, with links into buckets; images in other repositories, too."""
+    return Template(template(MIGRATION))
 
 
 @pytest.fixture(scope="session")

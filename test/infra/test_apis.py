@@ -85,6 +85,20 @@ def test_each_lambda_serves_its_own_routes(each: Template) -> None:
     assert text_of(pacs["Uri"]).endswith(":8080/{proxy}")
 
 
+def test_the_pacs_api_is_told_where_clients_find_it_and_dicom_passes_as_it_is(
+    each: Template, migration: Template
+) -> None:
+    for template in (each, migration):
+        [(api, settings)] = template.of_type("ApiGateway::RestApi").items()
+        assert settings["BinaryMediaTypes"] == ["application/dicom"]
+        told = routes(template)["GET /pacs/{proxy+}"]["Integration"]["RequestParameters"]
+        assert text_of(told["integration.request.header.X-Pacs-Base"]) == (
+            f"'https://${{{api}}}.execute-api.${{AWS::Region}}.${{AWS::URLSuffix}}/prod/pacs'"
+        )
+    pacs = routes(migration)["GET /pacs/{proxy+}"]["Integration"]
+    assert (pacs["ConnectionType"], pacs["Uri"]) == ("INTERNET", "http://pacs.example.org:8081/api/{proxy}")
+
+
 def test_pages_of_the_client_may_call(real: Template, oidc: Template) -> None:
     for template, origin in ((real, "http://localhost:3000"), (oidc, "https://viewer.example.org")):
         preflights = [m for route, m in routes(template).items() if route.startswith("OPTIONS ")]
@@ -122,6 +136,11 @@ def test_a_websocket_has_three_routes(each: Template) -> None:
     assert "ConnectFn" in behind["$connect"]
     assert "DisconnectFn" in behind["$disconnect"]
     assert "MessageFn" in behind["$default"]
+
+
+def test_a_bucket_that_was_given_is_not_offered_to_put_images_into(real: Template, oidc: Template) -> None:
+    assert "BucketsImages" in text_of(real.outputs["PacsBucketName"]["Value"])
+    assert "PacsBucketName" not in oidc.outputs
 
 
 def test_the_outputs_are_what_the_scripts_read(each: Template, on_emulator: Template) -> None:

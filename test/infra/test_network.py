@@ -128,6 +128,25 @@ def test_the_pacs_api_may_call_its_dicomweb_server_and_workers_may_not(
     assert called(open_clients, "WorkersGroup") == {443, 8080}
 
 
+def test_workers_reach_a_pacs_api_that_was_given_and_the_buckets_its_links_lead_to(
+    migration: Template, real: Template
+) -> None:
+    assert not migration.of_type("ECS::Service")
+    workers = next(g for name, g in migration.of_type("EC2::SecurityGroup").items() if "WorkersGroup" in name)
+    assert ("0.0.0.0/0", 8081) in {(rule["CidrIp"], rule["FromPort"]) for rule in workers["SecurityGroupEgress"]}
+
+    def linked(template: Template) -> list[str]:
+        gateways = template.of_type("EC2::VPCEndpoint").values()
+        statements = [s for g in gateways for s in g.get("PolicyDocument", {}).get("Statement", ())]
+        found = [s for s in statements if s.get("Sid") == "FollowLinks"]
+        assert all(s["Action"] == "s3:GetObject" for s in found)
+        return [text_of(resource) for s in found for resource in s["Resource"]]
+
+    buckets = ("dicom-of-the-hospital", "dicom-of-the-clinic")
+    assert linked(migration) == [f"arn:${{AWS::Partition}}:s3:::{bucket}/*" for bucket in buckets]
+    assert linked(real) == []
+
+
 def test_the_pacs_api_reads_images_and_keys_and_writes_its_record(real: Template) -> None:
     [role] = [name for name in real.of_type("IAM::Role") if name.startswith("PacsTaskRole")]
     allowed = {action for s in real.role_statements(role) for action in s.actions}

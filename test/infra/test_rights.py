@@ -95,6 +95,37 @@ def test_the_provisioner_hands_on_its_own_roles_and_only_to_tasks(real: Template
         assert not provisioner(real, "iam:PassRole", role, TO_ECS)
 
 
+def test_the_role_that_starts_tasks_gains_little_in_the_place_of_a_tasks_role(
+    real: Template, migration: Template
+) -> None:
+    """Who rules the provisioner can put it there: IAM can't tell the two places of a task definition apart."""
+    role = named(real, "IAM::Role", "BoundaryTaskExecutionRole")
+    statements = real.role_statements(role)
+    assert {action for statement in statements for action in statement.actions} == {
+        "ecr:BatchCheckLayerAvailability",
+        "ecr:BatchGetImage",
+        "ecr:GetAuthorizationToken",
+        "ecr:GetDownloadUrlForLayer",
+        "logs:CreateLogStream",
+        "logs:PutLogEvents",
+        "ssm:GetParameters",
+    }
+    ecr, ssm = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository", f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter"
+    logs = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group"
+    assert is_allowed(statements, "ecr:BatchGetImage", f"{ecr}/{naming.ALGORITHM_IMAGES}")
+    assert is_allowed(statements, "ssm:GetParameters", f"{ssm}{naming.pacs_key_parameter('liver')}")
+    for action, resource in (
+        ("ecr:BatchGetImage", f"{ecr}/{naming.PACS_IMAGE}"),
+        ("ecr:BatchGetImage", f"{ecr}/somebodys"),
+        ("ssm:GetParameters", f"{ssm}/other"),
+        ("logs:PutLogEvents", f"{logs}:/aws/lambda/ImgPipeline-AdminFn:log-stream:1"),
+    ):
+        assert not is_allowed(statements, action, resource), resource
+    chosen = migration.role_statements(named(migration, "IAM::Role", "BoundaryTaskExecutionRole"))
+    assert is_allowed(chosen, "ecr:BatchGetImage", f"{ecr}/team/liver")
+    assert not is_allowed(chosen, "ecr:BatchGetImage", f"{ecr}/other/liver")
+
+
 def test_the_provisioner_works_on_our_cluster_only(real: Template) -> None:
     name, arn = cluster_of(real)
     service = f"{ECS}:service/{name}/mip-liver"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from stack.settings import REACT_CLIENT, InvalidSettings, Settings, parse_settings
+from infra_template import Template
+from stack.settings import REACT_CLIENT, InvalidSettings, Settings, chosen, parse_settings
 
 from aws_stack import StackFailed, assemble
+from medical_image_processing import naming
 
 OIDC = {"clients": "oidc", "oidc_issuer": "https://i.example.org", "oidc_audience": "mip"}
 
@@ -21,6 +23,18 @@ def test_what_a_command_line_says_is_understood() -> None:
     assert settings.task_env == '{"A": "1", "B": "2"}'
     assert parse_settings({"aws:cdk:enable-path-metadata": True, "@aws-cdk/core:x": 1}) == Settings()
     assert parse_settings({"allow_origins": ""}).allow_origins == REACT_CLIENT
+
+
+def test_the_template_says_what_was_chosen_so_that_the_next_deployment_knows(
+    real: Template, oidc: Template
+) -> None:
+    assert real.raw["Metadata"][naming.CHOICES] == {}
+    said = oidc.raw["Metadata"][naming.CHOICES]
+    assert said["clients"] == "oidc"
+    assert parse_settings(said).nat is True
+    given = {"nat": True, "task_env": {"A": "1"}, "clients": "", "queue_limit": None, "log_days": 30}
+    assert chosen(given) == {"log_days": "30", "nat": "true", "task_env": '{"A": "1"}'}
+    assert parse_settings(chosen(given)) == parse_settings(given)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +59,9 @@ def test_what_a_command_line_says_is_understood() -> None:
             {"dicomweb_secret": "arn:aws:secretsmanager:x:1:secret:y"},
             "dicomweb_secret: must be the ARN of a secret",
         ),
+        ({"pacs_link_buckets": "abc"}, "pacs_link_buckets: only read with pacs_api_base"),
+        ({"pacs_link_buckets": "abc,s3://x"}, "pacs_link_buckets: must be a bucket's name, not 's3://x'"),
+        ({"image_repositories": "A"}, "image_repositories: must be a repository's name, not 'A'"),
         ({"queue_limit": "-1"}, "queue_limit: must be a number of at least 1, not '-1'"),
         ({"log_days": "8"}, "log_days: must be one of 7, 14, 30,"),
         ({"insights": "maybe"}, "insights: must be one of own, shared, off, not 'maybe'"),

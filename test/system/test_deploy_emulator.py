@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from aws_emulator import AwsEmulator, EmulatorMissing, running_emulator
+from aws_emulator import REGION, AwsEmulator, EmulatorMissing, running_emulator
 from aws_stack import AwsStack, deploy
 from medical_image_processing.entrypoints.cli import app
 from medical_image_processing.entrypoints.client import Client, read_env
+from medical_image_processing.entrypoints.deploy.account import Account
+from medical_image_processing.entrypoints.deploy.deployment import keep_choices
 from medical_image_processing.errors import Unauthorized
 
 IMAGE = "processing_1"
@@ -51,6 +53,12 @@ def person(emulator: AwsEmulator, tmp_path_factory: pytest.TempPathFactory) -> P
     ecr = stack.emulator.clients().client("ecr").boto
     ecr.put_image(repositoryName="mip-algos", imageManifest='{"schemaVersion": 2}', imageTag=IMAGE)
     return Person(stack, tmp_path_factory.mktemp("person"))
+
+
+def test_the_deployed_template_says_what_was_chosen(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in person.stack.emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    assert keep_choices(Account(REGION), {"nat": "true"}) == {"emulator": "true", "nat": "true"}
 
 
 def image(person: Person) -> str:

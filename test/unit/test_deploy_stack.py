@@ -16,16 +16,17 @@ from websockets.sync.server import ServerConnection, serve
 from aws_emulator import AwsEmulator
 from medical_image_processing.entrypoints.cli import app
 from medical_image_processing.entrypoints.client import Client, read_env, results_address
+from medical_image_processing.entrypoints.deploy.account import Account
 from medical_image_processing.entrypoints.deploy.admin_test import AdminTest
-from medical_image_processing.entrypoints.deploy.deployment import check_ours
+from medical_image_processing.entrypoints.deploy.deployment import check_ours, keep_choices, show_choices
 from medical_image_processing.entrypoints.deploy.stack import Stack
 from medical_image_processing.errors import Conflict
 
 KEYS = {"AdminKeySecretArn": "AdminKey", "PacsKeySecretArn": "PacsKey"}
 
 
-def template(api: str) -> str:
-    """As much of a stack as ``mip env`` reads: its outputs, and the two secrets."""
+def template(api: str, choices: dict[str, str] | None = None) -> str:
+    """As much of a stack as commands read: its outputs, the two secrets, what was chosen."""
     secret = {
         "Type": "AWS::SecretsManager::Secret",
         "Properties": {"GenerateSecretString": {"PasswordLength": 48}},
@@ -45,6 +46,7 @@ def template(api: str) -> str:
                 "Results": {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": "r.fifo", "FifoQueue": True}},
             },
             "Outputs": {name: {"Value": value} for name, value in values.items()},
+            **({} if choices is None else {"Metadata": {"MipChoices": choices}}),
         }
     )
 
@@ -52,12 +54,19 @@ def template(api: str) -> str:
 class Deployed:
     """A stack in an account of its own."""
 
-    def __init__(self, emulator: AwsEmulator, *, api: str = "https://a.execute-api.us-east-1.amazonaws.com/prod"):
+    def __init__(
+        self,
+        emulator: AwsEmulator,
+        *,
+        api: str = "https://a.execute-api.us-east-1.amazonaws.com/prod",
+        name: str = "ImgPipeline",
+        choices: dict[str, str] | None = None,
+    ):
         self.emulator = emulator.fresh_account()
         self._client = self.emulator.clients().client("cloudformation").boto
-        self._client.create_stack(StackName="ImgPipeline", TemplateBody=template(api))
+        self._client.create_stack(StackName=name, TemplateBody=template(api, choices))
         self._client.get_waiter("stack_create_complete").wait(
-            StackName="ImgPipeline", WaiterConfig={"Delay": 1, "MaxAttempts": 20}
+            StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 20}
         )
 
     def mip(self, *arguments: str, **env: str) -> Result:
@@ -130,8 +139,9 @@ def test_destroy_asks_says_what_stays_and_does_nothing_without_an_answer(deploye
     assert deployed.mip("env").exit_code == 0
 
 
-def test_destroying_what_is_not_there_is_no_error(deployed: Deployed) -> None:
-    answer = deployed.mip("deploy", "destroy", "--stack", "Another", "--yes")
+def test_destroying_what_is_not_there_is_no_error(aws_emulator: AwsEmulator) -> None:
+    other = Deployed(aws_emulator, name="Another")
+    answer = other.mip("deploy", "destroy", "--yes")
     assert answer.exit_code == 0, answer.output
     assert "nothing to do" in answer.stderr
 
@@ -208,6 +218,38 @@ def test_a_stack_of_somebody_else_is_not_taken_over() -> None:
     check_ours(replace(ours, status="ROLLBACK_COMPLETE", outputs={}))
     with pytest.raises(Conflict, match="migration"):
         check_ours(replace(ours, outputs={"ApiEndpoint": "https://a"}))
+
+
+def test_what_was_chosen_stays_until_something_else_is(
+    aws_emulator: AwsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {"clients": "oidc", "nat": "true", "pacs_image_tag": "latest-1"}
+    for choices, picked, kept in (
+        (before, {}, before),
+        (before, {"nat": "", "clients": "keys"}, {"clients": "keys", "nat": "", "pacs_image_tag": "latest-1"}),
+        ({}, {"nat": "true"}, {"nat": "true"}),
+    ):
+        mine = Deployed(aws_emulator, choices=choices).emulator
+        for name, value in mine.environment.items():
+            monkeypatch.setenv(name, value)
+        assert keep_choices(Account("us-east-1"), picked) == kept
+
+
+def test_a_stack_that_does_not_say_what_was_chosen_is_not_changed_unasked(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in deployed.emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Conflict, match="--set clients=keys"):
+        keep_choices(Account("us-east-1"), {"nat": "true"})
+    assert keep_choices(Account("us-east-1"), {"clients": "open"}) == {"clients": "open"}
+    assert keep_choices(Account("eu-west-1"), {}) == {}, "where there is no stack"
+
+
+def test_choices_are_shown_and_what_workers_are_told_is_not() -> None:
+    chosen = {"nat": "true", "clients": "", "task_env": '{"TOKEN": "t"}'}
+    assert show_choices(chosen).what == "nat=true, task_env=…"
+    assert show_choices({}).what == "the defaults"
 
 
 def test_a_platform_that_lets_anybody_in_fails_the_admin_test_and_is_sent_nothing() -> None:

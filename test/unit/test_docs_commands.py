@@ -15,7 +15,7 @@ from medical_image_processing.entrypoints.cli import app
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CLI = typer.main.get_command(app)
-OF_THE_TOOL = {("logs", "tail"), ("ecr", "get-login-password")}
+OF_THE_TOOL = {("logs", "tail"), ("s3", "cp"), ("ecr", "get-login-password")}
 """Commands that the aws tool makes of several calls."""
 GLOBAL = {"max-items", "query", "output", "region"}
 

@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,8 +19,12 @@ from pydicom.data import get_testdata_file
 from aws_emulator import AwsEmulator
 from aws_stage import AwsStage
 from medical_image_processing.engines.aws.engine import AwsEngine
+from medical_image_processing.entrypoints.deploy.account import Account
+from medical_image_processing.entrypoints.deploy.deployment import ensure_image
+from medical_image_processing.entrypoints.deploy.sample_job import find_image
+from medical_image_processing.entrypoints.deploy.stack import Stack
 from medical_image_processing.entrypoints.pacs_service import KNOWN_S, OPERATOR, ServiceKeys, create_service
-from medical_image_processing.errors import InvalidRequest
+from medical_image_processing.errors import InvalidRequest, NotFound
 from medical_image_processing.ports.keys import digest
 
 KEY, OPERATOR_KEY = "the-key-of-algo-1", "the-operators-key"
@@ -41,7 +47,8 @@ class Service:
     def __init__(self, engine: AwsEngine, bucket: str, port: int) -> None:
         self.engine = engine
         self.bucket = bucket
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"x-api-key": KEY}, trust_env=False)
+        self.base = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.base, headers={"x-api-key": KEY}, trust_env=False)
 
     def link(self, path: str) -> str:
         answer = self.http.get(path)
@@ -56,14 +63,20 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(aws_emulator: AwsEmulator) -> Iterator[Service]:
-    stage = AwsStage(aws_emulator)
+    with running_service(AwsStage(aws_emulator)) as service:
+        s3 = service.engine.clients.client("s3").boto
+        for key in KEYS:
+            s3.upload_file(CT, service.bucket, key)
+        s3.put_object(Bucket=service.bucket, Key="study-1/series-1/", Body=b"")
+        yield service
+
+
+@contextmanager
+def running_service(stage: AwsStage) -> Iterator[Service]:
+    """Over an empty bucket."""
     clients, engine = stage.clients, stage.engine
     bucket = f"mip-pacs-{stage.account.account}"
-    s3 = clients.client("s3").boto
-    s3.create_bucket(Bucket=bucket)
-    for key in KEYS:
-        s3.upload_file(CT, bucket, key)
-    s3.put_object(Bucket=bucket, Key="study-1/series-1/", Body=b"")
+    clients.client("s3").boto.create_bucket(Bucket=bucket)
     environment = {
         **stage.environment,
         "MIP_PACS_BUCKET": bucket,
@@ -176,6 +189,39 @@ def test_a_long_series_is_listed_to_its_end(service: Service) -> None:
     listed = service.http.get("/studies/long/images", params={"series_id": "series"}, timeout=60).json()
 
     assert [one["key"] for one in listed] == [f"long/series/{number:04d}.dcm" for number in range(1003)]
+
+
+def test_an_image_that_is_found_is_named_so_that_a_job_finds_it_again(service: Service) -> None:
+    found = find_image(service.base, OPERATOR_KEY)
+
+    assert found == {"study_id": "a/b/images", "series_id": "c", "image_id": "images.dcm", "scope": "image"}
+    service.link(path_of(found))
+
+
+def path_of(reference: dict[str, str]) -> str:
+    return "/studies/{study_id}/images/{series_id}/{image_id}".format_map(reference)
+
+
+def test_the_sample_of_a_deployment_is_found_in_the_stacks_own_bucket_and_put_into_no_other(
+    aws_emulator: AwsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = AwsStage(aws_emulator)
+    for name, value in stage.account.environment.items():
+        monkeypatch.setenv(name, value)
+    account = Account("us-east-1")
+    given = Stack("ImgPipeline", "us-east-1", "CREATE_COMPLETE", "", {})
+    with running_service(stage) as empty:
+        own = replace(given, outputs={"PacsBucketName": empty.bucket})
+        env = {"PACS_API_BASE": empty.base, "PACS_API_KEY": OPERATOR_KEY}
+        for stack, sample in ((given, Path(CT)), (own, None)):
+            with pytest.raises(NotFound, match="no study"):
+                ensure_image(account, stack, env, sample, lambda _: None)
+        assert empty.http.get("/studies").json() == []
+
+        ensure_image(account, own, env, Path(CT), lambda _: None)
+
+        found = find_image(empty.base, OPERATOR_KEY)
+        assert httpx.get(empty.link(path_of(found)), trust_env=False).content == Path(CT).read_bytes()
 
 
 class _Table:

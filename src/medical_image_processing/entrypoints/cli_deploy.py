@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medical_image_processing import naming
 from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.entrypoints.cli_output import AsJson
 from medical_image_processing.entrypoints.client import Client
@@ -49,7 +50,7 @@ Choices = Annotated[
 
 def env(
     context: typer.Context,
-    stack: StackName = "ImgPipeline",
+    stack: StackName = naming.STACK,
     region: Region = None,
     with_keys: Annotated[
         bool, typer.Option("--with-keys", help="With the operator's keys, for curl. They are secrets.")
@@ -90,7 +91,6 @@ def run(
     ] = None,
     choices: Choices = None,
     job: Annotated[bool, typer.Option("--job/--no-job", help="Run a job at the end.")] = True,
-    stack: StackName = "ImgPipeline",
     as_json: AsJson = False,
 ) -> None:
     """Make it on AWS, or bring it up to date.
@@ -98,7 +98,7 @@ def run(
     First it looks whether all it needs is there, and says everything that isn't. Then it prepares the
     region for the CDK, builds the images and pushes those that ECR lacks, deploys, registers processing_1,
     processing_6 and grayscale_cpp, runs a job, and prints the addresses. Running it again changes nothing
-    that is as it should be.
+    that is as it should be; what --set chose before stays until it is set anew, to nothing for the default.
     """
     from medical_image_processing import samples
     from medical_image_processing.entrypoints.deploy import deployment as steps
@@ -111,13 +111,16 @@ def run(
         done: list[Step] = []
         tried: list[admin_test.Step] = []
         if not test_only:
-            done = steps.Deployment(ready, _cdk(ready, picked), stack=stack, tell=tell).run(base=base)
-        found = read_stack(ready.account, stack)
+            kept = steps.keep_choices(ready.account, picked)
+            deployment = steps.Deployment(ready, _cdk(ready, kept), tell=tell)
+            done = [steps.show_choices(kept), *deployment.run(base=base)]
+        found = read_stack(ready.account, naming.STACK)
         if test_only:
             with steps.connect(steps.env_with_keys(ready.account, found)) as client:
                 tried = _try_admin(client, None, tell)
         sent = job and not _failed(tried)
-        finished = steps.run_job(ready.account, found, samples.ct_small(), tell) if sent else None
+        sample = None if test_only else samples.ct_small()
+        finished = steps.run_job(ready.account, found, sample, tell) if sent else None
     if as_json:
         output.print_json(
             {
@@ -129,7 +132,7 @@ def run(
             }
         )
     else:
-        _print_run(done, tried, addresses(found), finished, stack)
+        _print_run(done, tried, addresses(found), finished)
     _refuse(tried)
 
 
@@ -137,10 +140,13 @@ def run(
 def diff(context: typer.Context, region: Region = None, number: Number = None, choices: Choices = None) -> None:
     """Show what a deployment would change.
 
-    Images are not compared.
+    With what was chosen before, and --set. Images are not compared.
     """
+    from medical_image_processing.entrypoints.deploy.deployment import keep_choices
+
+    picked = _choices(choices)
     ready = _check(region, number, everything=True, images=False)
-    _cdk(ready, _choices(choices)).diff()
+    _cdk(ready, keep_choices(ready.account, picked)).diff()
 
 
 @app.command()
@@ -153,7 +159,6 @@ def destroy(
     broken: Annotated[
         bool, typer.Option("--broken", help="The API doesn't answer: leave algorithms to the person who asks.")
     ] = False,
-    stack: StackName = "ImgPipeline",
 ) -> None:
     """Take the platform down.
 
@@ -164,6 +169,7 @@ def destroy(
     from medical_image_processing.entrypoints.deploy import deployment as steps
     from medical_image_processing.entrypoints.deploy.stack import find_stack, retained
 
+    stack = naming.STACK
     with _progress(False) as tell:
         tell("looking at tools, credentials and the stack")
         ready = _check(region, number, everything=True, images=False)
@@ -186,7 +192,7 @@ def destroy(
 
 
 @app.command("rotate-admin-key")
-def rotate_admin_key(context: typer.Context, region: Region = None, stack: StackName = "ImgPipeline") -> None:
+def rotate_admin_key(context: typer.Context, region: Region = None, stack: StackName = naming.STACK) -> None:
     """Make a new root admin key.
 
     The one before stays valid until the next rotation, so nobody is shut out at once; to shut a key out that
@@ -292,7 +298,6 @@ def _print_run(
     tried: list[admin_test.Step],
     addresses: dict[str, str],
     finished: Done | None,
-    stack: str,
 ) -> None:
     if done:
         output.print_table(("step", "result"), [(step.name, step.what) for step in done])
@@ -304,4 +309,4 @@ def _print_run(
         output.print_note(f"job {finished.job_id} came back in {output.seconds(finished.passed_s)}")
     if done and not any(step.changed for step in done):
         output.print_note("nothing had to be changed")
-    output.print_note(f'eval "$(mip env --stack {stack})" lets every mip command call it')
+    output.print_note('eval "$(mip env)" lets every mip command call it')

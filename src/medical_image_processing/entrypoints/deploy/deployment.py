@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medical_image_processing import naming
 from medical_image_processing.entrypoints.cli_algorithms import wait_until_settled
 from medical_image_processing.entrypoints.client import Client, results_address
 from medical_image_processing.entrypoints.deploy.account import Account
@@ -16,9 +17,9 @@ from medical_image_processing.entrypoints.deploy.needs import Ready
 from medical_image_processing.entrypoints.deploy.push import Pushed, build_and_push
 from medical_image_processing.entrypoints.deploy.sample_job import Done, await_image, find_image, run_sample_job
 from medical_image_processing.entrypoints.deploy.stack import (
-    IMAGES_STACK,
     Stack,
     addresses,
+    choices_of,
     find_stack,
     keys,
     read_stack,
@@ -56,23 +57,22 @@ class Step:
 
 
 class Deployment:
-    """One stack of one account."""
+    """The stacks of one account and region."""
 
-    def __init__(self, ready: Ready, cdk: Cdk, *, stack: str, tell: Tell) -> None:
+    def __init__(self, ready: Ready, cdk: Cdk, *, tell: Tell) -> None:
         self._ready = ready
         self._account = ready.account
         self._cdk = cdk
-        self._stack = stack
         self._tell = tell
 
     def run(self, *, base: str | None) -> list[Step]:
         """Bootstrap, images, stack, sample algorithms. MipError of whichever step fails; those before it stay."""
-        steps = [self._bootstrap(), self._deploy(IMAGES_STACK)]
+        steps = [self._bootstrap(), self._deploy(naming.IMAGES_STACK)]
         pushed = build_and_push(self._account, self._ready.root, base=base, tell=self._tell)
         steps += [_pushed(image) for image in pushed]
         tags = {image.source.folder: image.tag for image in pushed}
         # The PACS API's task follows a tag that moves with each build of it.
-        steps.append(self._deploy(self._stack, {"pacs_image_tag": tags["pacs"]} if "pacs" in tags else None))
+        steps.append(self._deploy(naming.STACK, {"pacs_image_tag": tags["pacs"]} if "pacs" in tags else None))
         images = {image.source.folder: image.uri for image in pushed}
         with connect(self.env()) as client:
             steps += register_samples(client, images, self._tell)
@@ -80,7 +80,7 @@ class Deployment:
 
     def env(self) -> dict[str, str]:
         """The deployed stack's addresses, with the operator's keys."""
-        return env_with_keys(self._account, read_stack(self._account, self._stack))
+        return env_with_keys(self._account, read_stack(self._account, naming.STACK))
 
     def _bootstrap(self) -> Step:
         self._tell("looking whether the region is bootstrapped")
@@ -92,13 +92,38 @@ class Deployment:
 
     def _deploy(self, name: str, context: Mapping[str, str] | None = None) -> Step:
         before = find_stack(self._account, name)
-        if before is not None and name != IMAGES_STACK:
+        if before is not None and name != naming.IMAGES_STACK:
             check_ours(before)
         self._tell(f"deploying {name}")
         self._cdk.deploy(name, new=before is None, context=context, tell=self._tell)
         after = read_stack(self._account, name)
         changed = before is None or before.changed_at != after.changed_at
         return Step(f"stack {name}", after.status if changed else "no change", changed)
+
+
+def keep_choices(account: Account, picked: Mapping[str, str]) -> dict[str, str]:
+    """``picked``, and beside it what was chosen before; an empty text is the default again.
+
+    Nothing that isn't said may change who may call. Conflict ``FOREIGN_STACK``, ``CHOICES_UNKNOWN``.
+    """
+    stack = find_stack(account, naming.STACK)
+    if stack is None:
+        return dict(picked)
+    check_ours(stack)
+    before = choices_of(account, stack)
+    if before is None and stack.outputs and "clients" not in picked:
+        raise Conflict(
+            "CHOICES_UNKNOWN",
+            f"the stack {stack.name} doesn't say what was chosen for it; say it all once more, with --set "
+            "clients=keys (or oidc, open) among it",
+        )
+    return {**(before or {}), **picked}
+
+
+def show_choices(choices: Mapping[str, str]) -> Step:
+    """For a person to see; what workers are told may be a secret."""
+    shown = [f"{name}={'…' if name == 'task_env' else value}" for name, value in sorted(choices.items()) if value]
+    return Step("choices", ", ".join(shown) or "the defaults", changed=False)
 
 
 def check_ours(stack: Stack) -> None:
@@ -149,8 +174,11 @@ def _register(client: Client, body: dict[str, Any]) -> tuple[str, bool]:
     return "has the new image", True
 
 
-def run_job(account: Account, stack: Stack, sample: Path, tell: Tell) -> Done:
-    """One job through the deployed platform; where its own PACS is empty, ``sample`` is put into it first."""
+def run_job(account: Account, stack: Stack, sample: Path | None, tell: Tell) -> Done:
+    """One job through the deployed platform.
+
+    Where the PACS is a bucket of the stack's own, and empty, ``sample`` is put into it first. NotFound.
+    """
     env = env_with_keys(account, stack)
     if "PACS_API_KEY" not in env:
         raise NotFound(
@@ -158,17 +186,18 @@ def run_job(account: Account, stack: Stack, sample: Path, tell: Tell) -> Done:
             "this stack uses a PACS API of your own, whose key it doesn't know; run with --no-job, and send a job "
             "with `mip process`",
         )
-    _ensure_image(account, stack, env, sample, tell)
+    ensure_image(account, stack, env, sample, tell)
     with connect(env) as client:
         return run_sample_job(client, env, JOB_ALGORITHM, tell)
 
 
-def _ensure_image(account: Account, stack: Stack, env: Mapping[str, str], sample: Path, tell: Tell) -> None:
+def ensure_image(account: Account, stack: Stack, env: Mapping[str, str], sample: Path | None, tell: Tell) -> None:
+    """Put ``sample`` where :func:`run_job` says, and wait until the PACS shows it."""
     try:
         find_image(env["PACS_API_BASE"], env["PACS_API_KEY"])
     except NotFound:
-        bucket = stack.outputs.get("PacsBucketName")
-        if bucket is None:
+        bucket = stack.outputs.get("PacsBucketName")  # one that was given is not named there
+        if bucket is None or sample is None:
             raise
         tell("putting a sample image into the empty PACS")
         key = "mip-sample/ct-small/ct-small.dcm"

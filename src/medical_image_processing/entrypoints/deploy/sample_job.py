@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import tempfile
 import time
@@ -11,17 +12,23 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pydicom
+from pydicom.errors import InvalidDicomError
 
 from medical_image_processing.entrypoints.cli_jobs import SUCCEEDED, failure
 from medical_image_processing.entrypoints.client import Client, results_address
 from medical_image_processing.errors import NotFound, Unavailable
+from medical_image_processing.naming import PACS_ID_PATTERN
 
 _RESULT_S = 600.0
 """The first job of a new service waits for its task's image to be pulled."""
 _PACS_S = 60.0
+_MOST_STUDIES = 50
+_DICOM = {"accept": "application/dicom"}
+"""API Gateway passes bytes on as they are only to who asks for that type."""
 
 Tell = Callable[[str], None]
 
@@ -76,23 +83,55 @@ def client_of_its_own(admin: Client, env: Mapping[str, str]) -> Iterator[Client]
 
 
 def find_image(pacs_base: str, pacs_key: str) -> dict[str, str]:
-    """A reference to the first image of the first study. NotFound ``PACS_EMPTY``, Unavailable."""
+    """A reference to the first image that has one. NotFound ``PACS_EMPTY``, Unavailable."""
     try:
         with httpx.Client(headers={"x-api-key": pacs_key}, timeout=30, follow_redirects=False) as pacs:
-            studies = _answer(pacs.get(f"{pacs_base}/studies")).json()
-            if not studies:
-                raise NotFound("PACS_EMPTY", f"the PACS at {pacs_base} has no study; put one in, and run it again")
-            images = _answer(pacs.get(f"{pacs_base}/studies/{studies[0]}/images")).json()
-            content = _answer(httpx.get(images[0]["url"], timeout=60)).content
-    except (httpx.HTTPError, ValueError, LookupError) as error:
+            for study in _answer(pacs.get(f"{pacs_base}/studies")).json()[:_MOST_STUDIES]:
+                images = pacs.get(f"{pacs_base}/studies/{quote(study)}/images")
+                if images.status_code == httpx.codes.NOT_FOUND:  # a folder of a bucket that holds no image
+                    continue
+                shown = _answer(images).json()
+                if (found := next(filter(None, (by_key(image["key"]) for image in shown)), None)) is not None:
+                    return found
+                found = _by_header(_answer(httpx.get(shown[0]["url"], headers=_DICOM, timeout=60)).content)
+                if found is not None and pacs.get(f"{pacs_base}{_path(found)}").is_success:
+                    return found
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise Unavailable("PACS_UNAVAILABLE", f"the PACS API at {pacs_base} does not answer; try again") from error
-    header = pydicom.dcmread(BytesIO(content), stop_before_pixels=True)
-    return {
-        "study_id": str(header.StudyInstanceUID),
-        "series_id": str(header.SeriesInstanceUID),
-        "image_id": str(header.SOPInstanceUID),
-        "scope": "image",
-    }
+    raise NotFound(
+        "PACS_EMPTY",
+        f"the PACS at {pacs_base} has no study with an image that a job can name; put one in (into a bucket as "
+        "study/series/image.dcm), and run it again",
+    )
+
+
+def by_key(key: str) -> dict[str, str] | None:
+    """What a job calls the image with that key; None where the key has too few parts, or other characters.
+
+    A bucket knows no other ids, and those of a DICOMweb server's keys are UIDs.
+    """
+    parts = key.split("/")
+    if len(parts) < 3:
+        return None
+    ids = ("/".join(parts[:-2]), *parts[-2:])
+    return _reference(*ids) if all(re.fullmatch(PACS_ID_PATTERN, one) for one in ids) else None
+
+
+def _by_header(content: bytes) -> dict[str, str] | None:
+    """A folder's images have their header's UIDs, too."""
+    try:
+        header = pydicom.dcmread(BytesIO(content), stop_before_pixels=True)
+    except InvalidDicomError:
+        return None
+    return _reference(*(str(header.get(f"{uid}InstanceUID")) for uid in ("Study", "Series", "SOP")))
+
+
+def _reference(study_id: str, series_id: str, image_id: str) -> dict[str, str]:
+    return {"study_id": study_id, "series_id": series_id, "image_id": image_id, "scope": "image"}
+
+
+def _path(found: dict[str, str]) -> str:
+    return "/studies/{study_id}/images/{series_id}/{image_id}".format_map(found)
 
 
 def await_image(pacs_base: str, pacs_key: str) -> None:

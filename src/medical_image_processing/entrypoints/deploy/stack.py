@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from medical_image_processing import naming
 from medical_image_processing.engines.aws.clients import Refused
 from medical_image_processing.entrypoints.deploy.account import Account
 from medical_image_processing.errors import Conflict, NotFound
 
-STACK = "ImgPipeline"
-IMAGES_STACK = "ImgPipelineImages"
 _USABLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
 
 
@@ -105,14 +104,22 @@ def export_lines(values: Mapping[str, str]) -> str:
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
+def choices_of(account: Account, stack: Stack) -> dict[str, str] | None:
+    """What was chosen when the stack was deployed last, as ``--set`` has it; None where it doesn't say."""
+    found = _template(account, stack.name).get("Metadata", {}).get(naming.CHOICES)
+    return None if found is None else {str(name): str(value) for name, value in found.items()}
+
+
+def _template(account: Account, name: str) -> dict[str, Any]:
+    template: Any = account.call("cloudformation", "get_template", StackName=name)["TemplateBody"]
+    return dict(json.loads(template) if isinstance(template, str) else template)
+
+
 def retained(account: Account, name: str) -> list[tuple[str, str]]:
     """Type and name of what outlives the stack: tables, buckets and whatever else its template retains."""
-    template: Any = account.call("cloudformation", "get_template", StackName=name)["TemplateBody"]
-    if isinstance(template, str):
-        template = json.loads(template)
     kept = {
         logical
-        for logical, resource in template["Resources"].items()
+        for logical, resource in _template(account, name)["Resources"].items()
         if str(resource.get("DeletionPolicy", "")).startswith("Retain")
     }
     found: list[tuple[str, str]] = []
