@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from medical_image_processing.engines.aws.admin_keys import REFUSED
+from medical_image_processing.engines.aws.bucket_archive import BucketArchive
 from medical_image_processing.engines.aws.clients import AwsClients
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.engines.aws.settings import AwsSettings
@@ -25,7 +26,6 @@ from medical_image_processing.entrypoints.lambdas.json_log import configure_logg
 from medical_image_processing.errors import InvalidRequest, MipError
 from medical_image_processing.pacs.app import PacsApp, ServeFile
 from medical_image_processing.pacs.archive import Archive
-from medical_image_processing.pacs.bucket import BucketArchive
 from medical_image_processing.pacs.dicomweb import DicomwebArchive, create_client
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.ports.keys import digest
