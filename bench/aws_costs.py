@@ -78,6 +78,8 @@ JOB = [
     Item("its receipt, one index entry less", "DynamoDB, write unit of 1 KB", 2),
     Item("message: send, receive, delete; depth, now and then", "SQS, FIFO request of 64 KB", 3.05),
     Item("result: send; receive and delete by Lambda's poller", "SQS, FIFO request of 64 KB", 3),
+    Item("PACS API: who reads which image is recorded", "DynamoDB, write unit of 1 KB", 1),
+    Item("PACS API looks for the image, its worker fetches it", "S3, GET", 2),
     Item("result is stored", "S3, PUT", 1),
     Item("result is fetched", "S3, GET", 1),
     Item("result leaves AWS, 0.26 MB", "transfer to the internet, GB", RESULT_MB / 1024),

@@ -19,6 +19,8 @@ from typing import Any
 
 FORWARD_S = 30.0
 _TRY = re.compile(r"attempt=(\d+)")
+_SCOPE = re.compile(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/aws4_request")
+_ACTION = re.compile(rb"Action=(\w+)")
 _HOP = frozenset({"connection", "transfer-encoding", "keep-alive", "content-length"})
 
 
@@ -27,7 +29,7 @@ class Call:
     """One try of one call."""
 
     operation: str
-    """``DynamoDB.PutItem``, ``SQS.SendMessage``; for S3 the method alone: ``S3.GET``."""
+    """``DynamoDB.PutItem``, ``IAM.CreateRole``; of S3 and others that speak REST the method alone: ``S3.GET``."""
     number: int
     body: bytes
 
@@ -68,18 +70,47 @@ Fault = Callable[[Call], Answer | Trouble | None]
 """What befalls a call; None lets it through."""
 
 UNAVAILABLE = Answer(503, b"Service Unavailable", "text/plain")
+_IAM_UNAVAILABLE = Answer(
+    503, b"<ErrorResponse><Error><Code>ServiceUnavailable</Code></Error></ErrorResponse>", "text/xml"
+)
 _THROTTLING = {
     "DynamoDB": Answer(
         400, b'{"__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"}'
     ),
     "SQS": Answer(403, b'{"__type": "com.amazonaws.sqs#RequestThrottled"}'),
     "S3": Answer(503, b"<Error><Code>SlowDown</Code></Error>", "application/xml"),
+    "IAM": Answer(
+        400,
+        b"<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>",
+        "text/xml",
+    ),
+    "Lambda": Answer(429, b'{"__type": "TooManyRequestsException"}', "application/json"),
+    "API Gateway": Answer(429, b'{"__type": "LimitExceededException"}', "application/json"),
+}
+_OTHERS_THROTTLING = Answer(400, b'{"__type": "ThrottlingException"}')
+_SERVICES = {
+    "dynamodb": "DynamoDB",
+    "sqs": "SQS",
+    "s3": "S3",
+    "ecs": "ECS",
+    "iam": "IAM",
+    "ssm": "SSM",
+    "logs": "CloudWatch Logs",
+    "execute-api": "API Gateway",
+    "secretsmanager": "Secrets Manager",
+    "ecr": "ECR",
+    "lambda": "Lambda",
 }
 
 
 def throttling(call: Call) -> Answer:
     """What the call's service says when it is asked too much."""
-    return _THROTTLING[call.service]
+    return _THROTTLING.get(call.service, _OTHERS_THROTTLING)
+
+
+def unavailable(call: Call) -> Answer:
+    """What the call's service says when it is in trouble."""
+    return _IAM_UNAVAILABLE if call.service == "IAM" else UNAVAILABLE
 
 
 def first_tries(fault: Fault) -> Fault:
@@ -148,10 +179,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self) -> Call:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         target = self.headers.get("X-Amz-Target")
-        operation = f"S3.{self.command}"
+        signed = _SCOPE.search(self.headers.get("Authorization", ""))  # a link has its signature in its address
+        service = _SERVICES[signed[1]] if signed else "S3"
         if target is not None:
-            service, _, name = target.partition(".")
-            operation = f"{'DynamoDB' if service.startswith('DynamoDB') else 'SQS'}.{name}"
+            name = target.partition(".")[2]
+        else:
+            action = _ACTION.match(body) if service == "IAM" else None
+            name = action[1].decode() if action else self.command
+        operation = f"{service}.{name}"
         tried = _TRY.search(self.headers.get("amz-sdk-request", ""))
         return Call(operation, int(tried[1]) if tried else 1, body)
 

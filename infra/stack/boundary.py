@@ -10,7 +10,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from stack import arns
+from stack import arns, task_boundary
 
 
 class Boundary(Construct):
@@ -25,36 +25,13 @@ class Boundary(Construct):
             "TaskBoundary",
             description="The most that an algorithm's task role may do",
             statements=[
-                iam.PolicyStatement(
-                    sid="TakeJobs",
-                    actions=[
-                        "sqs:GetQueueUrl",
-                        "sqs:GetQueueAttributes",
-                        "sqs:ReceiveMessage",
-                        "sqs:DeleteMessage",
-                        "sqs:ChangeMessageVisibility",
-                    ],
-                    resources=[arns.algorithm_queues()],
-                ),
-                iam.PolicyStatement(
-                    sid="NeverReadResults",
-                    effect=iam.Effect.DENY,
-                    actions=["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"],
-                    resources=arns.results_queues(),
-                ),
-                iam.PolicyStatement(
-                    sid="SendResults", actions=["sqs:SendMessage"], resources=arns.results_queues()[:1]
-                ),
-                iam.PolicyStatement(
-                    sid="WriteOutput",
-                    actions=["s3:PutObject", "s3:AbortMultipartUpload"],
-                    resources=[output.arn_for_objects(arns.ANY)],
-                ),
-                iam.PolicyStatement(
-                    sid="KeepTaskWhileItHoldsAJob",
-                    actions=["ecs:UpdateTaskProtection", "ecs:GetTaskProtection"],
-                    resources=[arns.tasks(cluster)],
-                ),
+                iam.PolicyStatement.from_json(statement)
+                for statement in task_boundary.statements(
+                    queues=arns.algorithm_queues(),
+                    results=arns.results_queues(),
+                    output=output.arn_for_objects(arns.ANY),
+                    tasks=arns.tasks(cluster),
+                )
             ],
         )
         self.execution_role = iam.Role(

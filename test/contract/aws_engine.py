@@ -18,6 +18,7 @@ from medical_image_processing.engines.aws.clients import AwsClients
 from medical_image_processing.engines.aws.jobs import DynamoJobs
 from medical_image_processing.engines.aws.keys import DynamoKeys
 from medical_image_processing.engines.aws.open_jobs import OpenJobs
+from medical_image_processing.engines.aws.pacs_keys import PacsKeyTable
 from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.engines.aws.registry import DynamoRegistry
 from medical_image_processing.testing.registry_contract import a_spec
@@ -45,6 +46,7 @@ class AwsStores:
         self.audit = DynamoAudit(of(AUDIT), clock=self.clock)
         self.registry = DynamoRegistry(of(ALGORITHMS), self.audit, clock=self.clock)
         self.keys = DynamoKeys(of(KEYS), self.audit, clock=self.clock)
+        self.pacs_keys = PacsKeyTable(of(KEYS))
         self.open_jobs = OpenJobs(of(JOBS), self.registry)
         minutes = itertools.count(step=60)
         self.queues = SqsQueues(

@@ -6,6 +6,7 @@ Calls of the engine can be watched and broken from outside, through the events o
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import boto3
 from botocore.awsrequest import AWSResponse
 
 from aws_emulator import REGION, AwsEmulator
+from aws_stack import INFRA
 from aws_tables import ALGORITHMS, AUDIT, JOBS, KEYS, create_tables
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.clients import AwsClients
@@ -32,33 +34,15 @@ TRUST_ECS = {
 
 
 def boundary(account: str, bucket: str) -> dict[str, Any]:
-    """The most that any algorithm's role may do, as the stack says it."""
+    """The most that any algorithm's role may do: the stack's own statements, of this account."""
     sqs = f"arn:aws:sqs:{REGION}:{account}"
-    results = f"{sqs}:{naming.RESULTS_QUEUE}"
-    take = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"]
-    tasks = f"arn:aws:ecs:{REGION}:{account}:task/{CLUSTER}/*"
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": [*take, "sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
-                "Resource": f"{sqs}:{naming.queue('*')}",
-            },
-            {"Effect": "Deny", "Action": take, "Resource": results},
-            {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": results},
-            {
-                "Effect": "Allow",
-                "Action": ["s3:PutObject", "s3:AbortMultipartUpload"],
-                "Resource": f"arn:aws:s3:::{bucket}/*",
-            },
-            {
-                "Effect": "Allow",
-                "Action": ["ecs:UpdateTaskProtection", "ecs:GetTaskProtection"],
-                "Resource": tasks,
-            },
-        ],
-    }
+    statements = runpy.run_path(str(INFRA / "stack" / "task_boundary.py"))["statements"](
+        queues=f"{sqs}:{naming.queue('*')}",
+        results=[f"{sqs}:{naming.RESULTS_QUEUE}", f"{sqs}:{naming.RESULTS_DEAD_LETTER_QUEUE}"],
+        output=f"arn:aws:s3:::{bucket}/*",
+        tasks=f"arn:aws:ecs:{REGION}:{account}:task/{CLUSTER}/*",
+    )
+    return {"Version": "2012-10-17", "Statement": statements}
 
 
 Watch = Callable[[str, Mapping[str, Any]], None]

@@ -80,9 +80,9 @@ PORT_CALLS: dict[str, PortCall] = {
     "keys.grant_client_id": lambda s: s.keys.grant_client_id("kept", "c"),
     "keys.holders": lambda s: s.keys.holders(),
     "keys.remove": lambda s: s.keys.remove("gone", actor="a"),
-    "keys.find_pacs_key": lambda s: s.keys.find_pacs_key("d" * 64),
-    "keys.put_pacs_key": lambda s: s.keys.put_pacs_key("e" * 64, ALGO),
-    "keys.remove_pacs_key": lambda s: s.keys.remove_pacs_key("d" * 64),
+    "pacs_keys.find_pacs_key": lambda s: s.pacs_keys.find_pacs_key("d" * 64),
+    "pacs_keys.let_in": lambda s: s.pacs_keys.let_in("e" * 64, "changed"),
+    "pacs_keys.shut_out": lambda s: s.pacs_keys.shut_out(ALGO),
     "jobs.accept": lambda s: s.jobs.accept(a_message("new"), "same"),
     "jobs.find": lambda s: s.jobs.find("open", "same"),
     "jobs.get": lambda s: s.jobs.get("open"),
@@ -113,7 +113,7 @@ async def prepared(stores: AwsStores, proxy: FaultProxy, fault: Fault) -> AsyncI
         await stores.registry.create(a_spec(algo_id), actor="a")
     for name, digit in (("kept", "b"), ("gone", "c")):
         await stores.keys.add(digit * 64, name=name, role=KeyRole.CLIENT, client_ids=[], actor="a")
-    await stores.keys.put_pacs_key("d" * 64, ALGO)
+    await stores.pacs_keys.let_in("d" * 64, ALGO)
     for job_id in ("open", "ends", "dead", "seen"):
         await stores.jobs.accept(a_message(job_id), "same")
     await stores.jobs.apply([failed("dead", DEAD_LETTERED), succeeded("seen")])

@@ -232,11 +232,11 @@ def test_a_replay_that_is_done_again_repeats_nothing(place: Place, client_id: st
 
 
 def test_what_ends_while_the_client_is_there_is_not_sent_twice(place: Place, client_id: str) -> None:
-    with place.connected(client_id) as (socket, connection):
-        time.sleep(1.2)  # by more than clocks may differ
+    ago_s = 10  # by more than clocks may differ
+    with place.connected(client_id, later_s=-ago_s) as (socket, connection):
         job_id = place.finish(client_id)
         place.push(job_id)
-        replay = place.conversations(later_s=-1.2).replay
+        replay = place.conversations(later_s=-ago_s).replay
         began = time.monotonic()
         run(lambda: replay(connection.connection_id))
 

@@ -152,16 +152,17 @@ def test_a_key_that_can_hold_no_more_client_ids_says_so(store: AwsStores) -> Non
 
 def test_a_key_for_the_pacs_is_one_algorithms_until_it_is_removed(store: AwsStores) -> None:
     async def work(store: AwsStores) -> None:
-        keys = store.keys
+        keys = store.pacs_keys
+        for digit in "dde":
+            await keys.let_in(digit * 64, "liver")
+        await refused(Conflict, "PACS_KEY_TAKEN", keys.let_in("d" * 64, "kidney"))
+        await keys.shut_out("kidney")
+        assert [await keys.find_pacs_key(digit * 64) for digit in "de"] == ["liver", "liver"]
+        assert await store.keys.find("d" * 64) is None, "an algorithm's key opened the API"
+        assert await store.keys.holders() == []
         for _ in range(2):
-            await keys.put_pacs_key("d" * 64, "liver")
-        await refused(Conflict, "PACS_KEY_TAKEN", keys.put_pacs_key("d" * 64, "kidney"))
-        assert await keys.find_pacs_key("d" * 64) == "liver"
-        assert await keys.find("d" * 64) is None, "an algorithm's key opened the API"
-        assert await keys.holders() == []
-        for _ in range(2):
-            await keys.remove_pacs_key("d" * 64)
-        assert await keys.find_pacs_key("d" * 64) is None
+            await keys.shut_out("liver")
+        assert [await keys.find_pacs_key(digit * 64) for digit in "de"] == [None, None]
 
     store.run(work)
 

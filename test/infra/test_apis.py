@@ -294,7 +294,7 @@ def test_alarms_are_of_the_metrics_that_lambdas_emit(each: Template) -> None:
     from medical_image_processing.entrypoints.lambdas import metrics
 
     emitted = {metrics.DEAD_LETTERS, metrics.OLDEST_JOB_AGE, metrics.PROVISIONING_FAILURES, metrics.PUSH_FAILURES}
-    ours = {a["MetricName"] for a in alarms(each).values() if a["Namespace"] == metrics.NAMESPACE}
+    ours = {a["MetricName"] for a in alarms(each).values() if a["Namespace"] == metrics.METRICS_NAMESPACE}
     assert ours == emitted
 
 

@@ -83,7 +83,7 @@ def running_service(stage: AwsStage) -> Iterator[Service]:
         "MIP_PACS_OPERATOR_KEY": OPERATOR_KEY,
         "MIP_ALLOW_ORIGINS": ORIGIN,
     }
-    asyncio.run(engine.keys.put_pacs_key(digest(KEY), "algo_1"))
+    asyncio.run(engine.pacs_keys.let_in(digest(KEY), "algo_1"))
     server = uvicorn.Server(
         uvicorn.Config(create_service(environment, clients), lifespan="off", log_level="error")
     )

@@ -81,7 +81,7 @@ def run(
     region: Region = None,
     number: Number = None,
     test_only: Annotated[
-        bool, typer.Option("--test-only", help="Change nothing: try the admin API and a job.")
+        bool, typer.Option("--test-only", help="Deploy nothing: try the admin API and a job.")
     ] = False,
     base: Annotated[
         str | None,

@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from medical_image_processing.engines.aws.admin_keys import REFUSED
+from medical_image_processing.engines.aws.bucket_archive import BucketArchive
 from medical_image_processing.engines.aws.clients import AwsClients
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.engines.aws.settings import AwsSettings
@@ -25,7 +26,6 @@ from medical_image_processing.entrypoints.lambdas.json_log import configure_logg
 from medical_image_processing.errors import InvalidRequest, MipError
 from medical_image_processing.pacs.app import PacsApp, ServeFile
 from medical_image_processing.pacs.archive import Archive
-from medical_image_processing.pacs.bucket import BucketArchive
 from medical_image_processing.pacs.dicomweb import DicomwebArchive, create_client
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.ports.keys import digest
@@ -37,7 +37,7 @@ _MOST_KNOWN = 1000
 _STOP_S = 20
 
 
-class PacsKeyTable(Protocol):
+class KeyTable(Protocol):
     """Which algorithm has a key for the PACS API."""
 
     async def find_pacs_key(self, digest: str) -> str | None:
@@ -48,7 +48,7 @@ class ServiceKeys:
     """Implements :class:`pacs.keys.PacsKeys`: the algorithms' keys, and the operator's. ``clock`` is monotonic."""
 
     def __init__(
-        self, table: PacsKeyTable, operator_key: str | None, *, clock: Callable[[], float] = time.monotonic
+        self, table: KeyTable, operator_key: str | None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._table = table
         self._operator = digest(operator_key) if operator_key and operator_key not in REFUSED else None
@@ -80,7 +80,7 @@ def create_service(environment: Mapping[str, str], clients: AwsClients | None = 
     archive, serve_file = _archive(environment, engine)
     return PacsApp(
         archive,
-        ServiceKeys(engine.keys, environment.get("MIP_PACS_OPERATOR_KEY")),
+        ServiceKeys(engine.pacs_keys, environment.get("MIP_PACS_OPERATOR_KEY")),
         engine.audit.note,
         allow_origins=engine.settings.allow_origins,
         serve_file=serve_file,

@@ -23,6 +23,7 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
 )
+from botocore.parsers import ResponseParserError
 
 from medical_image_processing.errors import MipError, PermanentError, Throttled, TransientError, Unavailable
 
@@ -135,6 +136,9 @@ class AwsClient:
             return await asyncio.to_thread(work)
         except (ClientError, BotoCoreError) as error:
             raise translated(self._service, operation, error) from error
+        except ResponseParserError as error:  # no BotoCoreError: a page in place of XML, which a 5xx may come with
+            where = f"{self._service} {operation}"
+            raise Unavailable("AWS_UNAVAILABLE", f"{where}: no answer of AWS's came; try again later") from error
 
 
 def translated(service: str, operation: str, error: ClientError | BotoCoreError) -> MipError:

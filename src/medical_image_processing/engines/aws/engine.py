@@ -19,6 +19,7 @@ from medical_image_processing.engines.aws.jobs import DynamoJobs
 from medical_image_processing.engines.aws.keys import DynamoKeys
 from medical_image_processing.engines.aws.open_jobs import OpenJobs
 from medical_image_processing.engines.aws.outputs import S3Outputs
+from medical_image_processing.engines.aws.pacs_keys import PacsKeyTable
 from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.engines.aws.registry import DynamoRegistry
 from medical_image_processing.engines.aws.senders import TaskRoles
@@ -72,8 +73,13 @@ class AwsEngine:
 
     @cached_property
     def keys(self) -> DynamoKeys:
-        """ports.keys, and the algorithms' keys for the PACS API."""
+        """ports.keys."""
         return DynamoKeys(self._table(self.settings.keys_table), self.audit, clock=time.time)
+
+    @cached_property
+    def pacs_keys(self) -> PacsKeyTable:
+        """The algorithms' keys for the PACS API."""
+        return PacsKeyTable(self._table(self.settings.keys_table))
 
     @cached_property
     def outputs(self) -> S3Outputs:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.clients import AwsClients, Refused
 from medical_image_processing.engines.aws.place import Place
+from medical_image_processing.engines.aws.queues import QUEUE_GONE
 from medical_image_processing.errors import Unavailable
 
 VISIBILITY_S = 30
 """The lease of a job: short, because workers renew it (law J4)."""
 RETENTION_S = 14 * 24 * 3600
 
-_GONE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 _OTHER_ATTRIBUTES = frozenset({"QueueAlreadyExists", "QueueNameExists"})
 _DELETED_RECENTLY = frozenset({"AWS.SimpleQueueService.QueueDeletedRecently", "QueueDeletedRecently"})
 _NAME_BLOCKED_S = 60.0
@@ -67,7 +67,7 @@ class JobQueues:
             try:
                 await self._sqs.call("delete_queue", QueueUrl=self._place.queue_url(name))
             except Refused as error:
-                if error.aws_code not in _GONE:
+                if error.aws_code not in QUEUE_GONE:
                     raise
 
     def _wanted(self, algo_id: str) -> dict[str, Attributes]:
@@ -90,7 +90,7 @@ class JobQueues:
         try:
             answer = await self._sqs.call("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
         except Refused as error:
-            if error.aws_code in _GONE:
+            if error.aws_code in QUEUE_GONE:
                 return None
             raise
         return dict(answer.get("Attributes", {}))

@@ -1,7 +1,7 @@
-"""The callers' keys in DynamoDB: ports.keys, and the algorithms' keys for the PACS API.
+"""The callers' keys in DynamoDB: ports.keys.
 
-Three kinds of items: ``key#DIGEST`` is a holder, ``name#NAME`` says which digest a name has, so that no name has
-two, and ``pacs-key#DIGEST`` names the algorithm whose workers have that key.
+Two kinds of items: ``key#DIGEST`` is a holder, and ``name#NAME`` says which digest a name has, so that no name
+has two. What else the table holds is in ``pacs_keys.py``.
 """
 
 from __future__ import annotations
@@ -105,25 +105,6 @@ class DynamoKeys:
             return
         raise Unavailable("KEY_BUSY", f"the key '{name}' is being changed by others all the time; try again")
 
-    async def find_pacs_key(self, digest: str) -> str | None:
-        """The algorithm whose workers have this key for the PACS API, or None."""
-        item = await self._table.get(_pacs_key(digest))
-        return str(item["algo_id"]) if item else None
-
-    async def put_pacs_key(self, digest: str, algo_id: str) -> None:
-        """The workers of ``algo_id`` may use this key. Saying so again changes nothing; Conflict for another's."""
-        item = {**_pacs_key(digest), "algo_id": algo_id}
-        try:
-            await self._table.put(item, condition=f"{_FREE} OR #algo_id = :algo_id", values={"algo_id": algo_id})
-        except ConditionFailed as error:
-            raise Conflict(
-                "PACS_KEY_TAKEN", "this key for the PACS is another algorithm's; make a new one"
-            ) from error
-
-    async def remove_pacs_key(self, digest: str) -> None:
-        """It opens nothing from then on, if it ever did."""
-        await self._table.delete(_pacs_key(digest))
-
     async def _digest(self, name: str) -> str:
         item = await self._table.get(_name(name))
         if item is None:
@@ -137,10 +118,6 @@ def _key(digest: str) -> Item:
 
 def _name(name: str) -> Item:
     return {"pk": f"name#{name}"}
-
-
-def _pacs_key(digest: str) -> Item:
-    return {"pk": f"pacs-key#{digest}"}
 
 
 def _unknown(name: str) -> NotFound:

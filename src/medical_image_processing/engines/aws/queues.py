@@ -24,7 +24,7 @@ _BATCH_BYTES = 262_144
 _DEPTH_FOR_S = 5.0
 _LONGEST_WAIT_S = READ_TIMEOUT_S - 2
 _LETTER_LEASE_S = 60
-_GONE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
+QUEUE_GONE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 _BUSY = frozenset({"RequestThrottled", "ThrottlingException", "KmsThrottled", "ServiceUnavailable"})
 _COUNTS = tuple(f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed"))
 
@@ -241,7 +241,7 @@ class SqsQueues:
         try:
             return await self._client.call(operation, QueueUrl=self.url(queue), **given)
         except Refused as error:
-            if error.aws_code in _GONE:
+            if error.aws_code in QUEUE_GONE:
                 raise NotFound("UNKNOWN_QUEUE", f"there is no queue '{queue}'") from error
             raise
 

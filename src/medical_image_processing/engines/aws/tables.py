@@ -18,7 +18,8 @@ from medical_image_processing.engines.aws.clients import BUSY, AwsClient, Refuse
 from medical_image_processing.errors import PermanentError, TransientError, Unavailable
 
 Item = dict[str, Any]
-"""Attributes by name: str, int, float, or a list of str. Those that are None are not there."""
+"""Attributes by name: str, int, float, a list of str, or a frozenset of str, which comes back as a list. Those
+that are None are not there."""
 
 _NAME = re.compile(r"#(\w+)")
 _BATCH_GET = 100  # DynamoDB API reference, "BatchGetItem" and "BatchWriteItem"
@@ -56,7 +57,7 @@ class Table:
         given = _expressed(values, ConditionExpression=condition)
         await self._write("delete_item", Key=packed(key), **given)
 
-    async def update(self, key: Item, change: str, *, condition: str, values: Item) -> Item:
+    async def update(self, key: Item, change: str, *, condition: str | None = None, values: Item) -> Item:
         """Change the item; as it is then. ConditionFailed."""
         given = _expressed(values, UpdateExpression=change, ConditionExpression=condition)
         answer = await self._write("update_item", Key=packed(key), ReturnValues="ALL_NEW", **given)
@@ -202,6 +203,8 @@ def _packed(value: Any) -> Item:
             return {"N": repr(value)}
         case list():
             return {"L": [_packed(one) for one in value]}
+        case frozenset():
+            return {"SS": sorted(value)}
     raise TypeError(f"no attribute is a {type(value).__name__}")
 
 

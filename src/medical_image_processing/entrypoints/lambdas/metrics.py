@@ -10,7 +10,8 @@ import json
 import sys
 import time
 
-NAMESPACE = "Mip"
+from medical_image_processing.naming import METRICS_NAMESPACE
+
 PROVISIONING_FAILURES = "ProvisioningFailures"
 PUSH_FAILURES = "PushFailures"
 DEAD_LETTERS = "DeadLetters"
@@ -19,7 +20,7 @@ OLDEST_JOB_AGE = "OldestJobAge"
 
 def emit(name: str, value: float, unit: str = "Count", **beside: str | int | float) -> None:
     """One value of a metric. ``beside`` goes into the line only; no patient data, no client (law A3)."""
-    definition = {"Namespace": NAMESPACE, "Dimensions": [[]], "Metrics": [{"Name": name, "Unit": unit}]}
+    definition = {"Namespace": METRICS_NAMESPACE, "Dimensions": [[]], "Metrics": [{"Name": name, "Unit": unit}]}
     metadata = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [definition]}
     # In one write, so that lines of threads don't mix.
     sys.stdout.write(json.dumps({"_aws": metadata, **beside, name: value}) + "\n")

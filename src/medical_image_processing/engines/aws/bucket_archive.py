@@ -7,7 +7,6 @@ series comes in the order of its keys. Objects with another extension than ``.dc
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -108,8 +107,10 @@ class BucketArchive:
         """The key as it was asked for goes before that with ``.dcm``."""
         exact = f"{study_id}/{series_id}/{image_id}"
         keys = [exact] if exact.endswith(_SUFFIX) else [exact, exact + _SUFFIX]
-        there = await asyncio.gather(*map(self._exists, keys))
-        return next((BucketImage(key) for key, exists in zip(keys, there, strict=True) if exists), None)
+        for key in keys:  # one after the other: mostly the first is there, and the second look not paid for
+            if await self._exists(key):
+                return BucketImage(key)
+        return None
 
     async def _exists(self, key: str) -> bool:
         try:
