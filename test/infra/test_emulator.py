@@ -181,7 +181,7 @@ MAY: dict[str, Callable[[Names, AwsSettings], list[Call]]] = {
         receive(n.results),
         get(s.algorithms_table, algorithm_id="x"),
         put(s.jobs_table, job_id="x"),
-        ("iam", "list_roles", {"PathPrefix": naming.ROLE_PATH}),
+        get(s.keys_table, pk="x"),
         read(s.output_bucket),
     ],
     "Connect": lambda n, s: [

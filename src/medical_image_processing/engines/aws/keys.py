@@ -1,7 +1,8 @@
 """The callers' keys in DynamoDB: ports.keys, and the algorithms' keys for the PACS API.
 
 Three kinds of items: ``key#DIGEST`` is a holder, ``name#NAME`` says which digest a name has, so that no name has
-two, and ``pacs-key#DIGEST`` names the algorithm whose workers have that key.
+two, and ``pacs-key#DIGEST`` names the algorithm whose workers have that key. Two more are others' (``pacs_keys``,
+``senders``).
 """
 
 from __future__ import annotations

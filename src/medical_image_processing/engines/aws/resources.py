@@ -15,8 +15,10 @@ from medical_image_processing.engines.aws.log_groups import LogGroups
 from medical_image_processing.engines.aws.pacs_keys import AlgorithmPacsKeys
 from medical_image_processing.engines.aws.place import Place
 from medical_image_processing.engines.aws.roles import Roles
+from medical_image_processing.engines.aws.senders import TaskRoles
 from medical_image_processing.engines.aws.services import Services
 from medical_image_processing.engines.aws.settings import AwsSettings
+from medical_image_processing.engines.aws.tables import Table
 from medical_image_processing.engines.aws.task_definitions import TaskDefinitions, newest
 from medical_image_processing.errors import NotFound
 from medical_image_processing.model.algorithm import AlgorithmSpec
@@ -30,7 +32,10 @@ class AwsResources:
         place = Place.of(settings)
         self.logs = LogGroups(clients)
         self._queues = JobQueues(clients, place)
-        self._roles = Roles(clients, place, bucket=settings.output_bucket, boundary=settings.task_boundary)
+        task_roles = TaskRoles(Table(clients.client("dynamodb"), settings.keys_table))
+        self._roles = Roles(
+            clients, place, task_roles, bucket=settings.output_bucket, boundary=settings.task_boundary
+        )
         self._pacs_keys = AlgorithmPacsKeys(clients, table=settings.keys_table)
         self._definitions = TaskDefinitions(clients, place, settings)
         self._services = Services(clients, place, settings, self.logs)

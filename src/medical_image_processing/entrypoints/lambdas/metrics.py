@@ -14,6 +14,7 @@ NAMESPACE = "Mip"
 PROVISIONING_FAILURES = "ProvisioningFailures"
 PUSH_FAILURES = "PushFailures"
 DEAD_LETTERS = "DeadLetters"
+UNKNOWN_SENDERS = "UnknownSenders"
 OLDEST_JOB_AGE = "OldestJobAge"
 
 
