@@ -206,6 +206,7 @@ MAY: dict[str, Callable[[Names, AwsSettings], list[Call]]] = {
         depth(n.results),
         send(n.jobs_queue),
         scan(s.jobs_table, "open"),
+        query(s.jobs_table, "unsent", "unsent"),
         scan(s.algorithms_table),
     ],
     "Scaler": lambda n, s: [
