@@ -30,6 +30,7 @@ def definitions() -> list[dict[str, Any]]:
             by_day=("day", "seq"),
             open=("open_algo", "seq"),
             unseen=("unseen_client", "finish_seq"),
+            unsent=("unsent", "unsent_since"),
         ),
         _table(CONNECTIONS, "client_id", "connection_id"),
         _table(KEYS, "pk"),

@@ -47,7 +47,6 @@ BY_CONSTRUCT = (
         "*/Functions/ProvisionerRole",
         "ListStreams and reading task definitions know no resource",
     ),
-    ("IAM5[Resource::*]", "*/Functions/DeliveryRole", "iam:ListRoles knows no resource"),
     ("IAM5[Resource::*]", "*/Functions/ScalerRole", "Reading task definitions knows no resource"),
 )
 """Rule, path of the construct, reason."""

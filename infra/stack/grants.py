@@ -84,7 +84,7 @@ def grant(parts: Parts) -> dict[str, list[iam.PolicyStatement]]:
             *answer_for_jobs,
             *reach_clients,
             *may.take_results(parts.results_arn),
-            *may.know_task_roles(),
+            *may.know_task_roles(tables.keys),
         ],
         "Connect": [
             may.table("Keys", tables.keys, *may.GET),

@@ -72,7 +72,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
         "MIP_QUEUE_LIMIT",
     ),
     "Provisioner": (*_REGISTRY, *_JOBS, *_PUSH, *_RESOURCES),
-    "Delivery": (*_REGISTRY, *_JOBS, *_QUEUES, *_PUSH),
+    "Delivery": (*_REGISTRY, *_JOBS, *_QUEUES, *_PUSH, "MIP_KEYS_TABLE"),
     "Connect": (*_JOBS, *_CALLERS, *_QUEUES, *_PUSH),
     "Disconnect": (*_JOBS, *_QUEUES, *_PUSH),
     "Message": (*_JOBS, *_QUEUES, *_PUSH),

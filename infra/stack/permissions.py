@@ -97,9 +97,9 @@ def read_worker_logs() -> list[iam.PolicyStatement]:
     return [allow("ReadWorkerLogs", read, arns.algorithm_log_groups())]
 
 
-def know_task_roles() -> list[iam.PolicyStatement]:
-    """Which algorithm a result's sender is."""
-    return [allow("KnowTaskRoles", ["iam:ListRoles"], ["*"])]
+def know_task_roles(keys: dynamodb.Table) -> list[iam.PolicyStatement]:
+    """Which algorithm a result's sender is: the provisioner wrote it beside the keys' digests."""
+    return [table("KnowTaskRoles", keys, "dynamodb:GetItem")]
 
 
 def invoke(function_arn: str) -> list[iam.PolicyStatement]:

@@ -13,8 +13,9 @@ JOB_INDEXES = {
     "by_day": ("day", "seq"),
     "open": ("open_algo", "seq"),
     "unseen": ("unseen_client", "finish_seq"),
+    "unsent": ("unsent", "unsent_since"),
 }
-"""Keys only: pages are filled from the table itself. ``open`` and ``unseen`` hold only the jobs that are so."""
+"""Keys only: pages are filled from the table itself. The last three hold only the jobs that are so."""
 
 
 class Tables(Construct):

@@ -11,7 +11,8 @@ from aws_engine import AwsStores, fresh_stores
 from aws_emulator import AwsEmulator
 from aws_tables import JOBS, table
 from medical_image_processing import naming
-from medical_image_processing.engines.aws.job_items import KEPT_S, MAX_RESULT_BYTES
+from medical_image_processing.engines.aws import open_jobs
+from medical_image_processing.engines.aws.job_items import KEPT_S, MAX_RESULT_BYTES, new_item
 from medical_image_processing.errors import NotFound
 from medical_image_processing.model.job import Job, JobMessage, JobResult, JobStatus, Output, StoredObject
 from medical_image_processing.ports.jobs import DEAD_LETTERED, Report
@@ -25,7 +26,7 @@ from medical_image_processing.testing.jobs_contract import (
     failed,
     succeeded,
 )
-from medical_image_processing.testing.registry_contract import refused
+from medical_image_processing.testing.registry_contract import a_spec, refused
 
 DAY_S = 86_400.0
 
@@ -88,6 +89,53 @@ def test_j1_the_open_jobs_of_an_algorithm_that_is_gone_end_with_that_reason(stor
         [ended] = await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP)
         assert ended.error is not None and ended.error.code == "ALGORITHM_DELETED"
         assert await ids(stores.jobs.unseen("client-1", after=None, limit=10)) == ["j1"]
+
+    on(stores, work)
+
+
+def test_j1_what_was_recorded_and_not_sent_is_found_among_any_number_of_open_jobs(
+    stores: AwsStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(stores: AwsStores) -> None:
+        monkeypatch.setattr(open_jobs, "_WINDOW", 1)
+        monkeypatch.setattr(open_jobs, "_UNSENT_WINDOW", 2)
+        jobs, queue = table(stores.clients, JOBS), naming.queue(ALGO)
+        for number in range(5):
+            await stores.jobs.accept(a_message(f"open-{number}"), "same")
+        names = [f"late-{number}" for number in range(12)]
+        for name in names:  # whose caller ended after the first step
+            item = new_item(a_message(name), "same", stores.clock())
+            await jobs.put(item, condition="attribute_not_exists(#job_id)")
+        assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        assert await stores.queues.count(queue) == 5, "they were sent before their time"
+        stores.ahead_s = 61
+        for _ in range(6):
+            assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        assert await stores.queues.count(queue) == 17
+        for name in ("open-0", *names):
+            noted = await jobs.get({"job_id": name})
+            assert noted is not None and "message_id" in noted and not {"unsent", "unsent_since"} & noted.keys()
+
+    on(stores, work)
+
+
+def test_j1_what_can_not_be_sent_holds_nothing_else_up(stores: AwsStores, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(stores: AwsStores) -> None:
+        monkeypatch.setattr(open_jobs, "_UNSENT_WINDOW", 2)
+        jobs = table(stores.clients, JOBS)
+        await stores.registry.create(a_spec("kidney"), actor="anna")  # it has no queue yet
+        for number in range(16):
+            algo_id = ALGO if number == 15 else "kidney"
+            message = JobMessage.model_validate({**a_message(f"j{number}").model_dump(), "algo_id": algo_id})
+            await jobs.put(new_item(message, "same", stores.clock()), condition="attribute_not_exists(#job_id)")
+        stores.ahead_s = 61
+        for _ in range(10):
+            assert await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP) == []
+        assert await stores.queues.count(naming.queue(ALGO)) == 1
+        await stores.registry.remove("kidney", revision=1, actor="provisioner")
+        for _ in range(10):
+            await stores.jobs.resend_lost(after_s=900, given_up=GIVEN_UP)
+        assert await stores.jobs.open_count("kidney") == 0
 
     on(stores, work)
 

@@ -14,7 +14,7 @@ from aws_workplace import Workplace
 from api_calls import SEED_BODY
 from aws_emulator import AwsEmulator
 from aws_stage import AwsStage
-from aws_tables import ALGORITHMS
+from aws_tables import ALGORITHMS, KEYS, table
 from lambda_events import invoke, queue_event, run, stream_record
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.engine import AwsEngine
@@ -154,41 +154,48 @@ def test_what_can_not_be_written_now_comes_again_with_what_is_behind_it(place: P
 
 
 def test_an_algorithms_role_speaks_for_its_own_jobs_only(place: Place) -> None:
-    iam = place.stage.boto("iam")
-    trust = json.dumps({"Version": "2012-10-17", "Statement": []})
-    made = {
-        name: iam.create_role(Path=path, RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["RoleId"]
-        for name, path in (
-            (naming.role(ALGO), naming.ROLE_PATH),
-            (naming.role("other"), naming.ROLE_PATH),
-            ("ops", "/"),
-        )
-    }
-    for job_id, role in (("by-itself", naming.role(ALGO)), ("by-other", naming.role("other")), ("by-ops", "ops")):
+    for role_id, algo_id in (("AROAITSELF", ALGO), ("AROAOTHER", "other")):
+        run(lambda: place.engine.task_roles.keep(role_id, algo_id))  # noqa: B023 - of this round
+    refused = {}
+    for job_id, sender in (
+        ("by-itself", "AROAITSELF:0123456789abcdef"),
+        ("by-other", "AROAOTHER:0123456789abcdef"),
+        ("by-nobody", "AROANOBODY:0123456789abcdef"),
+        ("by-operator", "AIDAOPERATOR"),
+    ):
         place.submit(job_id)
         place.report(place.result(job_id))
         event = place.waiting()
-        event["Records"][0]["attributes"]["SenderId"] = f"{made[role]}:0123456789abcdef"
-        assert invoke(place.deliver, event) == {"batchItemFailures": []}
+        event["Records"][0]["attributes"]["SenderId"] = sender
+        with redirect_stdout(io.StringIO()) as told:
+            assert invoke(place.deliver, event) == {"batchItemFailures": []}
+        refused[job_id] = (place.job(job_id).status is JobStatus.QUEUED, metric(told.getvalue(), "UnknownSenders"))
 
-    ended = {job_id: place.job(job_id).status for job_id in ("by-itself", "by-other", "by-ops")}
-    assert ended == {
-        "by-itself": JobStatus.SUCCEEDED,
-        "by-other": JobStatus.QUEUED,
-        "by-ops": JobStatus.SUCCEEDED,
+    assert refused == {
+        "by-itself": (False, []),
+        "by-other": (True, []),
+        "by-nobody": (True, [1]),
+        "by-operator": (False, []),
     }
 
 
-def test_a_role_that_is_new_is_known_moments_later(place: Place) -> None:
+def test_a_role_that_is_new_is_known_moments_later_and_for_ever(place: Place) -> None:
     now = [0.0]
-    roles = TaskRoles(place.stage.clients, clock=lambda: now[0])
-    assert run(lambda: roles.algo_of("AROAUNKNOWN")) is None
-    made = place.stage.boto("iam").create_role(
-        Path=naming.ROLE_PATH, RoleName=naming.role("late"), AssumeRolePolicyDocument="{}"
+    asked: list[str] = []
+    place.stage.boto("dynamodb").meta.events.register(
+        "before-call.dynamodb.GetItem", lambda **_: asked.append("get")
     )
-    assert run(lambda: roles.algo_of(made["Role"]["RoleId"])) is None
+    roles = TaskRoles(table(place.stage.clients, KEYS), clock=lambda: now[0])
+    makers = TaskRoles(table(place.stage.clients, KEYS))
+    assert run(lambda: roles.algo_of("AROALATE")) is None
+    run(lambda: makers.keep("AROALATE", "late"))
+    assert run(lambda: roles.algo_of("AROALATE")) is None
     now[0] = 6.0
-    assert run(lambda: roles.algo_of(made["Role"]["RoleId"])) == "late"
+    assert run(lambda: roles.algo_of("AROALATE")) == "late"
+    run(lambda: makers.keep("AROALATE", "other"))
+    for looking in (roles, makers):
+        assert run(lambda: looking.algo_of("AROALATE")) == "late"  # noqa: B023 - of this round
+    assert len(asked) == 3
 
 
 def test_dead_letters_end_their_jobs_and_are_counted(place: Place) -> None:

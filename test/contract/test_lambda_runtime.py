@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -115,3 +117,15 @@ def test_a_hostile_message_is_logged_without_its_text(stage: AwsStage) -> None:
 
     assert run.answers == [{"batchItemFailures": []}]
     assert SECRET not in run.output and run.logged, "it is logged that something came"
+
+
+def test_a_caller_is_told_that_aws_is_silent_before_the_gateway_ends_the_request(stage: AwsStage) -> None:
+    request = _request("/jobs", **{"x-api-key": "a key"}) | {"queryStringParameters": {"client_id": "c"}}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        ran = Run(stage, "processing", "handler", request, AWS_ENDPOINT_URL=address)
+        took_s = time.monotonic() - began
+    [answer] = ran.answers
+    assert (answer["statusCode"], json.loads(answer["body"])["error"]["code"]) == (503, "AWS_UNAVAILABLE")
+    assert took_s < 29

@@ -86,13 +86,26 @@ def assert_key_opens_the_pacs(workplace: Workplace, algo_id: str) -> None:
     assert item is not None and item["algo_id"]["S"] == algo_id
 
 
+def role_item(workplace: Workplace, algo_id: str) -> dict[str, Any]:
+    """The key of what is on record of the algorithm's role."""
+    role = workplace.boto("iam").get_role(RoleName=naming.role(algo_id))["Role"]
+    return {"pk": {"S": f"role#{role['RoleId']}"}}
+
+
+def assert_role_is_known(workplace: Workplace, algo_id: str) -> None:
+    """Delivery will know by the role's id whose reports it sends."""
+    key = role_item(workplace, algo_id)
+    item = workplace.boto("dynamodb").get_item(TableName=KEYS, Key=key).get("Item")
+    assert item == {**key, "algo_id": {"S": algo_id}}
+
+
 def assert_nothing_left(workplace: Workplace, algo_id: str) -> None:
-    """Also of what the port does not show: the PACS key and what it opens."""
+    """Also of what the port does not show: the PACS key and what it opens. Whose a role was stays."""
     items = workplace.boto("dynamodb").scan(TableName=KEYS)["Items"]
     left = [
         item for item in items if algo_id in (item.get("algo_id", {}).get("S"), item["pk"]["S"].partition("#")[2])
     ]
-    assert left == []
+    assert [item for item in left if not item["pk"]["S"].startswith("role#")] == []
     parameters = workplace.boto("ssm").describe_parameters()["Parameters"]
     assert naming.pacs_key_parameter(algo_id) not in [parameter["Name"] for parameter in parameters]
 
@@ -160,6 +173,7 @@ def test_p2_dead_after_any_call_that_changed_something_it_converges(
             assert record is not None and record.status is AlgorithmStatus.ACTIVE
             assert_whole(observed, record)
             assert_key_opens_the_pacs(workplace, algo_id)
+            assert_role_is_known(workplace, algo_id)
         return crash.last or None
 
     async def run() -> list[str]:
@@ -205,6 +219,31 @@ def test_p7_no_call_stops_a_task_and_each_has_the_most_time_to_end(workplace: Wo
                 assert not parameters.get("force")
     last_counts = [parameters["desiredCount"] for action, parameters in calls if action == "ecs:UpdateService"]
     assert last_counts[-1] == 0 and made.index("ecs:DeleteService") > made.index("ecs:UpdateService")
+
+
+def test_a1_whose_a_role_is_is_kept_before_it_may_do_anything_and_stays(workplace: Workplace) -> None:
+    calls: list[str] = []
+
+    def watch(action: str, parameters: Mapping[str, Any]) -> None:
+        is_role = parameters.get("Item", {}).get("pk", {}).get("S", "").startswith("role#")
+        calls.append("known" if is_role else action)
+
+    async def run() -> None:
+        await registered(workplace.engine(watch), "sender")
+        assert_role_is_known(workplace, "sender")
+        assert calls.index("iam:CreateRole") < calls.index("known") < calls.index("iam:PutRolePolicy")
+        # As after a crash between the two, or of a role that was made before such things were kept.
+        key = role_item(workplace, "sender")
+        workplace.boto("dynamodb").delete_item(TableName=KEYS, Key=key)
+        assert (await workplace.engine().resources.observe("sender")).drifted == {"role"}
+        await settle(workplace.engine(), "sender")
+        assert_role_is_known(workplace, "sender")
+        engine = workplace.engine()
+        await remove(engine, "sender")
+        assert await settle(engine, "sender") is None
+        assert "Item" in workplace.boto("dynamodb").get_item(TableName=KEYS, Key=key)
+
+    asyncio.run(run())
 
 
 def test_a_workers_task_is_confined(workplace: Workplace) -> None:

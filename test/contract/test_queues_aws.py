@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from aws_emulator import AwsEmulator
 from medical_image_processing import naming
-from medical_image_processing.engines.aws.queues import SqsQueues
+from medical_image_processing.engines.aws.queues import UNKNOWN_ROLE, SqsQueues
 from medical_image_processing.ports.jobs import DEAD_LETTERED
 from medical_image_processing.ports.queues import DeadLetter, OutgoingMessage
 from medical_image_processing.testing.jobs_contract import a_message as a_job
@@ -167,7 +167,12 @@ def test_messages_too_long_to_go_together_go_apart(engine: AwsQueueEngine) -> No
 
 @pytest.mark.parametrize(
     ("sender_id", "sender"),
-    [("AROALIVER:a-task", ALGO), ("AROADELIVERY:a-lambda", None), ("AIDAOPERATOR", None), ("123456789012", None)],
+    [
+        ("AROALIVER:a-task", ALGO),
+        ("AROAOTHER:a-session", UNKNOWN_ROLE),
+        ("AIDAOPERATOR", None),
+        ("123456789012", None),
+    ],
 )
 def test_a1_a_message_is_of_the_algorithm_whose_role_sent_it(
     engine: AwsQueueEngine, sender_id: str, sender: str | None

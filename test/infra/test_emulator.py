@@ -181,7 +181,7 @@ MAY: dict[str, Callable[[Names, AwsSettings], list[Call]]] = {
         receive(n.results),
         get(s.algorithms_table, algorithm_id="x"),
         put(s.jobs_table, job_id="x"),
-        ("iam", "list_roles", {"PathPrefix": naming.ROLE_PATH}),
+        get(s.keys_table, pk="x"),
         read(s.output_bucket),
     ],
     "Connect": lambda n, s: [
@@ -206,6 +206,7 @@ MAY: dict[str, Callable[[Names, AwsSettings], list[Call]]] = {
         depth(n.results),
         send(n.jobs_queue),
         scan(s.jobs_table, "open"),
+        query(s.jobs_table, "unsent", "unsent"),
         scan(s.algorithms_table),
     ],
     "Scaler": lambda n, s: [

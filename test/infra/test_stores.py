@@ -20,6 +20,7 @@ INDEXES = {
     "by_algorithm": ("algo_id", "seq"),
     "by_day": ("day", "seq"),
     "open": ("open_algo", "seq"),
+    "unsent": ("unsent", "unsent_since"),
     "unseen": ("unseen_client", "finish_seq"),
 }
 KEPT = ("DynamoDB::Table", "S3::Bucket", "SecretsManager::Secret")

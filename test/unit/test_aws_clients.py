@@ -2,7 +2,7 @@
 
 import pytest
 
-from medical_image_processing.engines.aws.clients import AwsClients
+from medical_image_processing.engines.aws.clients import ANSWERING, PATIENT, AwsClients, Patience
 from medical_image_processing.errors import PermanentError
 
 
@@ -25,6 +25,17 @@ def test_no_call_is_without_a_limit_and_each_client_is_made_once() -> None:
         assert (config.retries["mode"], config.retries["total_max_attempts"]) == ("standard", 5)
         assert clients.client(service) is clients.client(service)
     clients.close()
+
+
+@pytest.mark.parametrize("patience", [PATIENT, ANSWERING])
+def test_a_client_is_as_patient_as_it_is_asked_to_be(patience: Patience) -> None:
+    config = AwsClients(region="eu-central-1", patience=patience).client("dynamodb").boto.meta.config
+    assert config.retries["total_max_attempts"] == patience.attempts
+    assert (config.connect_timeout, config.read_timeout) == (patience.connect_timeout_s, patience.read_timeout_s)
+
+
+def test_whoever_waits_for_an_answer_gets_the_reason_before_the_gateway_ends_the_request() -> None:
+    assert ANSWERING.most_s + 5 < 29, "a call that fails, and what else the request does"
 
 
 def test_links_name_the_regions_own_address_and_the_signature_that_encrypted_buckets_want() -> None:

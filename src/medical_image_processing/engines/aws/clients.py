@@ -1,8 +1,9 @@
 """The one place that makes boto3 clients and knows their errors.
 
-Every call has a limit: botocore tries at most :data:`ATTEMPTS` times, in its standard mode, which backs off with
-jitter from throttling, server errors and cut connections (botocore, "Retries"); each try ends by its timeouts.
-What is left is one of ours: TransientError when it may work later, :class:`Refused` when AWS has decided.
+Every call has a limit, its client's :class:`Patience`: botocore tries so many times, in its standard mode, which
+backs off with jitter from throttling, server errors and cut connections (botocore, "Retries"); each try ends by
+its timeouts. What is left is one of ours: TransientError when it may work later, :class:`Refused` when AWS has
+decided.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import boto3
@@ -31,7 +33,27 @@ T = TypeVar("T")
 ATTEMPTS = 5
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
-"""Nothing waits for an answer for longer: API Gateway gives a whole request 29 s."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often a call is tried, and how long each try may take."""
+
+    attempts: int = ATTEMPTS
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    read_timeout_s: float = READ_TIMEOUT_S
+
+    @property
+    def most_s(self) -> float:
+        """The longest that a call takes. Before its n-th repetition botocore waits at most 2**(n - 1) s."""
+        waits = 2.0 ** (self.attempts - 1) - 1
+        return self.attempts * (self.connect_timeout_s + self.read_timeout_s) + waits
+
+
+PATIENT = Patience()
+"""For what nobody waits for."""
+ANSWERING = Patience(attempts=3, connect_timeout_s=2.0, read_timeout_s=4.0)
+"""For what a caller waits for: API Gateway gives a whole request 29 s, and the reason must come before that."""
 BUSY = "AWS_BUSY"
 """The code of a call that met another's transaction."""
 
@@ -79,7 +101,10 @@ class Refused(PermanentError):
 
 
 class AwsClients:
-    """boto3's clients, each made on first use. ``endpoint_url``: another place for all of them than AWS."""
+    """boto3's clients, each made on first use. ``endpoint_url``: another place for all of them than AWS.
+
+    ``patience``: of all of them.
+    """
 
     def __init__(
         self,
@@ -87,10 +112,12 @@ class AwsClients:
         region: str | None = None,
         session: boto3.Session | None = None,
         endpoint_url: str | None = None,
+        patience: Patience = PATIENT,
     ) -> None:
         # AWS_REGION is the name that Lambda and Fargate set; boto3 knows AWS_DEFAULT_REGION.
         self._session = session or boto3.Session(region_name=region or os.environ.get("AWS_REGION"))
         self._endpoint_url = endpoint_url
+        self._patience = patience
         self._made: dict[tuple[str, str | None], AwsClient] = {}
         self._lock = threading.Lock()
 
@@ -106,9 +133,9 @@ class AwsClients:
         key = service, endpoint_url or self._endpoint_url
         with self._lock:  # making a client is not thread-safe (boto3, "Multithreading with clients")
             if key not in self._made:
-                config = _config(service)
+                config = _config(service, self._patience)
                 made = self._session.client(service, region_name=self.region, endpoint_url=key[1], config=config)
-                self._made[key] = AwsClient(made)
+                self._made[key] = AwsClient(made, self._patience)
             return self._made[key]
 
     def close(self) -> None:
@@ -122,8 +149,9 @@ class AwsClients:
 class AwsClient:
     """One service. ``boto`` is boto3's own client, for paginators, waiters and signing."""
 
-    def __init__(self, boto: Any) -> None:
+    def __init__(self, boto: Any, patience: Patience = PATIENT) -> None:
         self.boto = boto
+        self._attempts = patience.attempts
         self._service = boto.meta.service_model.service_id
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
@@ -135,38 +163,40 @@ class AwsClient:
         try:
             return await asyncio.to_thread(work)
         except (ClientError, BotoCoreError) as error:
-            raise translated(self._service, operation, error) from error
+            raise translated(self._service, operation, error, attempts=self._attempts) from error
         except ResponseParserError as error:  # no BotoCoreError: a page in place of XML, which a 5xx may come with
             where = f"{self._service} {operation}"
             raise Unavailable("AWS_UNAVAILABLE", f"{where}: no answer of AWS's came; try again later") from error
 
 
-def translated(service: str, operation: str, error: ClientError | BotoCoreError) -> MipError:
+def translated(
+    service: str, operation: str, error: ClientError | BotoCoreError, *, attempts: int = ATTEMPTS
+) -> MipError:
     """The platform's error for botocore's. It names the call and never repeats what was sent (law A3)."""
     where = f"{service} {operation}"
     if isinstance(error, ClientError):
-        return _of_answer(where, error)
+        return _of_answer(where, error, attempts)
     if isinstance(error, NoCredentialsError | CredentialRetrievalError):
         return PermanentError(
             "AWS_CREDENTIALS", f"{where}: there are no AWS credentials; give the process a role, or keys"
         )
     if isinstance(error, ConnectionError | HTTPClientError):
-        return _unavailable(where, f"no answer came ({type(error).__name__})")
+        return _unavailable(where, f"no answer came ({type(error).__name__})", attempts)
     return PermanentError("AWS_CALL", f"{where} could not be made ({type(error).__name__})")
 
 
-def _config(service: str) -> Config:
+def _config(service: str, patience: Patience) -> Config:
     """S3's signature covers the host, so its addresses must be the region's own and not redirect."""
     return Config(
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=patience.connect_timeout_s,
+        read_timeout=patience.read_timeout_s,
+        retries={"mode": "standard", "total_max_attempts": patience.attempts},
         max_pool_connections=_CONNECTIONS,
         signature_version="s3v4" if service == "s3" else None,
     )
 
 
-def _of_answer(where: str, error: ClientError) -> MipError:
+def _of_answer(where: str, error: ClientError, attempts: int) -> MipError:
     answer: Mapping[str, Any] = error.response
     code = str(answer.get("Error", {}).get("Code", ""))
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -177,11 +207,11 @@ def _of_answer(where: str, error: ClientError) -> MipError:
     if _CONTENTION & given and "ConditionalCheckFailed" not in given:
         return Unavailable(BUSY, f"{where} met another write of the same item; try again", retry_after_s=1.0)
     if status >= 500:
-        return _unavailable(where, f"it answered {status} {code}")
+        return _unavailable(where, f"it answered {status} {code}", attempts)
     advice = "; the platform's role lacks the permission" if code.startswith("AccessDenied") else ""
     message = f"{where} was refused: {code or status}{advice}"
     return Refused(message, aws_code=code, reasons=reasons, item=answer.get("Item"))
 
 
-def _unavailable(where: str, what: str) -> TransientError:
-    return Unavailable("AWS_UNAVAILABLE", f"{where}: {what}, {ATTEMPTS} times; try again later")
+def _unavailable(where: str, what: str, attempts: int) -> TransientError:
+    return Unavailable("AWS_UNAVAILABLE", f"{where}: {what}, {attempts} times; try again later")

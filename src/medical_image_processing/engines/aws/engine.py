@@ -61,9 +61,14 @@ class AwsEngine:
             self.clients.client("sqs"),
             self.settings.results_queue_url,
             open_jobs=self.open_jobs,
-            algorithm_of_role=TaskRoles(self.clients).algo_of,
+            algorithm_of_role=self._algorithm_of_role,
             clock=time.time,
         )
+
+    @cached_property
+    def task_roles(self) -> TaskRoles:
+        """Whose role a message was sent with."""
+        return TaskRoles(self._table(self.settings.keys_table))
 
     @cached_property
     def jobs(self) -> DynamoJobs:
@@ -126,6 +131,10 @@ class AwsEngine:
         await self.clients.client("lambda").call(
             "invoke", FunctionName=function, InvocationType="Event", Payload=json.dumps(event).encode()
         )
+
+    async def _algorithm_of_role(self, role_id: str) -> str | None:
+        # Only who receives is told of the table: others send or count.
+        return await self.task_roles.algo_of(role_id)
 
     def _table(self, name: str) -> Table:
         return Table(self.clients.client("dynamodb"), name)

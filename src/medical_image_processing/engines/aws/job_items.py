@@ -8,6 +8,7 @@
     attempts, progress, error, result                   error and result as JSON
     call                                                which call recorded it
     dedup, queued, message_id, sent, sends              its message; without message_id it is yet to be sent
+    unsent, unsent_since                                while it is yet to be sent: the index of those, and when
     gone                                                since when that message is on no queue any more
     open_algo                                           while it is open: the index of open jobs
     finish_seq, unseen_client                           when it ended; until its client has that end
@@ -58,7 +59,13 @@ def new_item(message: JobMessage, fingerprint: str, now: float) -> Item:
         "queued": now,
         "sends": 1,
         "open_algo": message.algo_id,
+        **unsent(message.job_id, now),
     }
+
+
+def unsent(job_id: str, now: float) -> Item:
+    """What a job has from the first step of a send to the third, beside ``dedup`` and ``queued``."""
+    return {"unsent": str(shard_of(job_id)), "unsent_since": moment(now)}
 
 
 def to_job(item: Item) -> Job:

@@ -17,7 +17,7 @@ from typing import Any
 
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.audit import DynamoAudit
-from medical_image_processing.engines.aws.job_items import is_open, new_item, to_job
+from medical_image_processing.engines.aws.job_items import is_open, new_item, to_job, unsent
 from medical_image_processing.engines.aws.listings import Listings
 from medical_image_processing.engines.aws.lost_jobs import LostJobs
 from medical_image_processing.engines.aws.open_jobs import OpenJobs
@@ -131,8 +131,8 @@ class DynamoJobs:
         reopen = self._table.update_action(
             {"job_id": job_id},
             "SET #status = :queued, #attempts = :attempt, #dedup = :dedup, #queued = :now, #sends = :one,"
-            " #open_algo = #algo_id REMOVE #started, #finished, #finish_seq, #progress, #error, #message_id,"
-            " #sent, #gone, #unseen_client, #expires_at",
+            " #open_algo = #algo_id, #unsent = :unsent, #unsent_since = :unsent_since REMOVE #started, #finished,"
+            " #finish_seq, #progress, #error, #message_id, #sent, #gone, #unseen_client, #expires_at",
             condition="#finish_seq = :finish_seq",
             values={
                 "queued": JobStatus.QUEUED.value,
@@ -141,6 +141,7 @@ class DynamoJobs:
                 "now": now,
                 "one": 1,
                 "finish_seq": item["finish_seq"],
+                **unsent(job_id, now),
             },
         )
         entry = self._audit.action(actor, "replay", job_id, {"attempt": attempt})

@@ -1,7 +1,7 @@
 """The callers' keys in DynamoDB: ports.keys.
 
 Two kinds of items: ``key#DIGEST`` is a holder, and ``name#NAME`` says which digest a name has, so that no name
-has two. What else the table holds is in ``pacs_keys.py``.
+has two. What else the table holds is in ``pacs_keys.py`` and ``senders.py``.
 """
 
 from __future__ import annotations

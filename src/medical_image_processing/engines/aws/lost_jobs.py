@@ -1,8 +1,14 @@
 """Open jobs whose message was never sent, or is gone: nobody would ever run them (law J1).
 
+What was never sent has an index of its own, and is sent within a sweep or two of its time, however much is open.
+
 SQS tells of no single message. While the algorithm's queues and the results queue are empty, the messages of all
 its open jobs are gone. That is noted on their records, so that it doesn't matter which Lambda looks next, and
 whoever has such a message still, because it deletes first and computes then, has its time from there.
+
+So a message that vanished, which only a worker does that deletes before it reports, is noticed at the first sweep
+that finds those queues empty: on a platform that is never idle, not before it is. Age alone can't tell, since
+queues in high throughput mode keep no order between jobs, and to send what still waits would use up its attempts.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from medical_image_processing import naming
-from medical_image_processing.engines.aws.job_items import IS_OPEN, OPEN_VALUES, is_open
+from medical_image_processing.engines.aws.job_items import IS_OPEN, OPEN_VALUES, is_open, unsent
 from medical_image_processing.engines.aws.open_jobs import OpenJobs
 from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.engines.aws.reports import Reports
@@ -52,21 +58,17 @@ class LostJobs:
         self._clock = clock
 
     async def resend(self, *, after_s: float, given_up: JobError) -> list[Job]:
-        """Look at some of the open jobs; those that were ended."""
-        ended: list[Job] = []
+        """Look at what was never sent, then at some of the open jobs; those that were ended."""
+        settled = self._clock() - min(after_s, _SETTLED_S)
+        ended = await self._send_unsent(settled)
         found = sorted(await self._open.look(), key=lambda item: str(item["algo_id"]))
         for algo_id, group in groupby(found, key=lambda item: str(item["algo_id"])):
             items = list(group)
             if await self._registry.get(algo_id) is None:
                 ended += await self._fail(items, _DELETED)
                 continue
-            unsent = [item for item in items if "message_id" not in item]
-            for item in unsent:
-                if self._clock() - item["queued"] >= min(after_s, _SETTLED_S):
-                    await self._send(item)
             # SQS may not have counted yet what was sent this moment.
-            if not unsent and await self._is_quiet(algo_id):
-                settled = self._clock() - min(after_s, _SETTLED_S)
+            if all("sent" in item for item in items) and await self._is_quiet(algo_id):
                 items = [await self._note_gone(item) for item in items if item["sent"] <= settled]
             now = self._clock()
             lost = [item for item in items if "gone" in item and now - item["gone"] >= after_s]
@@ -76,14 +78,28 @@ class LostJobs:
                     await self._send_again(item)
         return ended
 
-    async def _send(self, item: Item) -> None:
-        """Not while there is no queue: the provisioner makes it again, or ends the jobs with their algorithm."""
+    async def _send_unsent(self, before: float) -> list[Job]:
+        """Send what was to be sent before that time; the jobs that were ended, as their algorithm is gone."""
+        ended: list[Job] = []
+        found = sorted(await self._open.unsent(before), key=lambda item: str(item["algo_id"]))
+        for algo_id, group in groupby(found, key=lambda item: str(item["algo_id"])):
+            if await self._registry.get(algo_id) is None:
+                ended += await self._fail(list(group), _DELETED)
+                continue
+            for item in group:
+                if not await self._send(item):
+                    break
+        return ended
+
+    async def _send(self, item: Item) -> bool:
+        """Whether it could be. Without a queue a job waits, until the provisioner makes one or ends the jobs."""
         try:
             await self._sender.send(item)
         except NotFound:
             _LOG.warning("job %s waits: %s has no queue", item["job_id"], item["algo_id"])
-            return
+            return False
         _LOG.warning("job %s of %s had no message, and was sent one", item["job_id"], item["algo_id"])
+        return True
 
     async def _note_gone(self, item: Item) -> Item:
         """The job, on record as without a message from now on, or from earlier."""
@@ -101,13 +117,20 @@ class LostJobs:
 
     async def _send_again(self, item: Item) -> None:
         """With the lost message's id as deduplication id: two sweeps that are at it send one message."""
-        dedup = item["message_id"]
+        dedup, now = item["message_id"], self._clock()
         try:
             await self._table.update(
                 {"job_id": item["job_id"]},
-                "SET #dedup = :dedup, #queued = :now, #sends = :sends REMOVE #message_id, #sent, #gone",
+                "SET #dedup = :dedup, #queued = :now, #sends = :sends, #unsent = :unsent,"
+                " #unsent_since = :unsent_since REMOVE #message_id, #sent, #gone",
                 condition=f"#message_id = :dedup AND {IS_OPEN}",
-                values={"dedup": dedup, "now": self._clock(), "sends": item["sends"] + 1, **OPEN_VALUES},
+                values={
+                    "dedup": dedup,
+                    "now": now,
+                    "sends": item["sends"] + 1,
+                    **unsent(item["job_id"], now),
+                    **OPEN_VALUES,
+                },
             )
         except ConditionFailed as error:
             if error.item is None or error.item["dedup"] != dedup or not is_open(error.item):

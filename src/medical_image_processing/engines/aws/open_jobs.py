@@ -1,6 +1,6 @@
-"""The index of open jobs, which has those alone, however many have ended.
+"""The indexes of open jobs and of those yet to be sent, which have these alone, however many have ended.
 
-It follows the table within moments, so what it names is looked up there before anything is decided.
+They follow the table within moments, so what they name is looked up there before anything is decided.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from medical_image_processing.engines.aws.job_items import is_open, taken_in_at
+from medical_image_processing.engines.aws.job_items import SHARDS, is_open, moment, taken_in_at
 from medical_image_processing.engines.aws.tables import Item, Table
 from medical_image_processing.ports.registry import Registry
 
 _INDEX = "open"
 _OF_ALGORITHM = "#open_algo = :algo_id"
 _WINDOW = 300
+_UNSENT_WINDOW = 50
+"""Of each shard: a sweep has less than a minute, and each of them takes two calls."""
 
 
 class OpenJobs:
@@ -24,6 +26,7 @@ class OpenJobs:
         self._table = table
         self._registry = registry
         self._place: Item | None = None
+        self._unsent_behind = [""] * SHARDS
 
     async def algorithms(self) -> Sequence[str]:
         """Those of the registry that have open jobs."""
@@ -64,6 +67,31 @@ class OpenJobs:
         window, self._place = await self._table.scan_index(_INDEX, limit=_WINDOW, after=self._place)
         items = await self._table.get_all({"job_id": found["job_id"]} for found in window)
         return sorted((item for item in items if is_open(item)), key=lambda item: str(item["seq"]))
+
+    async def unsent(self, before: float) -> list[Item]:
+        """Jobs that were to be sent before that time and were not, however many others are open, oldest first.
+
+        Of very many, some: the next call goes on from there, and at the end begins again.
+        """
+        until = moment(before)
+        shards = await asyncio.gather(*(self._unsent(shard, until) for shard in range(SHARDS)))
+        items = await self._table.get_all({"job_id": key["job_id"]} for keys in shards for key in keys)
+        left = [item for item in items if is_open(item) and "unsent" in item]
+        return sorted(left, key=lambda item: str(item["unsent_since"]))
+
+    async def _unsent(self, shard: int, until: str) -> list[Item]:
+        behind = self._unsent_behind[shard] or "0"
+        if behind > until:
+            behind = "0"  # DynamoDB wants the bounds in their order
+        keys = await self._table.query(
+            "#unsent = :shard AND #unsent_since BETWEEN :behind AND :until",
+            {"shard": str(shard), "behind": behind, "until": until},
+            index="unsent",
+            limit=_UNSENT_WINDOW,
+        )
+        goes_on = len(keys) == _UNSENT_WINDOW
+        self._unsent_behind[shard] = f"{keys[-1]['unsent_since']}~" if goes_on else ""
+        return keys
 
     async def _has_some(self, algo_id: str) -> bool:
         return bool(await self._first(algo_id))

@@ -29,7 +29,9 @@ _BUSY = frozenset({"RequestThrottled", "ThrottlingException", "KmsThrottled", "S
 _COUNTS = tuple(f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed"))
 
 SenderLookup = Callable[[str], Awaitable[str | None]]
-"""The algorithm of a role, by the role's unique id (``AROA…``); None for the platform's own roles."""
+"""The algorithm of a role, by the role's unique id (``AROA…``); None for a role of no algorithm."""
+UNKNOWN_ROLE = "an unknown role"
+"""The sender of what a role sent that is no algorithm's. No algorithm has such a name: none is believed."""
 
 
 class OpenJobs(Protocol):
@@ -228,9 +230,14 @@ class SqsQueues:
         )
 
     async def _sender(self, sender_id: str) -> str | None:
-        """A role's session is ``AROA…:session`` (IAM user guide, "Unique identifiers"); others are operators'."""
+        """A role's session is ``AROA…:session`` (IAM user guide, "Unique identifiers"); others are operators'.
+
+        Nobody sends results with a role but workers, so a role that isn't theirs may speak for none of them.
+        """
         role_id = sender_id.partition(":")[0]
-        return await self._algorithm_of_role(role_id) if role_id.startswith("AROA") else None
+        if not role_id.startswith("AROA"):
+            return None
+        return await self._algorithm_of_role(role_id) or UNKNOWN_ROLE
 
     async def _attributes(self, queue: str) -> Mapping[str, str]:
         answer = await self._call("get_queue_attributes", queue, AttributeNames=list(_COUNTS))

@@ -111,5 +111,5 @@ def _change(values: Item, *, ends: bool) -> str:
     if not ends:
         return f"SET {', '.join(parts)}"
     parts.append("#unseen_client = #client_id")
-    gone = ["#open_algo", *([] if values["error"] else ["#error"])]
+    gone = ["#open_algo", "#unsent", "#unsent_since", *([] if values["error"] else ["#error"])]
     return f"SET {', '.join(parts)} REMOVE {', '.join(gone)}"

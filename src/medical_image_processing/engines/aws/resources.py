@@ -15,6 +15,7 @@ from medical_image_processing.engines.aws.log_groups import LogGroups
 from medical_image_processing.engines.aws.pacs_keys import AlgorithmPacsKeys, PacsKeyTable
 from medical_image_processing.engines.aws.place import Place
 from medical_image_processing.engines.aws.roles import Roles
+from medical_image_processing.engines.aws.senders import TaskRoles
 from medical_image_processing.engines.aws.services import Services
 from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.engines.aws.tables import Table
@@ -31,10 +32,11 @@ class AwsResources:
         place = Place.of(settings)
         self.logs = LogGroups(clients)
         self._queues = JobQueues(clients, place)
-        self._roles = Roles(clients, place, bucket=settings.output_bucket, boundary=settings.task_boundary)
-        self._pacs_keys = AlgorithmPacsKeys(
-            clients, PacsKeyTable(Table(clients.client("dynamodb"), settings.keys_table))
+        keys = Table(clients.client("dynamodb"), settings.keys_table)
+        self._roles = Roles(
+            clients, place, TaskRoles(keys), bucket=settings.output_bucket, boundary=settings.task_boundary
         )
+        self._pacs_keys = AlgorithmPacsKeys(clients, PacsKeyTable(keys))
         self._definitions = TaskDefinitions(clients, place, settings)
         self._services = Services(clients, place, settings, self.logs)
 

@@ -15,6 +15,7 @@ from medical_image_processing import naming
 from medical_image_processing.engines.aws import policies
 from medical_image_processing.engines.aws.clients import AwsClients, Refused
 from medical_image_processing.engines.aws.place import Place
+from medical_image_processing.engines.aws.senders import TaskRoles
 from medical_image_processing.errors import Conflict, Unavailable
 
 POLICY_NAME = "worker"
@@ -32,10 +33,13 @@ class RoleFound:
 
 
 class Roles:
-    """Makes, looks at and deletes roles."""
+    """Makes, looks at and deletes roles. ``task_roles``: where it is kept whose role an id is."""
 
-    def __init__(self, clients: AwsClients, place: Place, *, bucket: str, boundary: str) -> None:
+    def __init__(
+        self, clients: AwsClients, place: Place, task_roles: TaskRoles, *, bucket: str, boundary: str
+    ) -> None:
         self._iam = clients.client("iam")
+        self._task_roles = task_roles
         self._place = place
         self._bucket = bucket
         self._boundary = boundary
@@ -58,8 +62,9 @@ class Roles:
             is_legacy, as_made = False, True
         else:
             is_legacy, as_made = _tags(role).get(LEGACY_TAG) == "true", False
-        drifted = not as_made or inline != [POLICY_NAME] or bool(attached) or not self._is_framed(role)
-        return RoleFound(is_legacy, drifted)
+        is_known = await self._task_roles.algo_of(role["RoleId"]) == algo_id
+        as_made = as_made and inline == [POLICY_NAME] and not attached
+        return RoleFound(is_legacy, drifted=not (as_made and self._is_framed(role) and is_known))
 
     async def put(self, algo_id: str, *, legacy_output_keys: bool) -> None:
         """The role as it should be and nothing besides. Its policy comes last: then it is whole.
@@ -83,8 +88,8 @@ class Roles:
             {"Key": naming.ALGORITHM_TAG, "Value": algo_id},
             {"Key": LEGACY_TAG, "Value": str(legacy_output_keys).lower()},
         ]
-        if not await self._create(name, algo_id, tags):
-            await self._mend(name, algo_id, tags)
+        role = await self._create(name, algo_id, tags) or await self._mend(name, algo_id, tags)
+        await self._task_roles.keep(role["RoleId"], algo_id)
         document = self._permissions(algo_id, legacy=legacy_output_keys)
         await self._iam.call(
             "put_role_policy", RoleName=name, PolicyName=POLICY_NAME, PolicyDocument=json.dumps(document)
@@ -104,10 +109,10 @@ class Roles:
             if error.aws_code != _GONE:
                 raise
 
-    async def _create(self, name: str, algo_id: str, tags: list[dict[str, str]]) -> bool:
-        """Whether there was none."""
+    async def _create(self, name: str, algo_id: str, tags: list[dict[str, str]]) -> dict[str, Any] | None:
+        """The new role; None when there is one."""
         try:
-            await self._iam.call(
+            answer = await self._iam.call(
                 "create_role",
                 RoleName=name,
                 Path=naming.ROLE_PATH,
@@ -119,10 +124,11 @@ class Roles:
         except Refused as error:
             if error.aws_code != "EntityAlreadyExists":
                 raise
-            return False
-        return True
+            return None
+        return dict(answer["Role"])
 
-    async def _mend(self, name: str, algo_id: str, tags: list[dict[str, str]]) -> None:
+    async def _mend(self, name: str, algo_id: str, tags: list[dict[str, str]]) -> dict[str, Any]:
+        """The role that there is, or one in its place."""
         role = await self._role(name)
         if role.get("Path") != naming.ROLE_PATH:
             raise Conflict(
@@ -133,12 +139,12 @@ class Roles:
         if _document(role["AssumeRolePolicyDocument"]) != policies.trust(self._place):
             # The platform may not change whom a role trusts, or it could be used to let others in.
             await self.delete(algo_id)
-            await self._create(name, algo_id, tags)
-            return
+            return await self._create(name, algo_id, tags) or await self._role(name)
         await self._bound(role)
         if {tag["Key"]: tag["Value"] for tag in tags}.items() - _tags(role).items():
             await self._iam.call("tag_role", RoleName=name, Tags=tags)
         await self._strip(name, keep=(POLICY_NAME,))
+        return role
 
     async def _bound(self, role: dict[str, Any]) -> None:
         if _boundary_of(role) != self._boundary:

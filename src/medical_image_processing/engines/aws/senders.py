@@ -1,46 +1,53 @@
-"""Whose credentials sent a message: SQS tells a task role by its id, which only IAM knows by name."""
+"""Whose credentials sent a message: SQS tells a task role by its unique id only.
+
+The table of keys has an item ``role#AROA…`` for each role that was ever made for an algorithm. It is written
+before the role may do anything, and stays when the role goes: what a worker said last may be read after that, and
+IAM gives no id twice.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
-from medical_image_processing import naming
-from medical_image_processing.engines.aws.clients import AwsClients
+from medical_image_processing.engines.aws.tables import ConditionFailed, Item, Table
 
 _AGAIN_S = 5.0
-"""A task takes longer than this to start, so its role is on the list by the time it sends."""
+"""How long a role that is not on record counts as unknown without another look."""
 
 
 class TaskRoles:
-    """The algorithms' roles by id. ``clock`` gives monotonic seconds."""
+    """The algorithms' roles by id, in the table of keys. ``clock`` gives monotonic seconds."""
 
-    def __init__(self, clients: AwsClients, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._iam = clients.client("iam")
+    def __init__(self, table: Table, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._table = table
         self._clock = clock
         self._algos: dict[str, str] = {}
-        self._read_at = float("-inf")
+        self._unknown_at: dict[str, float] = {}
+
+    async def keep(self, role_id: str, algo_id: str) -> None:
+        """The role with this id is the algorithm's, for ever."""
+        try:
+            item = {**_key(role_id), "algo_id": algo_id}
+            await self._table.put(item, condition="attribute_not_exists(#pk)")
+        except ConditionFailed:
+            pass  # on record already
+        self._unknown_at.pop(role_id, None)
 
     async def algo_of(self, role_id: str) -> str | None:
-        """The algorithm that has the role with this unique id (``AROA…``); None for the platform's own and others.
-
-        A role that is deleted and made again has another id, so what is known stays true.
-        """
-        if role_id not in self._algos and self._clock() - self._read_at >= _AGAIN_S:
-            read_at = self._clock()
-            self._algos = await self._iam.run("list_roles", self._list)
-            self._read_at = read_at
-        return self._algos.get(role_id)
-
-    def _list(self) -> dict[str, str]:
-        pages = self._iam.boto.get_paginator("list_roles").paginate(PathPrefix=naming.ROLE_PATH)
-        roles = (role for page in pages for role in page["Roles"])
-        return {role["RoleId"]: algo_id for role in roles if (algo_id := _algo_of(role)) is not None}
+        """The algorithm that has or had the role with this id (``AROA…``); None for a role of no algorithm."""
+        if role_id in self._algos:
+            return self._algos[role_id]
+        now = self._clock()
+        if now - self._unknown_at.get(role_id, float("-inf")) < _AGAIN_S:
+            return None
+        item = await self._table.get(_key(role_id))
+        if item is None:
+            self._unknown_at[role_id] = now
+            return None
+        self._algos[role_id] = str(item["algo_id"])
+        return self._algos[role_id]
 
 
-def _algo_of(role: dict[str, Any]) -> str | None:
-    before, after = naming.role("\n").split("\n")
-    name = str(role["RoleName"])
-    algo_id = name.removeprefix(before).removesuffix(after)
-    return algo_id if naming.role(algo_id) == name else None
+def _key(role_id: str) -> Item:
+    return {"pk": f"role#{role_id}"}

@@ -32,7 +32,7 @@ class Sender:
         try:
             await self._table.update(
                 {"job_id": job_id},
-                "SET #message_id = :message_id, #sent = :now",
+                "SET #message_id = :message_id, #sent = :now REMOVE #unsent, #unsent_since",
                 condition=f"#dedup = :dedup AND attribute_not_exists(#message_id) AND {IS_OPEN}",
                 values={"message_id": message_id, "now": self._clock(), "dedup": dedup, **OPEN_VALUES},
             )

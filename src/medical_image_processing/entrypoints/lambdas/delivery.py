@@ -8,7 +8,8 @@ from typing import Any
 
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.engines.aws.engine import AwsEngine
-from medical_image_processing.engines.aws.queues import SqsQueues
+from medical_image_processing.engines.aws.queues import UNKNOWN_ROLE, SqsQueues
+from medical_image_processing.entrypoints.lambdas import metrics
 from medical_image_processing.entrypoints.lambdas.assembly import create_delivery
 from medical_image_processing.entrypoints.lambdas.runtime import Invocation, Work, lambda_handler
 from medical_image_processing.errors import MipError
@@ -47,7 +48,10 @@ class Results:
         guide, "Handling errors for an SQS event source")."""
         for at, record in enumerate(records):
             try:
-                await self._delivery.handle([await self._queues.received(record)])
+                message = await self._queues.received(record)
+                await self._delivery.handle([message])
+                if message.sender == UNKNOWN_ROLE:
+                    metrics.emit(metrics.UNKNOWN_SENDERS, 1)
             except Exception as error:
                 expected = isinstance(error, MipError)
                 _LOG.warning("a result comes again: %s", error if expected else type(error).__name__)

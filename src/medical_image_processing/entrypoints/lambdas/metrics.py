@@ -15,6 +15,7 @@ from medical_image_processing.naming import METRICS_NAMESPACE
 PROVISIONING_FAILURES = "ProvisioningFailures"
 PUSH_FAILURES = "PushFailures"
 DEAD_LETTERS = "DeadLetters"
+UNKNOWN_SENDERS = "UnknownSenders"
 OLDEST_JOB_AGE = "OldestJobAge"
 
 

@@ -17,6 +17,7 @@ from typing import Any, cast
 from mangum import Mangum
 from starlette.types import ASGIApp
 
+from medical_image_processing.engines.aws.clients import ANSWERING, PATIENT, AwsClients, Patience
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.entrypoints.lambdas.json_log import configure_logging
@@ -44,9 +45,9 @@ class Invocation:
 Work = Callable[[Invocation], Awaitable[Any]]
 
 
-def lambda_handler(create: Callable[[AwsEngine], Work]) -> LambdaHandler:
-    """A handler whose work ``create`` makes once."""
-    work = functools.cache(lambda: create(_engine()))
+def lambda_handler(create: Callable[[AwsEngine], Work], *, patience: Patience = PATIENT) -> LambdaHandler:
+    """A handler whose work ``create`` makes once. ``patience``: with AWS; ANSWERING where a caller waits."""
+    work = functools.cache(lambda: create(_engine(patience)))
 
     def handle(event: dict[str, Any], context: Any) -> Any:
         ends_at = time.monotonic() + context.get_remaining_time_in_millis() / 1000
@@ -57,7 +58,7 @@ def lambda_handler(create: Callable[[AwsEngine], Work]) -> LambdaHandler:
 
 def asgi_handler(create: Callable[[AwsEngine], ASGIApp]) -> LambdaHandler:
     """A handler that answers API Gateway's requests with the application that ``create`` makes once."""
-    adapter = functools.cache(lambda: adapted(create(_engine())))
+    adapter = functools.cache(lambda: adapted(create(_engine(ANSWERING))))
 
     def handle(event: dict[str, Any], context: Any) -> Any:
         return _stating_faults(lambda: adapter()(event, context))
@@ -78,9 +79,9 @@ def adapted(app: ASGIApp) -> LambdaHandler:
 
 
 @functools.cache
-def _engine() -> AwsEngine:
+def _engine(patience: Patience) -> AwsEngine:
     configure_logging()
-    return AwsEngine(AwsSettings.from_environment())
+    return AwsEngine(AwsSettings.from_environment(), AwsClients(patience=patience))
 
 
 @functools.cache
