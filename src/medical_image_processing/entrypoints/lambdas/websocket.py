@@ -22,6 +22,7 @@ from typing import Any
 from medical_image_processing.api.access import Access
 from medical_image_processing.api.failures import status_of
 from medical_image_processing.api.results import host_of
+from medical_image_processing.engines.aws.clients import ANSWERING
 from medical_image_processing.engines.aws.connections import ApiGatewayPush, Connection, ConnectionTable
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.entrypoints.lambdas.assembly import create_access, create_push
@@ -296,6 +297,6 @@ def _ended(job: Job) -> float:
     return datetime.fromisoformat(job.finished_at).timestamp() if job.finished_at else float("inf")
 
 
-connect = lambda_handler(create_connect)
+connect = lambda_handler(create_connect, patience=ANSWERING)
 disconnect = lambda_handler(create_disconnect)
-message = lambda_handler(create_message)
+message = lambda_handler(create_message, patience=ANSWERING)
