@@ -249,7 +249,7 @@ MAY_NOT: dict[str, Callable[[Names, AwsSettings], list[Call]]] = {
     ],
     "Delivery": lambda n, s: [
         put(s.algorithms_table, algorithm_id="x"),
-        get(s.keys_table, pk="x"),
+        put(s.keys_table, pk="x"),
         receive(n.jobs_queue),
         send(n.results),
         write(s.output_bucket),

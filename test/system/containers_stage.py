@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from medical_image_processing.engines.embedded.containers import platform_id
 from platform_process import Platform
 
 SMALL = {"cpu": 256, "memory": 512}
+_WORLDS = itertools.count()
 
 
 class ContainerApi(Api):
@@ -95,11 +97,12 @@ class Outside:
 @contextlib.contextmanager
 def outside_world() -> Iterator[Outside]:
     """A host beyond this one (TEST-NET-3, RFC 5737), which also has the address of clouds' metadata services."""
-    name = f"mip{os.getpid()}"
+    name = f"mip{os.getpid()}x{next(_WORLDS)}"  # a namespace goes after its deletion was answered
     outside = Outside("203.0.113.2", "169.254.169.254", name)
 
     def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
+        done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
     ip("netns", "add", name)
     server = None
@@ -107,7 +110,7 @@ def outside_world() -> Iterator[Outside]:
         ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
         ip("address", "add", "203.0.113.1/30", "dev", name)
         ip("link", "set", name, "up")
-        ip("route", "add", f"{outside.metadata}/32", "dev", name)
+        ip("route", "replace", f"{outside.metadata}/32", "dev", name)
         for address in (f"{outside.internet}/30", f"{outside.metadata}/32"):
             ip("-n", name, "address", "add", address, "dev", "eth0")
         for device in ("lo", "eth0"):
@@ -124,6 +127,7 @@ def outside_world() -> Iterator[Outside]:
         if server is not None:
             server.kill()
             server.wait()
+        subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
         ip("netns", "delete", name)
 
 

@@ -295,7 +295,9 @@ class ResourcesContract:
             await ports.kill_worker(ALGO)
             wait_s = WAIT_S + ports.given_back_s
             job = await ports.until("orphan", JobStatus.SUCCEEDED, JobStatus.FAILED, wait_s=wait_s)
-            assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 2)
+            # Where a lease ends unseen, the dead worker's last poll may have taken the message along once more.
+            most = 3 if ports.given_back_s else 2
+            assert job.status is JobStatus.SUCCEEDED and 2 <= job.attempts <= most
 
         self.run(work)
 
