@@ -227,6 +227,12 @@ def test_broken_files_are_refused_with_their_reason(name: str, code: str) -> Non
     assert code_of((TEST_FILES / name).read_bytes()) == code
 
 
+def test_two_transfer_syntaxes_are_refused_as_a_bad_header() -> None:
+    data = CT_SMALL.replace(ExplicitVRLittleEndian.encode(), b"1.2.840.10008\\1.2.1")
+    assert data != CT_SMALL
+    assert code_of(data) == "BAD_HEADER"
+
+
 def test_a_missing_transfer_syntax_is_refused_as_a_bad_header() -> None:
     data = CT_SMALL.replace(ExplicitVRLittleEndian.encode() + b"\0", b"\0" * 20)
     assert data != CT_SMALL

@@ -22,6 +22,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
@@ -115,6 +116,10 @@ def decode(dataset: FileDataset) -> Pixels:
     if not syntax:
         raise InputRejected(
             "BAD_HEADER", "The file lacks its transfer syntax; ask its source for a complete file."
+        )
+    if not isinstance(syntax, UID):
+        raise InputRejected(
+            "BAD_HEADER", "The file names more than one transfer syntax; ask its source for a correct file."
         )
     if not syntax.is_transfer_syntax:
         raise InputRejected("UNDECODABLE_PIXELS", _why_undecodable(syntax))
