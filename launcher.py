@@ -117,7 +117,9 @@ def install(kind: str) -> None:
     pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-compile"]
     lock = ["--require-hashes", "-r", str(ROOT / LOCKS[kind])]
     uv = [str(SCRIPTS / "uv"), "pip", "install", "--system-certs", "--python", str(PYTHON)]
-    step("installer", [*pip, "--require-hashes", "-r", str(ROOT / "requirements-setup.lock")])
+    # Python's own pip takes a download that was cut for a whole one, and refuses its hash; the lock's resumes it.
+    installer = [*pip, "--require-hashes", "-r", str(ROOT / "requirements-setup.lock")]
+    step("installer", installer, installer)
     # pip knows mirrors that are set up for it alone, so it has a try where uv finds nothing.
     step(f"packages of {LOCKS[kind]}", [*uv, "--compile-bytecode", *lock], [*pip, *lock])
     project = ["--no-deps", "--no-build-isolation", "-e", str(ROOT)]

@@ -31,7 +31,8 @@ def aws_image(docker_engine: DockerEngine, debian_image: str) -> str:
         version = importlib.metadata.version("awscli")
         return f"""
 RUN apt-get -q update && apt-get -q install -y --no-install-recommends jq curl
-RUN python3 -m venv /opt/aws && /opt/aws/bin/pip install -q --no-cache-dir awscli=={version}
+RUN python3 -m venv /opt/aws && /opt/aws/bin/pip install -q --no-cache-dir --upgrade pip \\
+ && /opt/aws/bin/pip install -q --no-cache-dir awscli=={version}
 COPY {SHELL_ALGORITHM.name} /app/
 ENV PATH=/opt/aws/bin:$PATH"""
 

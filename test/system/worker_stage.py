@@ -284,7 +284,8 @@ class Stage:
             if holds():
                 return
             pause.wait(0.02)
-        raise AssertionError(f"not within {timeout_s} s; workers said: {self._logs()}")
+        queue = f"{self.waiting()} jobs waiting, {self.held()} in flight"
+        raise AssertionError(f"not within {timeout_s} s; {queue}; workers said: {self._logs()}")
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run on the stage's loop."""
