@@ -61,10 +61,10 @@ def _corner_points(image: Image, inside: Pixels) -> Pixels:
     points = [np.empty((0, 3))]
     steps = image.directions
     for index, slice_ in enumerate(inside):
-        found = cv2.findNonZero(slice_.view(np.uint8))
-        if found is None:
+        ends = _row_ends(slice_)
+        if not len(ends):
             continue
-        hull = cv2.convexHull(found)[:, 0].astype(float)
+        hull = cv2.convexHull(ends)[:, 0].astype(float)
         if image.is_placed and steps is not None:
             corner = np.array(image.corners[index])
             points.append(corner + hull[:, :1] * np.array(steps[2]) + hull[:, 1:] * np.array(steps[1]))
@@ -72,6 +72,15 @@ def _corner_points(image: Image, inside: Pixels) -> Pixels:
             depth = np.full(len(hull), index * between)
             points.append(np.column_stack([hull[:, 0] * columns, hull[:, 1] * rows, depth]))
     return np.concatenate(points)
+
+
+def _row_ends(slice_: Pixels) -> Pixels:
+    """(n, 2) columns and rows, int32: the first and the last pixel set in each row; no other is on the hull."""
+    rows = np.flatnonzero(slice_.any(axis=1))
+    inside = slice_[rows]
+    first, last = inside.argmax(axis=1), slice_.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
+    columns, places = np.concatenate([first, last]), np.concatenate([rows, rows])
+    return np.column_stack([columns, places]).astype(np.int32)
 
 
 def _longest(points: Pixels) -> float | None:

@@ -78,7 +78,7 @@ def _is_localizer(source: Dataset) -> bool:
 
 def _without_repeats(headers: Sequence[Dataset], indices: list[int]) -> list[int]:
     """The first of each instance. Anonymizers that give all the same UID leave number and position."""
-    seen: set[tuple[str | bytes, ...]] = set()
+    seen: set[tuple[object, ...]] = set()
     kept = []
     for index in indices:
         source = headers[index]

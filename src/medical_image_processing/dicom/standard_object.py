@@ -26,6 +26,17 @@ from medical_image_processing.dicom.image import Image, Vector, as_slices
 from medical_image_processing.errors import InputRejected
 
 _PATIENT_AND_STUDY_END = 0x0020001F
+_BLANK = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+)
 _LOSSY = (0x00282110, 0x00282112, 0x00282114)
 
 # It quotes values of headers when it warns.
@@ -36,7 +47,8 @@ warnings.filterwarnings("ignore", module=r"highdicom\.")
 def bare_sources(image: Image) -> list[Dataset]:
     """Stand-ins for ``image``'s sources: one for each slice, or the one object that holds them all as frames.
 
-    Raises :class:`InputRejected` ``NO_IDENTITY`` where a source lacks a UID by which it could be referred to.
+    Raises :class:`InputRejected` ``NO_GEOMETRY`` where slices don't say where they lie, ``NO_IDENTITY`` where a
+    source lacks a UID by which it could be referred to.
     """
     if image.is_volume and not image.is_placed:
         raise InputRejected(
@@ -44,18 +56,16 @@ def bare_sources(image: Image) -> list[Dataset]:
             "The headers don't say where each slice lies, which a segmentation of several slices needs; "
             "send single images, or ask for SC alone.",
         )
-    bare_ones = [_bare(image, index) for index in range(len(image.sources))]
-    if len(bare_ones) == 1:
-        _place_frames(bare_ones[0], image)
-        if image.is_volume:
-            return bare_ones
-    if image.is_placed:
-        orientation = [_ds(cosine) for cosine in image.orientation or ()]
-        for bare, corner in zip(bare_ones, image.corners, strict=True):
-            bare.ImageOrientationPatient = orientation
-            bare.ImagePositionPatient = [_ds(millimetres) for millimetres in corner]
-    for bare in bare_ones:
-        _measure(bare, image)
+    common = _common(image)
+    if len(image.sources) == 1:
+        (bare,) = _with_identities(common, image)
+        _place_frames(bare, image)
+        if image.is_placed and not image.is_volume:
+            bare.ImagePositionPatient = [_ds(millimetres) for millimetres in image.corners[0]]
+        return [bare]
+    bare_ones = _with_identities(common, image)
+    for bare, corner in zip(bare_ones, image.corners, strict=True):
+        bare.add_new(header.IMAGE_POSITION, "DS", [_ds(millimetres) for millimetres in corner])
     return bare_ones
 
 
@@ -100,31 +110,45 @@ def serial_number(making: Making) -> str:
     return making.image_digest.rpartition(":")[2][:64] or f"{making.algo_id} {making.revision}"[:64]
 
 
-def _bare(image: Image, index: int) -> Dataset:
-    source, first = image.sources[index], image.sources[0]
-    bare = Dataset()
-    bare.SOPClassUID = header.sop_class_uid(source)
-    bare.SOPInstanceUID = header.sop_instance_uid(source)
-    bare.StudyInstanceUID = header.text(first, header.STUDY_INSTANCE_UID)
-    bare.SeriesInstanceUID = header.text(first, header.SERIES_INSTANCE_UID)
-    if not (bare.SOPClassUID and bare.SOPInstanceUID and bare.StudyInstanceUID and bare.SeriesInstanceUID):
-        raise InputRejected(
-            "NO_IDENTITY",
-            "The source lacks its study, series or instance UID, so no segmentation or report can refer to it; "
-            "ask for SC alone, or give the files their UIDs.",
-        )
-    bare.Rows, bare.Columns = image.pixels.shape[-2:]
-    bare.Modality = image.modality
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
-        setattr(bare, keyword, "")
-    for keyword in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"):
-        setattr(bare, keyword, "")
+def _common(image: Image) -> Dataset:
+    """What the bare sources have in common; patient and study are blank."""
+    first = image.sources[0]
+    common = Dataset()
+    common.StudyInstanceUID = header.text(first, header.STUDY_INSTANCE_UID)
+    common.SeriesInstanceUID = header.text(first, header.SERIES_INSTANCE_UID)
+    common.Rows, common.Columns = image.pixels.shape[-2:]
+    common.Modality = image.modality
+    for keyword in _BLANK:
+        setattr(common, keyword, "")
     if image.is_placed:
-        bare.FrameOfReferenceUID = header.text(first, header.FRAME_OF_REFERENCE_UID) or made_uid(
-            bare.SeriesInstanceUID, "frame of reference"
+        common.FrameOfReferenceUID = header.text(first, header.FRAME_OF_REFERENCE_UID) or made_uid(
+            common.SeriesInstanceUID, "frame of reference"
         )
-        bare.PositionReferenceIndicator = header.text(first, header.POSITION_REFERENCE_INDICATOR)
-    return bare
+        common.PositionReferenceIndicator = header.text(first, header.POSITION_REFERENCE_INDICATOR)
+        common.ImageOrientationPatient = [_ds(cosine) for cosine in image.orientation or ()]
+    _measure(common, image)
+    return common
+
+
+def _with_identities(common: Dataset, image: Image) -> list[Dataset]:
+    """``common`` for each source, with its UIDs. They share elements: a series has hundreds."""
+    elements = list(common)
+    bare_ones = []
+    for source in image.sources:
+        sop_class, instance = header.sop_class_uid(source), header.sop_instance_uid(source)
+        if not (sop_class and instance and common.StudyInstanceUID and common.SeriesInstanceUID):
+            raise InputRejected(
+                "NO_IDENTITY",
+                "The source lacks its study, series or instance UID, so no segmentation or report can refer "
+                "to it; ask for SC alone, or give the files their UIDs.",
+            )
+        bare = Dataset()
+        for element in elements:
+            bare.add(element)
+        bare.add_new(header.SOP_CLASS_UID, "UI", sop_class)
+        bare.add_new(header.SOP_INSTANCE_UID, "UI", instance)
+        bare_ones.append(bare)
+    return bare_ones
 
 
 def _measure(item: Dataset, image: Image) -> None:

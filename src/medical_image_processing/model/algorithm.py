@@ -37,7 +37,17 @@ Command = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)]
 EnvValue = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[str, EnvValue], Field(max_length=32)]
 DesiredCount = Annotated[int, Field(ge=0, le=1000, strict=True)]
-Outputs = Annotated[tuple[OutputKind, ...], Field(min_length=1, max_length=3)]
+
+
+def _outputs_fit(outputs: tuple[OutputKind, ...]) -> tuple[OutputKind, ...]:
+    if len(set(outputs)) < len(outputs):
+        raise ValueError("each of the outputs may be named once")
+    if OutputKind.SR in outputs and OutputKind.SEG not in outputs:
+        raise ValueError("SR measures the segments of SEG and refers to them: name both")
+    return outputs
+
+
+Outputs = Annotated[tuple[OutputKind, ...], Field(min_length=1, max_length=3), AfterValidator(_outputs_fit)]
 Units = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 # Records inherit the spec, so what makes a task is listed, not what doesn't.
