@@ -1,9 +1,9 @@
 """From encoded pixel data to arrays: stored values first, modality units after.
 
 Uncompressed monochrome, what scanners send, is viewed in place. JPEG 2000 of that kind goes through
-OpenCV, whose decoder gives the same values as pylibjpeg's and lets other threads run meanwhile. All the
-rest is pydicom's, with its plugins. What a header claims is compared with the bytes that are there before
-any memory is taken for it.
+OpenCV, whose decoder gives the same values as pylibjpeg's and lets other threads run meanwhile; lossless and
+12-bit JPEG through imagecodecs. All the rest is pydicom's, with its plugins. What a header claims is compared
+with the bytes that are there before any memory is taken for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from medical_image_processing.dicom import header
+from medical_image_processing.dicom import header, jpeg
 from medical_image_processing.errors import InputRejected
 
 Pixels = npt.NDArray[Any]
@@ -126,6 +126,8 @@ def decode(dataset: FileDataset) -> Pixels:
     stored = _view(encoded, layout) if syntax in _LITTLE_ENDIAN and layout.is_plain else None
     if stored is None and syntax in _JPEG_2000:
         stored = _decode_jpeg_2000(encoded, layout)
+    if stored is None and syntax in jpeg.SYNTAXES:
+        stored = _decode_jpeg(encoded, layout)
     if stored is None:
         stored = _decode_any(dataset, layout, syntax)
     return to_modality_units(stored, dataset)
@@ -243,6 +245,24 @@ def _broken_jpeg_2000() -> InputRejected:
     )
 
 
+def _decode_jpeg(encoded: bytes, layout: Layout) -> Pixels | None:
+    """Monochrome or red, green and blue frames that pydicom has no decoder for; else None."""
+    if not (layout.is_plain or (layout.samples == 3 and layout.photometric == "RGB")):
+        return None
+    try:
+        frames = list(generate_frames(encoded, number_of_frames=layout.frames))
+    except Exception as error:
+        raise jpeg.broken() from error
+    if len(frames) != layout.frames:
+        raise jpeg.broken()
+    shape = (layout.rows, layout.columns, layout.samples)
+    decoded = np.stack([jpeg.decode_frame(frame, shape, layout.bits_allocated) for frame in frames])
+    if layout.samples == 3:
+        return _luminance(decoded)
+    kind = np.dtype(f"{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}")
+    return without_unused_bits(decoded.view(kind), layout)
+
+
 def _decode_any(dataset: FileDataset, layout: Layout, syntax: Any) -> Pixels:
     """Whatever pydicom and its plugins can decode; colour becomes luminance."""
     try:
@@ -276,7 +296,7 @@ def _why_undecodable(syntax: Any) -> str:
         has_decoder = False
     if has_decoder:
         return f"The pixel data, {name}, can't be decoded; it or its header is broken. Fetch the file again."
-    return f"There is no decoder for {name}; send uncompressed, JPEG 2000 or RLE."
+    return f"There is no decoder for {name}; send uncompressed, JPEG, JPEG-LS, JPEG 2000 or RLE."
 
 
 def decode_in_place(data: bytes, start: int, dataset: Dataset) -> Pixels | None:
