@@ -92,7 +92,7 @@ def test_it_refers_to_the_segmentation_its_segment_and_the_source_series() -> No
         (referred,) = group.referenced_segment[0].ReferencedSOPSequence
         assert referred.ReferencedSOPInstanceUID == seg.SOPInstanceUID
         assert referred.ReferencedSegmentNumber == number
-        assert group.referenced_segment[1].UID == image.sources[0].SeriesInstanceUID
+        assert image.sources[0].SeriesInstanceUID == group.referenced_segment[1].UID
         assert group.tracking_uid == described.TrackingUID
         assert group.finding_type.value == described.SegmentedPropertyTypeCodeSequence[0].CodeValue
     evidence = [

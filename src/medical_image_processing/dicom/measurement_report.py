@@ -143,8 +143,9 @@ def _evidence(source: Dataset, segmentation: Identity) -> Dataset:
     """The segmentation, as far as a report's evidence needs it."""
     item = Dataset()
     item.update(source)
-    item.SOPClassUID = SEGMENTATION_STORAGE
-    item.SOPInstanceUID = segmentation.instance_uid
-    item.SeriesInstanceUID = segmentation.series_uid
-    item.Modality = "SEG"
+    # New elements: the source's own must not be changed.
+    item.add_new(header.SOP_CLASS_UID, "UI", SEGMENTATION_STORAGE)
+    item.add_new(header.SOP_INSTANCE_UID, "UI", segmentation.instance_uid)
+    item.add_new(header.SERIES_INSTANCE_UID, "UI", segmentation.series_uid)
+    item.add_new(header.MODALITY, "CS", "SEG")
     return item
