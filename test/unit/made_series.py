@@ -55,6 +55,7 @@ def series_files(lie: Lie, values: Pixels | None = None, **changes: Any) -> list
         dataset.PixelSpacing = [text(mm) for mm in lie.spacing]
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.{index + 1}"
         dataset.InstanceNumber = str(index + 1)
+        del dataset.DataSetTrailingPadding
         dataset.PixelData = stored[index].tobytes()
         for keyword, value in changes.items():
             setattr(dataset, keyword, value)

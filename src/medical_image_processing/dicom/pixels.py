@@ -43,6 +43,9 @@ _ALWAYS_ALLOWED_BYTES = 64 * 2**20
 _LITTLE_ENDIAN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
 _JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL})
 _PIXEL_TAGS = (header.PIXEL_DATA, 0x7FE00008, 0x7FE00009)
+_ENCODED_PIXEL_TAGS = frozenset(
+    struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF) for tag in _PIXEL_TAGS for order in "<>"
+)
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _UNSPECIFIED = "US"
 _GREATEST = 1e30
@@ -138,7 +141,17 @@ def _encoded(dataset: Dataset) -> bytes:
         element = dataset.get_item(tag, keep_deferred=True)
         if element is not None and isinstance(element.value, bytes) and element.value:
             return element.value
-    raise InputRejected("NO_PIXELS", "The DICOM object holds no pixel data; send an image.")
+    raise _no_pixels()
+
+
+def check_pixels_begin(tag: bytes) -> None:
+    """:class:`InputRejected` ``NO_PIXELS`` unless the encoded ``tag`` is that of pixel data."""
+    if tag not in _ENCODED_PIXEL_TAGS:
+        raise _no_pixels()
+
+
+def _no_pixels() -> InputRejected:
+    return InputRejected("NO_PIXELS", "The DICOM object holds no pixel data; send an image.")
 
 
 def _check_size(layout: Layout, held_bytes: int, syntax: Any) -> None:

@@ -33,7 +33,7 @@ from medical_image_processing.dicom.geometry import (
     shares_place,
 )
 from medical_image_processing.dicom.image import Image
-from medical_image_processing.dicom.pixels import Pixels, decode, decode_in_place, units_of
+from medical_image_processing.dicom.pixels import Pixels, check_pixels_begin, decode, decode_in_place, units_of
 from medical_image_processing.dicom.series import arrange, check_size
 from medical_image_processing.dicom.volume import Allocate, decode_volume, reorder
 from medical_image_processing.errors import InputRejected
@@ -161,7 +161,10 @@ class _Header:
     def of(cls, data: bytes) -> _Header:
         file = io.BytesIO(data)
         source = _without_file(_parse(data, file, stop_before_pixels=True))
-        return cls(source, 0 if file.closed else file.tell())
+        at = file.tell()
+        if source.file_meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            check_pixels_begin(data[at : at + 4])  # a file may end before them, as a transfer may
+        return cls(source, at)
 
     def decode(self, data: bytes) -> Pixels:
         pixels = decode_in_place(data, self.pixels_at, self.source)
