@@ -67,6 +67,9 @@ def test_a_missing_slice_is_bridged() -> None:
     assert image.gaps == (2,)
     found = measure_segment(image, np.ones(image.pixels.shape, np.uint8), 1)
     assert found.volume_mm3 == pytest.approx(6 * 9 * 0.7 * 0.9 * (2 + 2 + 3 + 3 + 2))
+    third = np.zeros(image.pixels.shape, np.uint8)
+    third[2] = 1
+    assert measure_segment(image, third, 1).volume_mm3 == pytest.approx(6 * 9 * 0.7 * 0.9 * 3)
 
 
 @settings(max_examples=60, deadline=None)
