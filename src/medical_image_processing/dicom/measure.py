@@ -28,17 +28,19 @@ class Measurements:
 
 def measure_segment(image: Image, numbers: Pixels, number: int) -> Measurements:
     """Of the pixels whose value in ``numbers`` is ``number``."""
-    inside = as_slices(numbers) == number
     knows_slices, knows_pixels = image.knows_spacing
     if not knows_pixels:
         return Measurements(None, None)
+    counts, points = [], [np.empty((0, 3))]
+    for index, slice_ in enumerate(as_slices(numbers)):
+        inside = slice_ == number
+        counts.append(np.count_nonzero(inside))
+        if counts[-1]:
+            points.append(_corner_points(image, index, inside))
     depths = _depths(image)
-    volume = None
-    if depths is not None:
-        counts = np.array([np.count_nonzero(slice_) for slice_ in inside])
-        volume = float(counts @ depths * image.spacing[1] * image.spacing[2])
-    one_slice = np.count_nonzero(inside.any(axis=(1, 2))) <= 1
-    return Measurements(volume, _longest(_corner_points(image, inside)) if knows_slices or one_slice else None)
+    volume = None if depths is None else float(counts @ depths * image.spacing[1] * image.spacing[2])
+    is_flat = np.count_nonzero(counts) <= 1
+    return Measurements(volume, _longest(np.concatenate(points)) if knows_slices or is_flat else None)
 
 
 def _depths(image: Image) -> Pixels | None:
@@ -55,23 +57,15 @@ def _depths(image: Image) -> Pixels | None:
     return depths
 
 
-def _corner_points(image: Image, inside: Pixels) -> Pixels:
-    """(n, 3) in mm: of every slice those pixels that can be an end of the longest diameter, its convex hull's."""
+def _corner_points(image: Image, index: int, inside: Pixels) -> Pixels:
+    """(n, 3) in mm: the pixels of a slice that can be an end of the longest diameter, those of its convex hull."""
+    hull = cv2.convexHull(_row_ends(inside))[:, 0].astype(float)
     between, rows, columns = image.spacing
-    points = [np.empty((0, 3))]
-    steps = image.directions
-    for index, slice_ in enumerate(inside):
-        ends = _row_ends(slice_)
-        if not len(ends):
-            continue
-        hull = cv2.convexHull(ends)[:, 0].astype(float)
-        if image.is_placed and steps is not None:
-            corner = np.array(image.corners[index])
-            points.append(corner + hull[:, :1] * np.array(steps[2]) + hull[:, 1:] * np.array(steps[1]))
-        else:
-            depth = np.full(len(hull), index * between)
-            points.append(np.column_stack([hull[:, 0] * columns, hull[:, 1] * rows, depth]))
-    return np.concatenate(points)
+    if image.is_placed and image.directions is not None:
+        _, down, right = map(np.array, image.directions)
+        points: Pixels = np.array(image.corners[index]) + hull[:, :1] * right + hull[:, 1:] * down
+        return points
+    return np.column_stack([hull[:, 0] * columns, hull[:, 1] * rows, np.full(len(hull), index * between)])
 
 
 def _row_ends(slice_: Pixels) -> Pixels:

@@ -18,6 +18,12 @@ from medical_image_processing.worker.leases import Attempt
 from medical_image_processing.worker.segments import read_segments
 
 
+def load_writers(kinds: Sequence[OutputKind]) -> None:
+    """Import what these need, so that the first job doesn't wait for it. Secondary Captures need nothing more."""
+    if set(kinds) - {OutputKind.SC}:
+        import highdicom  # noqa: F401
+
+
 class Outputs:
     """An answer, or AlgorithmFailed ``INVALID_RESULT`` if it can't be used; :meth:`write` makes the files."""
 
@@ -43,7 +49,7 @@ class Outputs:
         if kind is OutputKind.SC:
             what = "overlay" if self._values is None else "image"
             return self._write_capture(self._making(attempt, what))
-        # Imported here: a worker that makes Secondary Captures alone doesn't pay for highdicom.
+        # Imported here: a worker that makes Secondary Captures alone never needs highdicom.
         assert self._segments is not None
         if kind is OutputKind.SEG:
             from medical_image_processing.dicom.segmentation import write_segmentation

@@ -39,7 +39,8 @@ def read_segments(result: Mapping[str, Any], mask: Pixels, *, algo_id: str) -> S
         named = _described(meta["segments"])
     if values is mask and len(named) <= 1:
         segment = next(iter(named.values()), Segment(_label(algo_id)))
-        return Segments((mask != 0).view(np.uint8), (segment,), family or ARTIFICIAL_INTELLIGENCE)
+        numbers = mask if mask.dtype == np.uint8 and mask.max(initial=0) <= 1 else (mask != 0).view(np.uint8)
+        return Segments(numbers, (segment,), family or ARTIFICIAL_INTELLIGENCE)
     numbers, segments = _numbered(values, named, algo_id)
     return Segments(numbers, segments, family or ARTIFICIAL_INTELLIGENCE)
 
