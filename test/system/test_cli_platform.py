@@ -164,7 +164,7 @@ def test_to_wait_tells_of_a_worker_that_cannot_start(tmp_path: Path, small_pacs:
     assert "status 2" in error["message"]
 
 
-def test_life_of_an_algorithm(mip: Mip, tmp_path: Path) -> None:
+def test_life_of_an_algorithm(mip: Mip, ct: list[str], tmp_path: Path) -> None:
     spec = {
         "image_uri": "another",
         "cpu": 512,
@@ -187,7 +187,16 @@ def test_life_of_an_algorithm(mip: Mip, tmp_path: Path) -> None:
     assert stale["code"] == "STALE_REVISION"
     assert "needs a new name" in mip.run("algorithms", "update", name, "--image", changed["image_uri"]).stderr
 
+    assert "SC" in mip.text("algorithms", "show", name)
+    assert mip.fails("algorithms", "update", name, "--output", "SR")["code"] == "INVALID_REQUEST"
+    outputs = ("--output", "seg", "--output", "SR")
+    assert mip.json("algorithms", "update", name, *outputs)["outputs"] == ["SEG", "SR"]
+    assert "SEG, SR" in mip.text("algorithms", "show", name)
+
     assert mip.json("algorithms", "scale", name, "1", "--wait")["status"] == "ACTIVE"
+    job = mip.json("process", name, *ct, "--output", str(tmp_path / "result.dcm"))
+    assert [found["kind"] for found in job["result"]["outputs"]] == ["SEG", "SR"]
+    assert pydicom.dcmread(tmp_path / "result.dcm").Modality == "SEG"
     assert mip.json("algorithms", "scale", name, "0", "--wait")["status"] == "INACTIVE"
     assert f"scale {name} 1" in mip.run("algorithms", "remove", name).stderr
     assert mip.run("algorithms", "remove", name, "--hard").exit_code == 2, "nobody was asked"

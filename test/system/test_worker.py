@@ -85,6 +85,58 @@ def test_a_series_becomes_a_volume(calm: Stage) -> None:
     assert pydicom.dcmread(calm.output / result.dicom.key).NumberOfFrames == 3
 
 
+def test_a_record_may_ask_for_every_kind_of_object(stage: Stage) -> None:
+    stage.start_worker(MIP_OUTPUTS="SC,SEG,SR", MIP_IMAGE_DIGEST="sha256:" + "5a" * 32)
+    stage.submit("all-1", scope="series", pacs={**CT_SMALL, "series_id": "three"}, do="segment")
+    result = stage.result("all-1", 60)
+    keys = {output.kind: output.key for output in result.outputs}
+    assert keys == {
+        "SC": "acts/CT/three/all-1.dcm",
+        "SEG": "acts/CT/three/all-1_seg.dcm",
+        "SR": "acts/CT/three/all-1_sr.dcm",
+    }
+    assert result.dicom is not None and result.dicom.key == keys["SC"]
+    made = {kind: pydicom.dcmread(stage.output / key) for kind, key in keys.items()}
+    assert [made[kind].Modality for kind in keys] == ["OT", "SEG", "SR"]
+    assert len({dataset.SeriesInstanceUID for dataset in made.values()}) == 3
+    assert [item.SegmentLabel for item in made["SEG"].SegmentSequence] == ["corner", "middle"]
+    assert made["SEG"].SOPInstanceUID.encode() in (stage.output / keys["SR"]).read_bytes()
+    for dataset in made.values():
+        (equipment,) = dataset.ContributingEquipmentSequence
+        assert "revision 7" in equipment.ContributionDescription
+        assert "sha256:5a5a" in equipment.ContributionDescription
+
+
+def test_a_job_that_comes_again_makes_the_same_bytes(tmp_path: Path, pacs_folder: Path) -> None:
+    """A worker that died after its upload has left files; the next one writes the same, dated as the message."""
+    sent_at = 1_800_000_000.0
+    with Stage(tmp_path, pacs_folder, clock=lambda: sent_at) as stage:
+        made = []
+        for group in ("first", "second"):
+            worker = stage.start_worker(MIP_OUTPUTS="SEG,SC,SR")
+            stage.submit_text(json.dumps(stage.job("again-1", do="segment")), group)
+            keys = [output.key for output in stage.result("again-1", 60).outputs]
+            made.append([(stage.output / key).read_bytes() for key in keys])
+            stage.results.clear()
+            worker.kill()
+        assert keys[0] == "acts/CT/small/CT_small_again-1.dcm" and keys[1].endswith("_again-1_sc.dcm")
+        assert made[0] == made[1]
+        assert pydicom.dcmread(stage.output / keys[0]).ContentDate.startswith("2027011")
+
+
+def test_a_record_may_ask_for_a_segmentation_alone(stage: Stage) -> None:
+    stage.start_worker(MIP_OUTPUTS="SEG")
+    stage.submit("seg-1")
+    result = stage.result("seg-1", 60)
+    assert result.dicom is not None and result.dicom.key == "acts/CT/small/CT_small_seg-1.dcm"
+    assert [output.kind for output in result.outputs] == ["SEG"]
+    assert pydicom.dcmread(stage.output / result.dicom.key).Modality == "SEG"
+    stage.submit("seg-2", do="image")
+    failed = stage.result("seg-2")
+    assert failed.error is not None and failed.error.code == "INVALID_RESULT"
+    assert "an image can only become SC" in failed.error.message
+
+
 def test_of_a_study_the_largest_series_is_processed(calm: Stage) -> None:
     calm.submit("study-1", scope="study")
     result = calm.result("study-1")

@@ -100,6 +100,12 @@ class Acts(Processor):
                 raise TransientError("MODEL_BUSY", "the model is not there yet", retry_after_s=0.6)
             case "nonsense":
                 return {"mask": np.zeros((2, 2), np.uint8)}
+            case "segment":
+                mask = np.zeros(img.shape, np.uint8)
+                mask[..., :9, :9], mask[..., 20:30, 20:30] = 1, 2
+                return {"mask": mask, "labels": {"1": "corner", "2": "middle"}, "meta": {}}
+            case "image":
+                return {"image": img.astype(np.float32)}
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
         return {"mask": np.ones(img.shape, np.uint8), "labels": None, "meta": {"size": int(img.size)}}
@@ -180,17 +186,22 @@ class Stage:
         self, job_id: str, *, scope: str = "image", pacs: dict[str, str] | None = None, **parameters: Any
     ) -> None:
         """Put a job on the algorithm's queue."""
+        self.submit_text(json.dumps(self.job(job_id, scope=scope, pacs=pacs, **parameters)), job_id)
+
+    def job(
+        self, job_id: str, *, scope: str = "image", pacs: dict[str, str] | None = None, **parameters: Any
+    ) -> dict[str, Any]:
+        """A job message."""
         where = dict(pacs or CT_SMALL)
         where.pop("image_id" if scope != "image" else "", None)
         where.pop("series_id" if scope == "study" else "", None)
-        body = {
+        return {
             "job_id": job_id,
             "client_id": "client",
             "algo_id": ALGO_ID,
             "pacs": {**where, "scope": scope},
             "parameters": parameters,
         }
-        self.submit_text(json.dumps(body), job_id)
 
     def submit_text(self, body: str, group: str) -> None:
         """Put any text on the algorithm's queue."""

@@ -39,3 +39,13 @@ def dice(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> float:
     """Dice's coefficient of two masks."""
     first, second = one != 0, other != 0
     return float(2 * (first & second).sum() / (first.sum() + second.sum()))
+
+
+@cache
+def decoder_test(name: str) -> bytes:
+    """One of pydicom's larger test files."""
+    try:
+        folder = samples.decoder_tests(samples.default_cache())
+    except Unavailable as error:
+        pytest.skip(f"pydicom's larger test files are missing: {error}")
+    return (folder / name).read_bytes()

@@ -43,6 +43,7 @@ def write(image: Image, mask: npt.NDArray[np.uint8], job_id: str = "job-1") -> b
         revision=3,
         series_description="processing_1: liver",
         made_at=datetime(2026, 11, 24, 10, 0),
+        image_digest="sha256:" + "5a" * 32,
     )
 
 
@@ -127,6 +128,10 @@ def test_patient_and_study_are_those_of_the_source_and_the_rest_is_new() -> None
     assert result.ContentDate == "20261124"
     assert result.ManufacturerModelName == "processing_1"
     assert "revision 3" in result.SoftwareVersions
+    (equipment,) = result.ContributingEquipmentSequence
+    assert equipment.PurposeOfReferenceCodeSequence[0].CodeMeaning == "Processing Equipment"
+    for said in (equipment.ContributionDescription, result.DerivationDescription):
+        assert "revision 3" in said and "sha256:" + "5a" * 32 in said
     assert [item.ReferencedSOPInstanceUID for item in result.SourceImageSequence] == [source.SOPInstanceUID]
 
 
@@ -165,7 +170,11 @@ def test_the_same_job_makes_the_same_uids_and_another_job_others() -> None:
     image = read_image(CT_SMALL)
     mask = speckled(image.pixels.shape)
     assert write(image, mask) == write(image, mask)
-    first, second = (pydicom.dcmread(io.BytesIO(write(image, mask, job))) for job in ("job-1", "job-2"))
+    first, second, other = (
+        pydicom.dcmread(io.BytesIO(data))
+        for data in (write(image, mask), write(image, mask, "job-2"), write(image, 1 - mask))
+    )
+    assert other.SOPInstanceUID != first.SOPInstanceUID and other.SeriesInstanceUID == first.SeriesInstanceUID
     assert first.SOPInstanceUID != second.SOPInstanceUID
     assert first.SeriesInstanceUID != second.SeriesInstanceUID
     assert pydicom.uid.UID(first.SOPInstanceUID).is_valid

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from medical_image_processing.errors import AlgorithmFailed, InvalidRequest
+from medical_image_processing.model.algorithm import OutputKind
 from medical_image_processing.model.job import ReportedStatus, ResultMessage
 from medical_image_processing.worker import log, report
 from medical_image_processing.worker.aws import Received, _bucket_address
@@ -55,7 +56,13 @@ def test_the_environment_of_the_contract_is_enough() -> None:
 def test_the_images_digest_is_part_of_the_provenance() -> None:
     digest = WorkerConfig.from_env({**ENV, "MIP_IMAGE_DIGEST": "sha256:ab"}).image_digest
     made = report.provenance(
-        revision="1", task="", source_uids=(), scope="image", durations_ms={}, meta=None, image_digest=digest
+        revision="1",
+        task="",
+        source=report.Source(()),
+        scope="image",
+        durations_ms={},
+        meta=None,
+        image_digest=digest,
     )
     assert made["image_digest"] == "sha256:ab"
 
@@ -163,12 +170,12 @@ def test_a_report_fits_the_contract_and_the_queue() -> None:
     provenance = report.provenance(
         revision="3",
         task="t",
-        source_uids=tuple(f"2.25.{'9' * 38}{i}" for i in range(5000)),
+        source=report.Source(tuple(f"2.25.{'9' * 38}{i}" for i in range(5000))),
         scope="series",
         durations_ms={"run": 1.23456},
         meta={"volume_ml": 3},
     )
-    sent = report.succeeded(one, bucket="b", key="acts/k.dcm", provenance=provenance)
+    sent = report.succeeded(one, bucket="b", keys={OutputKind.SC: "acts/k.dcm"}, provenance=provenance)
     result = ResultMessage.model_validate_json(sent.body)
     assert result.status is ReportedStatus.SUCCEEDED
     assert result.dicom is not None and result.dicom.key == "acts/k.dcm"
@@ -182,7 +189,9 @@ def test_a_report_fits_the_contract_and_the_queue() -> None:
 
 @pytest.mark.parametrize("meta", [{"x": object()}, {"x": "y" * 20_000}, {"x": float("nan")}, None])
 def test_meta_that_is_no_small_json_is_left_out(meta: object) -> None:
-    made = report.provenance(revision="1", task="", source_uids=(), scope="image", durations_ms={}, meta=meta)
+    made = report.provenance(
+        revision="1", task="", source=report.Source(()), scope="image", durations_ms={}, meta=meta
+    )
     assert "meta" not in made
 
 

@@ -1,8 +1,9 @@
-"""What every Secondary Capture of this package has in common, whatever its pixels are.
+"""What every result of this package has in common, and how a Secondary Capture is put together.
 
 Patient and study are those of the source; series and instance are new, and the same again when the same job is
 run again. The writers add their pixels; see :mod:`~medical_image_processing.dicom.secondary_capture` and
-:mod:`~medical_image_processing.dicom.grayscale_capture`.
+:mod:`~medical_image_processing.dicom.grayscale_capture`, and for the other objects
+:mod:`~medical_image_processing.dicom.standard_object`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 
-from pydicom.dataset import Dataset
+import numpy as np
 
 from medical_image_processing import __version__
 from medical_image_processing.dicom import header
@@ -55,13 +56,35 @@ _LONGEST_PIXEL_DATA = 0xFFFFFFFE
 
 @dataclass(frozen=True)
 class Making:
-    """What made a result. ``made_at``: local time."""
+    """What made a result. ``made_at``: local time. ``image_digest``: of the container image, if there is one."""
 
     job_id: str
     algo_id: str
     revision: int | str
     series_description: str
     made_at: datetime = field(default_factory=datetime.now)
+    image_digest: str = ""
+
+    @property
+    def date(self) -> str:
+        """As DA (PS3.5 6.2)."""
+        return self.made_at.strftime("%Y%m%d")
+
+    @property
+    def time(self) -> str:
+        """As TM (PS3.5 6.2)."""
+        return self.made_at.strftime("%H%M%S.%f")
+
+    @property
+    def software_versions(self) -> tuple[str, str]:
+        """Ours, and the algorithm's revision."""
+        return __version__, f"revision {self.revision}"[:64]
+
+    @property
+    def said_of(self) -> str:
+        """What made the result, in a sentence; (0018,A003) may have 1024 characters."""
+        image = f", container image {self.image_digest}" if self.image_digest else ""
+        return f"Algorithm {self.algo_id}, revision {self.revision}{image}"[:1024]
 
 
 @dataclass(frozen=True)
@@ -77,15 +100,23 @@ class PixelData:
 
 
 def write_file(
-    image: Image, making: Making, sop_class: str, derivation: Elements, pixel_elements: Elements, pixels: PixelData
+    image: Image,
+    making: Making,
+    sop_class: str,
+    content: str,
+    derivation: Elements,
+    pixel_elements: Elements,
+    pixels: PixelData,
 ) -> bytes:
     """The DICOM file: ``image``'s patient and study, and what the writer has to say of its pixels.
 
-    Raises :class:`InputRejected` ``TOO_LARGE`` for a volume that no DICOM object can hold.
+    ``content``: :func:`content_digest` of the algorithm's result. Raises :class:`InputRejected` ``TOO_LARGE`` for
+    a volume that no DICOM object can hold.
     """
-    origin = _origin(image, making)
-    sop_instance = made_uid(*origin, "instance")
-    elements = _carried_on(image.sources[0], origin)
+    origin = made_from(image, making)
+    sop_instance = made_uid(*origin, content, "instance")
+    elements = carried_on(image, making)
+    elements |= contributing_equipment(making)
     elements |= _series_and_equipment(making, origin)
     elements |= _sources(image)
     elements |= derivation
@@ -117,14 +148,25 @@ def pixel_bits(bits: int) -> Elements:
     return {tag: unsigned_shorts(tag, number) for tag, number in values}
 
 
-def _origin(image: Image, making: Making) -> tuple[str, ...]:
+def content_digest(*arrays: Pixels) -> str:
+    """Names the values of a result: an instance with other content must not have the same UID."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str((array.dtype.str, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def made_from(image: Image, making: Making) -> tuple[str, ...]:
     """What UIDs are made of: the source's too, as a job_id may be used again on another image or elsewhere."""
     study = header.raw(image.sources[0], header.STUDY_INSTANCE_UID).decode("ascii", "replace")
-    return making.job_id, making.algo_id, study, *map(header.sop_instance_uid, image.sources)
+    made_by = making.job_id, making.algo_id, f"revision {making.revision}"
+    return *made_by, study, *map(header.sop_instance_uid, image.sources)
 
 
-def _carried_on(source: Dataset, origin: tuple[str, ...]) -> dict[int, bytes]:
-    """Patient and study as the source has them, bytes and character set unchanged."""
+def carried_on(image: Image, making: Making) -> dict[int, bytes]:
+    """Patient and study as the source has them, encoded, bytes and character set unchanged."""
+    source, origin = image.sources[0], made_from(image, making)
     found = {tag: (vr, header.raw(source, tag)) for tag, vr in header.CARRIED_ON.items()}
     elements = {
         tag: encode(tag, vr, value) for tag, (vr, value) in found.items() if 0 < len(value) <= _LONGEST_VALUE
@@ -139,7 +181,7 @@ def _carried_on(source: Dataset, origin: tuple[str, ...]) -> dict[int, bytes]:
 
 def _series_and_equipment(making: Making, origin: tuple[str, ...]) -> dict[int, bytes]:
     """General Series, General and SC Equipment, General Image (PS3.3 C.7.3.1, C.7.5.1, C.8.6.1, C.7.6.1)."""
-    day, moment = making.made_at.strftime("%Y%m%d"), making.made_at.strftime("%H%M%S.%f")
+    day, moment = making.date, making.time
     values = (
         (0x00080008, "CS", "DERIVED\\SECONDARY"),
         (0x00080012, "DA", day),  # Instance Creation Date
@@ -151,13 +193,26 @@ def _series_and_equipment(making: Making, origin: tuple[str, ...]) -> dict[int, 
         (0x00080070, "LO", MANUFACTURER),
         (0x0008103E, "LO", making.series_description[:64]),
         (0x00081090, "LO", making.algo_id),  # Manufacturer's Model Name
-        (0x00181020, "LO", f"{__version__}\\revision {making.revision}"[:64]),  # Software Versions
-        (0x0020000E, "UI", made_uid(*origin, "series")),
+        (0x00181020, "LO", "\\".join(making.software_versions)),  # Software Versions
+        (header.SERIES_INSTANCE_UID, "UI", made_uid(*origin, "series")),
         (0x00200011, "IS", _SERIES_NUMBER),
         (0x00200013, "IS", "1"),
         (0x00280301, "CS", "NO"),  # Burned In Annotation
     )
     return {tag: encode(tag, vr, value) for tag, vr, value in values}
+
+
+def contributing_equipment(making: Making) -> Elements:
+    """The algorithm with its revision and image (PS3.3 C.12.1.1.5), which any object may name."""
+    item = {
+        0x00080070: encode(0x00080070, "LO", MANUFACTURER),
+        0x00081090: encode(0x00081090, "LO", making.algo_id),
+        0x00181020: encode(0x00181020, "LO", "\\".join(making.software_versions)),
+        0x0018A002: encode(0x0018A002, "DT", making.date + making.time),
+        0x0018A003: encode(0x0018A003, "ST", making.said_of),
+        0x0040A170: code(0x0040A170, "109102", "Processing Equipment"),
+    }
+    return {0x0018A001: sequence(0x0018A001, [item])}
 
 
 def _sources(image: Image) -> dict[int, bytes]:

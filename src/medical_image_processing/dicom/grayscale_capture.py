@@ -14,7 +14,14 @@ from datetime import datetime
 import numpy as np
 
 from medical_image_processing.dicom import header, overlay
-from medical_image_processing.dicom.derived import SECONDARY_CAPTURE, Making, PixelData, pixel_bits, write_file
+from medical_image_processing.dicom.derived import (
+    SECONDARY_CAPTURE,
+    Making,
+    PixelData,
+    content_digest,
+    pixel_bits,
+    write_file,
+)
 from medical_image_processing.dicom.encode import Elements, encode, unsigned_shorts
 from medical_image_processing.dicom.image import Image, Pixels, as_slices
 
@@ -33,6 +40,7 @@ def write_grayscale_capture(
     revision: int | str,
     series_description: str,
     made_at: datetime | None = None,
+    image_digest: str = "",
 ) -> bytes:
     """The DICOM file of a result that is an image on ``image``'s grid.
 
@@ -43,14 +51,15 @@ def write_grayscale_capture(
     if values.shape != image.pixels.shape:
         raise ValueError(f"the result has shape {values.shape}, the image {image.pixels.shape}")
     scale = _Scale.of(values)
-    making = Making(job_id, algo_id, revision, series_description, made_at or datetime.now())
-    said = f"Image made by {algo_id}, revision {revision}"
+    making = Making(job_id, algo_id, revision, series_description, made_at or datetime.now(), image_digest)
+    said = f"Image made by algorithm. {making.said_of}"
     pixels = PixelData(_stored(values, scale), values.size * scale.bits // 8, "OB" if scale.bits == 8 else "OW")
     elements = {**_monochrome(scale), **_window(values, scale)}
     if image.is_volume:
         elements[0x20500020] = encode(0x20500020, "CS", "IDENTITY")  # Presentation LUT Shape
+    derivation = {0x00082111: encode(0x00082111, "ST", said)}
     return write_file(
-        image, making, _sop_class(image, scale), {0x00082111: encode(0x00082111, "ST", said)}, elements, pixels
+        image, making, _sop_class(image, scale), content_digest(values), derivation, elements, pixels
     )
 
 

@@ -32,6 +32,11 @@ class Image:
     ``directions``: how far it is from a slice, a row and a column to the next, three vectors in mm, or None.
     ``sources``: one header per file in the order of the slices, with the elements named in
     :data:`~medical_image_processing.dicom.header.TAGS` and without pixel data.
+    ``corners``: the centre of the first pixel of every slice, in mm; empty unless the headers say it of each and
+    all lie in parallel, one behind the other.
+    ``knows_spacing``: whether the headers say how far apart slices are, and rows and columns.
+    ``frames``: where the slices of a multi-frame object were in its file, from 0 on; empty if as they are here.
+    ``units``: what the values are, as the header or else the modality says; empty if nobody does.
     """
 
     pixels: Pixels
@@ -41,6 +46,10 @@ class Image:
     sources: tuple[Dataset, ...]
     origin: Vector | None = None
     directions: tuple[Vector, Vector, Vector] | None = None
+    corners: tuple[Vector, ...] = ()
+    knows_spacing: tuple[bool, bool] = (False, False)
+    frames: tuple[int, ...] = ()
+    units: str = ""
 
     @property
     def is_volume(self) -> bool:
@@ -53,6 +62,28 @@ class Image:
         uids = (header.sop_instance_uid(source) for source in self.sources)
         return tuple(uid for uid in uids if uid)
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known where in the patient every slice lies."""
+        return self.directions is not None and len(self.corners) == len(as_slices(self.pixels))
+
+    @property
+    def gaps(self) -> tuple[int, ...]:
+        """After which slices, counted from 0, some seem to be missing: the next is over half a slice too far."""
+        steps = self.steps
+        return (
+            tuple(int(index) for index in np.flatnonzero(steps > 1.5 * self.spacing[0])) if len(steps) > 1 else ()
+        )
+
+    @property
+    def steps(self) -> Pixels:
+        """How far it is from each slice to the next along the normal, mm; empty unless it is known."""
+        if not self.is_placed or self.orientation is None:
+            return np.empty(0)
+        normal = np.cross(self.orientation[:3], self.orientation[3:])
+        steps: Pixels = np.abs(np.diff(np.array(self.corners) @ normal))
+        return steps
+
     def meta(self) -> dict[str, Any]:
         """What a Processor is told about the image, beside the caller's parameters."""
         return {
@@ -61,6 +92,9 @@ class Image:
             "orientation": self.orientation,
             "origin": self.origin,
             "directions": self.directions,
+            "corners": self.corners,
+            "gaps": self.gaps,
+            "units": self.units,
         }
 
     def slice_at(self, index: int) -> Pixels:

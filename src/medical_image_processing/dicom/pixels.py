@@ -1,9 +1,9 @@
 """From encoded pixel data to arrays: stored values first, modality units after.
 
 Uncompressed monochrome, what scanners send, is viewed in place. JPEG 2000 of that kind goes through
-OpenCV, whose decoder gives the same values as pylibjpeg's and lets other threads run meanwhile. All the
-rest is pydicom's, with its plugins. What a header claims is compared with the bytes that are there before
-any memory is taken for it.
+OpenCV, whose decoder gives the same values as pylibjpeg's and lets other threads run meanwhile; lossless and
+12-bit JPEG through imagecodecs. All the rest is pydicom's, with its plugins. What a header claims is compared
+with the bytes that are there before any memory is taken for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from medical_image_processing.dicom import header
+from medical_image_processing.dicom import header, jpeg
 from medical_image_processing.errors import InputRejected
 
 Pixels = npt.NDArray[Any]
@@ -44,7 +44,14 @@ _ALWAYS_ALLOWED_BYTES = 64 * 2**20
 _LITTLE_ENDIAN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
 _JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL})
 _PIXEL_TAGS = (header.PIXEL_DATA, 0x7FE00008, 0x7FE00009)
+_ENCODED_PIXEL_TAGS = frozenset(
+    struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF) for tag in _PIXEL_TAGS for order in "<>"
+)
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_UNSPECIFIED = "US"
+_GREATEST = 1e30
+_PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 _RED_GREEN_BLUE = np.array([0.299, 0.587, 0.114], np.float32)
 
 # OpenCV writes its decoder's complaints to standard error; ours are exceptions.
@@ -127,6 +134,8 @@ def decode(dataset: FileDataset) -> Pixels:
     stored = _view(encoded, layout) if syntax in _LITTLE_ENDIAN and layout.is_plain else None
     if stored is None and syntax in _JPEG_2000:
         stored = _decode_jpeg_2000(encoded, layout)
+    if stored is None and syntax in jpeg.SYNTAXES:
+        stored = _decode_jpeg(encoded, layout)
     if stored is None:
         stored = _decode_any(dataset, layout, syntax)
     return to_modality_units(stored, dataset)
@@ -137,7 +146,17 @@ def _encoded(dataset: Dataset) -> bytes:
         element = dataset.get_item(tag, keep_deferred=True)
         if element is not None and isinstance(element.value, bytes) and element.value:
             return element.value
-    raise InputRejected("NO_PIXELS", "The DICOM object holds no pixel data; send an image.")
+    raise _no_pixels()
+
+
+def check_pixels_begin(tag: bytes) -> None:
+    """:class:`InputRejected` ``NO_PIXELS`` unless the encoded ``tag`` is that of pixel data."""
+    if tag not in _ENCODED_PIXEL_TAGS:
+        raise _no_pixels()
+
+
+def _no_pixels() -> InputRejected:
+    return InputRejected("NO_PIXELS", "The DICOM object holds no pixel data; send an image.")
 
 
 def _check_size(layout: Layout, held_bytes: int, syntax: Any) -> None:
@@ -160,7 +179,7 @@ def _check_size(layout: Layout, held_bytes: int, syntax: Any) -> None:
         )
 
 
-def _view(encoded: bytes, layout: Layout) -> Pixels:
+def _view(encoded: bytes | memoryview, layout: Layout) -> Pixels:
     """Little endian monochrome where it lies. Only bits beyond BitsStored make a copy necessary."""
     kind = f"<{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}"
     count = layout.frames * layout.rows * layout.columns
@@ -244,6 +263,24 @@ def _broken_jpeg_2000() -> InputRejected:
     )
 
 
+def _decode_jpeg(encoded: bytes, layout: Layout) -> Pixels | None:
+    """Monochrome or red, green and blue frames that pydicom has no decoder for; else None."""
+    if not (layout.is_plain or (layout.samples == 3 and layout.photometric == "RGB")):
+        return None
+    try:
+        frames = list(generate_frames(encoded, number_of_frames=layout.frames))
+    except Exception as error:
+        raise jpeg.broken() from error
+    if len(frames) != layout.frames:
+        raise jpeg.broken()
+    shape = (layout.rows, layout.columns, layout.samples)
+    decoded = np.stack([jpeg.decode_frame(frame, shape, layout.bits_allocated) for frame in frames])
+    if layout.samples == 3:
+        return _luminance(decoded)
+    kind = np.dtype(f"{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}")
+    return without_unused_bits(decoded.view(kind), layout)
+
+
 def _decode_any(dataset: FileDataset, layout: Layout, syntax: Any) -> Pixels:
     """Whatever pydicom and its plugins can decode; colour becomes luminance."""
     try:
@@ -277,11 +314,38 @@ def _why_undecodable(syntax: Any) -> str:
         has_decoder = False
     if has_decoder:
         return f"The pixel data, {name}, can't be decoded; it or its header is broken. Fetch the file again."
-    return f"There is no decoder for {name}; send uncompressed, JPEG 2000 or RLE."
+    return f"There is no decoder for {name}; send uncompressed, JPEG, JPEG-LS, JPEG 2000 or RLE."
+
+
+def decode_in_place(data: bytes, start: int, dataset: Dataset) -> Pixels | None:
+    """:func:`decode` for plain pixels, whose element begins at ``start`` of the file, without a copy of them.
+
+    None where they are something else, and for :func:`decode`.
+    """
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
+        return None
+    layout = read_layout(dataset)
+    if not layout.is_plain or data[start : start + 4] != _PIXEL_DATA_TAG:
+        return None
+    has_long_header = syntax == ExplicitVRLittleEndian
+    value = start + (12 if has_long_header else 8)
+    length = int.from_bytes(data[value - 4 : value], "little")
+    if length == _UNDEFINED_LENGTH or not length:
+        return None
+    encoded = memoryview(data)[value : value + length]
+    _check_size(layout, len(encoded), syntax)
+    return to_modality_units(_view(encoded, layout), dataset)
 
 
 def to_modality_units(stored: Pixels, dataset: Dataset) -> Pixels:
-    """Stored values (frames, rows, columns) through the Modality LUT or rescale (PS3.3 C.11.1)."""
+    """Stored values (frames, rows, columns) through the Modality LUT or rescale (PS3.3 C.11.1).
+
+    Where the object has neither, through its real world value mapping (C.7.6.16.2.11), as parametric maps do.
+    """
+    mappings = _real_world_mappings(dataset, len(stored))
+    if mappings:
+        return _mapped(stored, mappings)
     if header.MODALITY_LUT_SEQUENCE in dataset:
         try:
             return narrowed(apply_modality_lut(stored, dataset), 1.0, 0.0)
@@ -294,6 +358,66 @@ def to_modality_units(stored: Pixels, dataset: Dataset) -> Pixels:
     scaled *= np.array(slopes, np.float32)[:, np.newaxis, np.newaxis]
     scaled += np.array(intercepts, np.float32)[:, np.newaxis, np.newaxis]
     return scaled
+
+
+def units_of(dataset: Dataset) -> str:
+    """What the modality units are: as the header says (PS3.3 C.11.1.1.2, C.8.9.1), HU for CT, else empty."""
+    group = functional_group(dataset, "PixelValueTransformationSequence", 0) or dataset
+    stated = header.text(group, header.RESCALE_TYPE)
+    if stated and stated != _UNSPECIFIED:
+        return stated
+    if mappings := _real_world_mappings(dataset, 1):
+        return str(_first_code_value(mappings[0]))
+    if header.text(dataset, header.MODALITY) == "CT":
+        return "HU"
+    return header.text(dataset, header.UNITS)
+
+
+def _first_code_value(mapping: Dataset) -> str:
+    units = mapping.get("MeasurementUnitsCodeSequence") or [Dataset()]
+    return str(units[0].get("CodeValue") or "")[:16]
+
+
+def _real_world_mappings(dataset: Dataset, frames: int) -> list[Dataset]:
+    """The mapping of each frame, where it is the only thing that gives stored values a meaning; else none."""
+    if header.RESCALE_SLOPE in dataset or header.MODALITY_LUT_SEQUENCE in dataset:
+        return []
+    if functional_group(dataset, "PixelValueTransformationSequence", 0) is not None:
+        return []
+    found = [functional_group(dataset, "RealWorldValueMappingSequence", frame) for frame in range(frames)]
+    if not any(found) and header.REAL_WORLD_VALUE_MAPPING_SEQUENCE in dataset:
+        try:
+            found = [dataset[header.REAL_WORLD_VALUE_MAPPING_SEQUENCE].value[0]] * frames
+        except Exception as error:
+            raise header.bad(header.REAL_WORLD_VALUE_MAPPING_SEQUENCE, "is broken") from error
+    mappings = [mapping for mapping in found if mapping is not None]
+    return mappings if len(mappings) == frames else []
+
+
+def _mapped(stored: Pixels, mappings: list[Dataset]) -> Pixels:
+    """Through a linear mapping or a table, which may be another one for each frame."""
+    try:
+        if all(mapping is mappings[0] for mapping in mappings) and "RealWorldValueLUTData" not in mappings[0]:
+            return narrowed(stored, *_line(mappings[0]))
+        values = np.empty(stored.shape, np.float32)
+        for frame, mapping in enumerate(mappings):
+            if "RealWorldValueLUTData" in mapping:
+                table = np.array(mapping.RealWorldValueLUTData, np.float32)
+                place = stored[frame].astype(np.int64) - int(mapping.RealWorldValueFirstValueMapped)
+                values[frame] = table[np.clip(place, 0, len(table) - 1)]
+            else:
+                slope, intercept = _line(mapping)
+                values[frame] = stored[frame] * slope + intercept
+        return values
+    except Exception as error:
+        raise header.bad(header.REAL_WORLD_VALUE_MAPPING_SEQUENCE, "can't be applied") from error
+
+
+def _line(mapping: Dataset) -> tuple[float, float]:
+    slope, intercept = float(mapping.RealWorldValueSlope), float(mapping.RealWorldValueIntercept)
+    if not (abs(slope) < _GREATEST and abs(intercept) < _GREATEST):
+        raise ValueError("not a finite number")
+    return slope, intercept
 
 
 def narrowed(stored: Pixels, slope: float, intercept: float) -> Pixels:

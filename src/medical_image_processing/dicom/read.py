@@ -13,6 +13,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pydicom
@@ -22,9 +23,19 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medical_image_processing.dicom import header
-from medical_image_processing.dicom.image import Image, Vector
-from medical_image_processing.dicom.pixels import Pixels, decode, functional_group
-from medical_image_processing.dicom.volume import Allocate, decode_volume, inconsistent, reorder
+from medical_image_processing.dicom.geometry import (
+    Plane,
+    Spacing,
+    directions,
+    frame_planes,
+    heights,
+    share_orientation,
+    shares_place,
+)
+from medical_image_processing.dicom.image import Image
+from medical_image_processing.dicom.pixels import Pixels, check_pixels_begin, decode, decode_in_place, units_of
+from medical_image_processing.dicom.series import arrange, check_size
+from medical_image_processing.dicom.volume import Allocate, decode_volume, reorder
 from medical_image_processing.errors import InputRejected
 
 __all__ = ["Image", "drain_series", "read_image", "read_series"]
@@ -34,98 +45,163 @@ config.settings.reading_validation_mode = config.IGNORE
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
-_ORIENTATION_TOLERANCE = 1e-3
-_RIGHT_ANGLE_TOLERANCE = 1e-2
 _MAX_INFLATED_BYTES = 2**28
 _INFLATE_STEP = 2**14
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 
 
 def read_image(data: bytes) -> Image:
-    """One DICOM file: a slice (rows, columns), or (frames, rows, columns) if it has several frames."""
+    """One DICOM file: a slice (rows, columns), or (frames, rows, columns) if it has several frames.
+
+    Frames that say where they lie and go neither up nor down are put in the order of their positions.
+    """
     pixels, source = _read(data)
-    volume = len(pixels) > 1
-    geometry = functional_group(source, "PlaneOrientationSequence", 0) or source
-    orientation, corners = _orientation(geometry), _frame_corners(source, len(pixels))
-    normal = _normal(geometry)
-    positions = [_along(normal, corner) for corner in corners] if volume and normal else []
-    spacing = _spacing(source, positions)
-    return Image(
-        pixels=pixels if volume else pixels[0],
-        spacing=spacing,
-        orientation=orientation,
-        modality=header.text(source, header.MODALITY),
-        sources=(source,),
-        origin=corners[0] if corners else _corner(source),
-        directions=_directions(orientation, spacing, descends=bool(positions) and positions[-1] < positions[0]),
-    )
+    return _single(source, pixels) if len(pixels) == 1 else _multi_frame(source, pixels)
 
 
-def read_series(files: Sequence[bytes], *, allocate: Allocate = np.empty) -> Image:
+def read_series(files: Sequence[bytes], *, allocate: Allocate = np.empty, max_bytes: int | None = None) -> Image:
     """The files of one series as a volume (slices, rows, columns), decoded on all cores.
 
     The slices lie along the normal of their planes, ascending; where positions are missing, by Instance
     Number. One file gives the same as :func:`read_image`. ``allocate`` makes the array that the slices are
-    decoded into.
+    decoded into; ``max_bytes`` is what it may take.
     """
-    return _series(files, allocate, forget=lambda _: None)
+    return _series(files, allocate, max_bytes, forget=lambda _: None)
 
 
-def drain_series(files: list[bytes], *, allocate: Allocate = np.empty) -> Image:
+def drain_series(files: list[bytes], *, allocate: Allocate = np.empty, max_bytes: int | None = None) -> Image:
     """:func:`read_series`; each of ``files`` is let go once it is decoded, since a series may be large."""
 
     def forget(index: int) -> None:
         files[index] = b""
 
-    image = _series(files, allocate, forget=forget)
+    image = _series(files, allocate, max_bytes, forget=forget)
     files.clear()
     return image
 
 
-def _series(files: Sequence[bytes], allocate: Allocate, *, forget: Callable[[int], None]) -> Image:
+def _series(
+    files: Sequence[bytes], allocate: Allocate, max_bytes: int | None, *, forget: Callable[[int], None]
+) -> Image:
     if not files:
         raise InputRejected("NO_PIXELS", "The series holds no files; check the series_id.")
     if len(files) == 1:
         return read_image(files[0])
-    pixels, headers = decode_volume(files, _read, allocate, forget=forget)
-    _check_consistent(headers)
-    order = sorted(range(len(headers)), key=_order_key(headers))
-    reorder(pixels, order)
-    sources = tuple(headers[index] for index in order)
-    orientation, spacing = _orientation(sources[0]), _spacing(sources[0], _positions(sources))
+    headers = [_Header.of(data) for data in files]
+    order = arrange([found.source for found in headers])
+    if len(order) == 1:
+        return read_image(files[order[0]])
+    sources = tuple(headers[index].source for index in order)
+    check_size(sources, max_bytes)
+    for left_out in set(range(len(files))) - set(order):
+        forget(left_out)
+
+    def decode_slice(index: int) -> Pixels:
+        place = order[index]
+        pixels = headers[place].decode(files[place])
+        forget(place)
+        return pixels
+
+    pixels = decode_volume(len(order), decode_slice, allocate)
+    planes = [Plane.of(source) for source in sources]
+    return _placed(pixels, planes, sources)
+
+
+def _single(source: Dataset, pixels: Pixels) -> Image:
+    return _placed(pixels[0], [Plane.of(source)], (source,))
+
+
+def _multi_frame(source: Dataset, pixels: Pixels) -> Image:
+    planes = frame_planes(source, len(pixels))
+    places = heights(planes) if share_orientation(planes) else []
+    if not places or shares_place(places):
+        # Cine, several phases, or planes across each other: frames, and no volume.
+        return _placed(pixels, planes[:1] or [Plane.of(source)], (source,))
+    steps = np.diff(places)
+    if not ((steps > 0).all() or (steps < 0).all()):
+        order = sorted(range(len(places)), key=places.__getitem__)
+        pixels = np.require(pixels, requirements="W")
+        reorder(pixels, order)
+        return _placed(pixels, [planes[index] for index in order], (source,), frames=tuple(order))
+    return _placed(pixels, planes, (source,))
+
+
+def _placed(
+    pixels: Pixels, planes: Sequence[Plane], sources: tuple[Dataset, ...], *, frames: tuple[int, ...] = ()
+) -> Image:
+    """``planes``: of every slice, or of the first where the others' are not known."""
+    slices = len(pixels) if pixels.ndim == 3 else 1
+    positions = heights(planes)
+    spacing = Spacing.of(sources[0], positions)
+    is_whole = len(planes) == slices and len(positions) == slices
+    corners = tuple(plane.corner for plane in planes if plane.corner is not None) if is_whole else ()
     return Image(
         pixels=pixels,
-        spacing=spacing,
-        orientation=orientation,
+        spacing=spacing.values,
+        orientation=planes[0].orientation,
         modality=header.text(sources[0], header.MODALITY),
         sources=sources,
-        origin=_corner(sources[0]),
-        directions=_directions(orientation, spacing),
+        origin=planes[0].corner,
+        directions=directions(planes[0].orientation, spacing.values, corners),
+        corners=corners,
+        knows_spacing=spacing.is_known,
+        frames=frames,
+        units=units_of(sources[0]),
     )
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What stands before a file's pixels, and where they begin. ``source`` as in :class:`Image`."""
+
+    source: Dataset
+    pixels_at: int
+
+    @classmethod
+    def of(cls, data: bytes) -> _Header:
+        file = io.BytesIO(data)
+        source = _without_file(_parse(data, file, stop_before_pixels=True))
+        at = file.tell()
+        if source.file_meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            check_pixels_begin(data[at : at + 4])  # a file may end before them, as a transfer may
+        return cls(source, at)
+
+    def decode(self, data: bytes) -> Pixels:
+        pixels = decode_in_place(data, self.pixels_at, self.source)
+        return decode(parse(data)) if pixels is None else pixels
 
 
 def _read(data: bytes) -> tuple[Pixels, Dataset]:
     """Pixels (frames, rows, columns), and the header without them."""
     parsed = parse(data)
     pixels = decode(parsed)
-    # A plain Dataset, since a FileDataset would hold the file's bytes as long as it lives.
-    source = Dataset(parsed)
-    source.file_meta = parsed.file_meta
+    source = _without_file(parsed)
     for tag in (0x7FE00008, 0x7FE00009, header.PIXEL_DATA):
         if tag in source:
             del source[tag]
     return pixels, source
 
 
+def _without_file(parsed: FileDataset) -> Dataset:
+    """A plain Dataset, since a FileDataset would hold the file's bytes as long as it lives."""
+    source = Dataset(parsed)
+    source.file_meta = parsed.file_meta
+    return source
+
+
 def parse(data: bytes) -> FileDataset:
     """The elements of :data:`header.TAGS` in a DICOM file; ``NOT_DICOM``, ``BAD_HEADER`` or ``TOO_LARGE``."""
+    return _parse(data, io.BytesIO(data), stop_before_pixels=False)
+
+
+def _parse(data: bytes, file: io.BytesIO, *, stop_before_pixels: bool) -> FileDataset:
     if data[128:132] != b"DICM":
         raise InputRejected(
             "NOT_DICOM", "The file is not DICOM (PS3.10): it lacks the prefix DICM; send a DICOM file."
         )
     _check_inflated_size(data)
     try:
-        return pydicom.dcmread(io.BytesIO(data), specific_tags=header.TAGS)
+        return pydicom.dcmread(file, specific_tags=header.TAGS, stop_before_pixels=stop_before_pixels)
     except InvalidDicomError as error:
         raise InputRejected("NOT_DICOM", "The file is not DICOM (PS3.10); send a DICOM file.") from error
     except Exception as error:  # pydicom lets through whatever its parsing runs into
@@ -148,110 +224,3 @@ def _check_inflated_size(data: bytes) -> None:
         raise InputRejected(
             "TOO_LARGE", f"The file inflates to more than {_MAX_INFLATED_BYTES} bytes; send it as it is."
         )
-
-
-def _check_consistent(sources: list[Dataset]) -> None:
-    for tag in (header.STUDY_INSTANCE_UID, header.PATIENT_ID):
-        expected = header.raw(sources[0], tag)
-        if any(header.raw(source, tag) != expected for source in sources):
-            raise inconsistent("its files belong to different patients or studies")
-    orientations = {_orientation(source) for source in sources}
-    known = np.array([orientation for orientation in orientations if orientation])
-    if len(known) and (len(known) < len(orientations) or np.ptp(known, axis=0).max() > _ORIENTATION_TOLERANCE):
-        raise inconsistent("its images lie in different orientations")
-
-
-def _order_key(sources: list[Dataset]) -> Callable[[int], float]:
-    """How to sort the indices of ``sources``: along the normal, else by Instance Number."""
-    if len(_positions(sources)) == len(sources):
-        return lambda index: _position(sources[index]) or 0.0
-    return lambda index: header.number(sources[index], header.INSTANCE_NUMBER, 0.0)
-
-
-def _orientation(source: Dataset) -> tuple[float, ...] | None:
-    return header.numbers(source, header.IMAGE_ORIENTATION, 6)
-
-
-def _normal(source: Dataset) -> Vector | None:
-    """The cross product of the row and column cosines."""
-    orientation = _orientation(source)
-    return None if orientation is None else _cross(orientation)
-
-
-def _cross(orientation: tuple[float, ...]) -> Vector:
-    a, b, c, d, e, f = orientation
-    return (b * f - c * e, c * d - a * f, a * e - b * d)
-
-
-def _corner(source: Dataset) -> Vector | None:
-    """Where the centre of the first pixel lies."""
-    found = header.numbers(source, header.IMAGE_POSITION, 3)
-    return None if found is None else (found[0], found[1], found[2])
-
-
-def _directions(
-    orientation: tuple[float, ...] | None, spacing: Vector, *, descends: bool = False
-) -> tuple[Vector, Vector, Vector] | None:
-    """From a slice, a row and a column to the next; None unless the cosines are a right angle's."""
-    if orientation is None:
-        return None
-    a, b, c, d, e, f = orientation
-    off = (a * a + b * b + c * c - 1, d * d + e * e + f * f - 1, a * d + b * e + c * f)
-    if max(map(abs, off)) > _RIGHT_ANGLE_TOLERANCE:
-        return None
-    x, y, z = _cross(orientation)
-    between, rows, columns = -spacing[0] if descends else spacing[0], spacing[1], spacing[2]
-    return (
-        (x * between, y * between, z * between),
-        (d * rows, e * rows, f * rows),
-        (a * columns, b * columns, c * columns),
-    )
-
-
-def _position(source: Dataset) -> float | None:
-    """Where the slice lies along its normal, in mm."""
-    normal, corner = _normal(source), _corner(source)
-    return None if normal is None or corner is None else _along(normal, corner)
-
-
-def _along(normal: Sequence[float], corner: Sequence[float]) -> float:
-    return sum(cosine * millimetres for cosine, millimetres in zip(normal, corner, strict=True))
-
-
-def _positions(sources: Sequence[Dataset]) -> list[float]:
-    found = [_position(source) for source in sources]
-    return [position for position in found if position is not None]
-
-
-def _frame_corners(source: Dataset, frames: int) -> list[Vector]:
-    """Where an enhanced object's frames begin; empty if it doesn't say so for each."""
-    if functional_group(source, "PlanePositionSequence", 0) is None:
-        return []
-    places = (functional_group(source, "PlanePositionSequence", frame) for frame in range(frames))
-    corners = [corner for place in places if place is not None and (corner := _corner(place)) is not None]
-    return corners if len(corners) == frames else []
-
-
-def _spacing(source: Dataset, positions: list[float]) -> tuple[float, float, float]:
-    """mm between slices, rows and columns; between slices as measured from their positions if possible."""
-    measures = functional_group(source, "PixelMeasuresSequence", 0) or source
-    in_plane = next(
-        (
-            found
-            for tag in (
-                header.PIXEL_SPACING,
-                header.IMAGER_PIXEL_SPACING,
-                header.NOMINAL_SCANNED_PIXEL_SPACING,
-            )
-            if (found := header.numbers(measures, tag, 2)) and min(found) > 0
-        ),
-        (1.0, 1.0),
-    )
-    steps = np.abs(np.diff(positions)) if len(positions) > 1 else np.array([])
-    steps = steps[steps > 0]
-    if len(steps):
-        between = float(np.median(steps))
-    else:
-        thickness = header.number(measures, header.SLICE_THICKNESS, 1.0)
-        between = abs(header.number(measures, header.SPACING_BETWEEN_SLICES, thickness)) or 1.0
-    return (between, in_plane[0], in_plane[1])

@@ -20,6 +20,7 @@ from medical_image_processing.dicom.derived import (
     SECONDARY_CAPTURE,
     Making,
     PixelData,
+    content_digest,
     made_uid,
     pixel_bits,
     write_file,
@@ -43,6 +44,7 @@ def write_secondary_capture(
     series_description: str,
     window: Window | None = None,
     made_at: datetime | None = None,
+    image_digest: str = "",
 ) -> bytes:
     """The DICOM file of a result.
 
@@ -54,8 +56,8 @@ def write_secondary_capture(
     if mask.shape != image.pixels.shape:
         raise ValueError(f"the mask has shape {mask.shape}, the image {image.pixels.shape}")
     window = window or overlay.choose_window(image.pixels, image.modality)
-    making = Making(job_id, algo_id, revision, series_description, made_at or datetime.now())
-    said = f"Mask of {algo_id}, revision {revision}, drawn over the image"
+    making = Making(job_id, algo_id, revision, series_description, made_at or datetime.now(), image_digest)
+    said = f"Mask drawn over the image. {making.said_of}"
     derivation = {0x00082111: encode(0x00082111, "ST", said), 0x00089215: _derivation()}
     length = mask.size * (3 if image.is_volume else 1)
     pixels = PixelData(_drawn(image, mask, window), length, "OB")
@@ -63,7 +65,7 @@ def write_secondary_capture(
         sop_class, elements = MULTI_FRAME_TRUE_COLOR_SECONDARY_CAPTURE, _true_color_elements()
     else:
         sop_class, elements = SECONDARY_CAPTURE, _palette_elements()
-    return write_file(image, making, sop_class, derivation, elements, pixels)
+    return write_file(image, making, sop_class, content_digest(mask), derivation, elements, pixels)
 
 
 def read_mask(dataset: Dataset) -> Pixels:

@@ -10,40 +10,33 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset
 
 from medical_image_processing.errors import InputRejected
 
 Pixels = npt.NDArray[Any]
 Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Pixels]
 """Makes an array of this shape and dtype, C-contiguous; its values don't matter. ``numpy.empty`` is one."""
-Read = Callable[[bytes], tuple[Pixels, Dataset]]
-"""From a file to its pixels (frames, rows, columns) and its header."""
+Decode = Callable[[int], Pixels]
+"""From a slice's index to its pixels (1, rows, columns)."""
 
 
-def decode_volume(
-    files: Sequence[bytes], read: Read, allocate: Allocate, *, forget: Callable[[int], None]
-) -> tuple[Pixels, list[Dataset]]:
-    """The single frames of ``files`` as (slices, rows, columns), and their headers, in the order of the files.
+def decode_volume(slices: int, decode: Decode, allocate: Allocate) -> Pixels:
+    """(slices, rows, columns), decoded on all cores; int16, or float32 once a slice needs it.
 
-    Decoded on all cores. ``forget`` is told the index of each file that is no longer needed. Raises
-    :class:`InputRejected` ``INCONSISTENT_SERIES``, and what ``read`` raises.
+    Raises :class:`InputRejected` ``INCONSISTENT_SERIES``, and what ``decode`` raises; then nothing more is begun.
     """
-    pixels, header = read(files[0])
-    volume = _Volume(len(files), pixels, allocate)
-    volume.put(0, pixels)
-    del pixels
-    forget(0)
-
-    def place(index: int) -> Dataset:
-        slice_, source = read(files[index])
-        volume.put(index, slice_)
-        forget(index)
-        return source
-
-    with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
-        headers = [header, *pool.map(place, range(1, len(files)))]
-    return volume.array, headers
+    first = decode(0)
+    volume = _Volume(slices, first, allocate)
+    volume.put(0, first)
+    del first
+    with ThreadPoolExecutor(min(slices, os.cpu_count() or 1)) as pool:
+        try:
+            for _ in pool.map(lambda index: volume.put(index, decode(index)), range(1, slices)):
+                pass
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return volume.array
 
 
 def reorder(volume: Pixels, order: Sequence[int]) -> None:

@@ -46,6 +46,15 @@ MaxCount = Annotated[
     int | None,
     typer.Option(metavar="N", help="The most workers, where the platform may choose.", show_default=False),
 ]
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        metavar="KIND",
+        help="What results are made into: SC, SEG or SR; may be repeated.",
+        show_default=False,
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is ACTIVE, and has stayed so for 1.5 s.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="The longest to wait.")]
 
@@ -62,6 +71,7 @@ def register(
     desired_count: DesiredCount = None,
     min_count: MinCount = None,
     max_count: MaxCount = None,
+    outputs: Outputs = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The POST body as JSON, - for standard input; options override it."),
@@ -76,9 +86,10 @@ def register(
     start shows. Registering the same again changes nothing.
 
     Unless said otherwise it gets one vCPU (--cpu 1024), 2 GiB (--memory 2048), one worker, and runs
-    /app/worker.sh, the entry point of our base image.
+    /app/worker.sh, the entry point of our base image. Results are Secondary Captures, which any viewer shows;
+    --output SC --output SEG --output SR adds a Segmentation and a Structured Report of what it measures.
     """
-    given = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count)
+    given = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs)
     body = {**_DEFAULTS, **_read_spec(file), **given}
     named = body.pop("algorithm_id", None) or body.get("algo_id") or algo_id
     if named != algo_id:
@@ -153,6 +164,7 @@ def update(
     desired_count: DesiredCount = None,
     min_count: MinCount = None,
     max_count: MaxCount = None,
+    outputs: Outputs = None,
     if_revision: Annotated[
         int | None,
         typer.Option(metavar="N", help="Only if it is still at this revision.", show_default=False),
@@ -163,9 +175,10 @@ def update(
 ) -> None:
     """Change an algorithm; what isn't named stays.
 
-    Jobs that run end as they began, the next start with the change. --env replaces all variables.
+    Jobs that run end as they began, the next start with the change. --env replaces all variables, --output all
+    outputs.
     """
-    body = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count)
+    body = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs)
     if not body:
         raise typer.BadParameter("name at least one thing to change, for example --memory 4096")
     headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
@@ -291,6 +304,7 @@ def _fields(
     desired_count: int | None,
     min_count: int | None,
     max_count: int | None,
+    outputs: list[str] | None,
 ) -> dict[str, Any]:
     """The body's fields that were given."""
     fields = {
@@ -302,6 +316,7 @@ def _fields(
         "desired_count": desired_count,
         "min_count": min_count,
         "max_count": max_count,
+        "outputs": [kind.upper() for kind in outputs] if outputs else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -398,6 +413,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
             ("size", f"{record['cpu']} CPU units, {record['memory']} MiB"),
             ("workers", _workers(record)),
             ("env", "\n".join(f"{name}={value}" for name, value in record["env"].items())),
+            ("outputs", ", ".join(record["outputs"])),
             ("queue", resources["queue_url"]),
             ("task", resources["task_definition"]),
             ("service", resources["service"]),

@@ -39,13 +39,16 @@ class Processor(ABC):
 
         ``img``: (rows, columns) or (slices, rows, columns), int16 or float32, in modality units (HU for CT).
         ``meta``: ``parameters`` (the job's own), ``spacing`` (mm between slices, rows, columns), ``modality``
-        ("CT"), ``orientation`` (six direction cosines of rows and columns, or None), ``origin`` and
-        ``directions`` (where the first pixel lies and the steps between slices, rows and columns, mm in the
-        patient's coordinates, or None) and, in a worker, ``progress``: a function to call now and then with how
-        much is done, 0.0 to 1.0. Any may be missing.
+        ("CT"), ``units`` ("HU", or empty), ``orientation`` (six direction cosines of rows and columns, or None),
+        ``origin`` and ``directions`` (where the first pixel lies and the steps between slices, rows and columns,
+        mm in the patient's coordinates, or None), ``corners`` (where each slice's first pixel lies, or empty),
+        ``gaps`` (after which slices some seem to be missing) and, in a worker, ``progress``: a function to call
+        now and then with how much is done, 0.0 to 1.0. Any may be missing.
 
         Returns ``{"mask": uint8 array of img's shape, "labels": anything or None, "meta": {...}}``; ``meta``
-        must be JSON and is kept with the result, so no patient data. An algorithm whose result is an image
+        must be JSON and is kept with the result, so no patient data. For Segmentations ``labels`` may be a dict
+        from the mask's values to names or a label map, and ``meta`` may have ``segments`` and
+        ``algorithm_family`` (docs/objects.md). An algorithm whose result is an image
         returns ``"image"`` instead of ``"mask"``: uint8, int16, uint16 or float32, img's shape. Whatever it
         raises fails the job.
         """

@@ -24,6 +24,18 @@ Pixels = npt.NDArray[Any]
 Mask = npt.NDArray[Any]
 """uint8, set where it isn't zero."""
 
+# What the mask is in the codes of DICOM (PS3.16: CID 7150, CID 7166, CID 7162).
+_CODES = {
+    "segments": [
+        {
+            "label": "liver",
+            "category": ["123037004", "SCT", "Anatomical Structure"],
+            "type": ["10200004", "SCT", "Liver"],
+        }
+    ],
+    "algorithm_family": ["123104", "DCM", "Morphological Operations"],
+}
+
 # Workers and slices are what runs side by side; OpenCV's own threads on top only cost CPU.
 cv2.setNumThreads(1)
 
@@ -53,7 +65,7 @@ def segment(candidates: Callable[[Pixels], Mask], img: Pixels, meta: Mapping[str
     return {
         "mask": mask if img.ndim == 3 else mask[0],
         "labels": {"1": "liver"},
-        "meta": {"volume_ml": round(millilitres, 1)},
+        "meta": {"volume_ml": round(millilitres, 1), **_CODES},
     }
 
 

@@ -49,11 +49,12 @@ _PASSING = frozenset(
 
 @dataclass(frozen=True)
 class Received:
-    """A message of the job queue. ``receive_count`` includes this receive."""
+    """A message of the job queue. ``receive_count`` includes this receive. ``sent_at``: epoch seconds."""
 
     body: str
     receipt_handle: str
     receive_count: int
+    sent_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,17 @@ class Outgoing:
     body: str
     group_id: str
     dedup_id: str
+
+
+def _received(message: dict[str, Any]) -> Received:
+    attributes = message.get("Attributes", {})
+    sent_ms = attributes.get("SentTimestamp")
+    return Received(
+        message["Body"],
+        message["ReceiptHandle"],
+        int(attributes.get("ApproximateReceiveCount", 1)),
+        int(sent_ms) / 1000 if sent_ms else None,
+    )
 
 
 class SqsClient:
@@ -91,18 +103,11 @@ class SqsClient:
                 "MaxNumberOfMessages": limit,
                 "WaitTimeSeconds": wait_s,
                 "VisibilityTimeout": LEASE_S,
-                "MessageSystemAttributeNames": ["ApproximateReceiveCount"],
+                "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp"],
             },
             http=http,
         )
-        return [
-            Received(
-                message["Body"],
-                message["ReceiptHandle"],
-                int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
-            )
-            for message in answer.get("Messages") or ()
-        ]
+        return [_received(message) for message in answer.get("Messages") or ()]
 
     def send(self, queue_url: str, messages: Sequence[Outgoing]) -> list[bool]:
         """Send up to ten messages; True for each that has arrived."""

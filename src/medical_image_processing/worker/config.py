@@ -1,8 +1,8 @@
 """A worker's configuration: its environment (CONTRACT.md), read once.
 
 Beside the contract's names the platform may set ``MIP_REVISION``, ``MIP_TASK``, ``MIP_IMAGE_DIGEST`` (they go into
-the result's provenance), ``MIP_TIME_LIMIT_S``, ``MIP_STOP_TIMEOUT_S``, ``MIP_MAX_INPUT_MIB``, ``MIP_PARENT_PID``.
-Amazon ECS sets ``ECS_AGENT_URI``.
+the result's provenance), ``MIP_OUTPUTS`` (what results are made into, such as ``SC,SEG``), ``MIP_TIME_LIMIT_S``,
+``MIP_STOP_TIMEOUT_S``, ``MIP_MAX_INPUT_MIB``, ``MIP_PARENT_PID``. Amazon ECS sets ``ECS_AGENT_URI``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from typing import Self
 
 from medical_image_processing import naming
 from medical_image_processing.errors import InvalidRequest
+from medical_image_processing.model.algorithm import OutputKind
 from medical_image_processing.worker.http import origin_of
+from medical_image_processing.worker.memory import read_memory_limit
+
+# The volume, half as much for its mask, and half as much again as the volume for a Secondary Capture in colour.
+_VOLUME_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class WorkerConfig:
     max_input_bytes: int
     parent_pid: int | None
     ecs_agent: str | None = None
+    outputs: tuple[OutputKind, ...] = (OutputKind.SC,)
+    max_volume_bytes: int | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -66,6 +73,8 @@ class WorkerConfig:
             max_input_bytes=int(_number(env, "MIP_MAX_INPUT_MIB", 2048) * 2**20),
             parent_pid=int(_number(env, "MIP_PARENT_PID", 0)) or None,
             ecs_agent=env.get("ECS_AGENT_URI") or None,
+            outputs=_outputs(env),
+            max_volume_bytes=_max_volume_bytes(),
         )
 
 
@@ -92,6 +101,21 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise _bad(name, "must be a number, not negative")
     return value
+
+
+def _outputs(env: Mapping[str, str]) -> tuple[OutputKind, ...]:
+    """Each kind once, in the order of the record."""
+    said = [part.strip() for part in (env.get("MIP_OUTPUTS") or OutputKind.SC).split(",")]
+    try:
+        return tuple(dict.fromkeys(map(OutputKind, said)))
+    except ValueError as error:
+        raise _bad("MIP_OUTPUTS", f"must name some of {', '.join(OutputKind)}, separated by commas") from error
+
+
+def _max_volume_bytes() -> int | None:
+    """What a decoded series may take of this container's memory: its mask and results need as much again."""
+    limit = read_memory_limit()
+    return None if limit is None else int(limit * _VOLUME_SHARE)
 
 
 def _bad(name: str, fault: str) -> InvalidRequest:

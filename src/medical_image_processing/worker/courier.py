@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from medical_image_processing.errors import MipError, PermanentError, TransientError
@@ -27,10 +27,12 @@ _MAX_QUEUED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Upload:
-    """A file to store, and the message that tells of it, made from how long storing took (ms)."""
+    """Files to store by their keys, and the message that tells of them, made from how long storing took (ms).
 
-    key: str
-    data: bytes
+    An upload that was broken off is made again under the same keys.
+    """
+
+    files: Mapping[str, bytes]
     message: Callable[[float], Outgoing]
 
 
@@ -132,7 +134,8 @@ class Courier(threading.Thread):
             return shipment
         begun = time.perf_counter()
         try:
-            self._s3.put(upload.key, upload.data, content_type="application/dicom")
+            for key, data in upload.files.items():
+                self._s3.put(key, data, content_type="application/dicom")
         except TransientError as error:
             trouble = TransientError(
                 "OUTPUT_UNAVAILABLE",
@@ -191,4 +194,4 @@ def _retry_after_s(attempt: Attempt, first_s: float) -> int:
 
 
 def _size(shipment: _Shipment) -> int:
-    return len(shipment.upload.data) if shipment.upload else 0
+    return sum(map(len, shipment.upload.files.values())) if shipment.upload else 0

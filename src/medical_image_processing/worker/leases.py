@@ -37,12 +37,14 @@ class Attempt:
     started_clock: float | None = None
     """The same on the monotonic clock."""
     progress: float | None = None
+    sent_at: float | None = None
+    """When the job was sent, epoch seconds: the same in every receive of its message."""
 
     @classmethod
     def of(cls, message: Received) -> Attempt:
         """ValidationError (pydantic's) if the body is no job message."""
         job = JobMessage.model_validate_json(message.body)
-        return cls(job, message.receipt_handle, message.receive_count)
+        return cls(job, message.receipt_handle, message.receive_count, sent_at=message.sent_at)
 
     @property
     def is_suspect(self) -> bool:

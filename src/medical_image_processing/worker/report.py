@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from medical_image_processing.errors import AlgorithmFailed, MipError
+from medical_image_processing.model.algorithm import OutputKind
 from medical_image_processing.model.job import JobError, Output, ReportedStatus, ResultMessage, StoredObject
 from medical_image_processing.worker.aws import Outgoing
 from medical_image_processing.worker.leases import Attempt
@@ -14,14 +17,24 @@ _LISTED_UIDS = 50
 _MAX_META_BYTES = 16_384
 
 
-def succeeded(attempt: Attempt, *, bucket: str, key: str, provenance: dict[str, Any]) -> Outgoing:
-    """The job's result lies at ``key``."""
+@dataclass(frozen=True)
+class Source:
+    """What a result was made from. ``gaps``: at how many places slices seem to be missing."""
+
+    instance_uids: tuple[str, ...]
+    gaps: int = 0
+
+
+def succeeded(
+    attempt: Attempt, *, bucket: str, keys: Mapping[OutputKind, str], provenance: dict[str, Any]
+) -> Outgoing:
+    """The job's results lie at ``keys``, the first of which an earlier client sees as the only one."""
     return _message(
         attempt,
         "result",
         status=ReportedStatus.SUCCEEDED,
-        dicom=StoredObject(bucket=bucket, key=key),
-        outputs=(Output(kind="SC", bucket=bucket, key=key),),
+        dicom=StoredObject(bucket=bucket, key=next(iter(keys.values()))),
+        outputs=tuple(Output(kind=kind, bucket=bucket, key=key) for kind, key in keys.items()),
         provenance=provenance,
     )
 
@@ -45,7 +58,7 @@ def provenance(
     *,
     revision: str,
     task: str,
-    source_uids: tuple[str, ...],
+    source: Source,
     scope: str,
     durations_ms: dict[str, float],
     meta: Any,
@@ -59,9 +72,14 @@ def provenance(
         "revision": revision,
         "task": task,
         "scope": scope,
-        "input": {"count": len(source_uids), "sop_instance_uids": list(source_uids[:_LISTED_UIDS])},
+        "input": {
+            "count": len(source.instance_uids),
+            "sop_instance_uids": list(source.instance_uids[:_LISTED_UIDS]),
+        },
         "durations_ms": {name: round(value, 3) for name, value in durations_ms.items()},
     }
+    if source.gaps:
+        made["input"]["gaps"] = source.gaps
     if image_digest:
         made["image_digest"] = image_digest
     if meta and _is_small_json(meta):

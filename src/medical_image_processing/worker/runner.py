@@ -8,23 +8,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from medical_image_processing import naming
-from medical_image_processing.dicom.grayscale_capture import write_grayscale_capture
 from medical_image_processing.dicom.image import Image
 from medical_image_processing.dicom.read import drain_series
-from medical_image_processing.dicom.secondary_capture import write_secondary_capture
 from medical_image_processing.errors import AlgorithmFailed, MipError, TransientError
-from medical_image_processing.processing.base import Processor, check_image, check_result, has_image
+from medical_image_processing.model.algorithm import OutputKind
+from medical_image_processing.model.job import JobMessage
+from medical_image_processing.processing.base import Processor
 from medical_image_processing.worker import log, report
 from medical_image_processing.worker.aws import Outgoing
 from medical_image_processing.worker.backlog import Backlog, Prepared
 from medical_image_processing.worker.config import WorkerConfig
 from medical_image_processing.worker.courier import Courier, Upload
 from medical_image_processing.worker.leases import Attempt, Leases
+from medical_image_processing.worker.outputs import Outputs
 
 
 class Runner(threading.Thread):
@@ -89,27 +90,20 @@ class Runner(threading.Thread):
         begun = clock()
         image = prepared.image
         if image is None:
-            image = drain_series(prepared.files, allocate=self._processor.allocate)
+            allocate = self._processor.allocate
+            image = drain_series(prepared.files, allocate=allocate, max_bytes=self._config.max_volume_bytes)
             durations["decode"] = 1e3 * (clock() - begun)
         begun = clock()
         result = self._run(prepared.attempt, image)
-        write = self._writer(image, result)
+        outputs = Outputs(self._config, image, result)
         durations["run"] = 1e3 * (clock() - begun)
         begun = clock()
-        data = write(job_id=job.job_id, algo_id=job.algo_id, revision=self._config.revision)
+        files = outputs.write(prepared.attempt)
         durations["write"] = 1e3 * (clock() - begun)
-        key = naming.output_key(job.algo_id, job.pacs.study_id, job.pacs.series_id, job.pacs.image_id, job.job_id)
-        message = partial(self._result, prepared.attempt, key, image.source_uids, durations, result.get("meta"))
-        return Upload(key, data, message)
-
-    def _writer(self, image: Image, result: object) -> Callable[..., bytes]:
-        """What makes the DICOM file of ``result``, which is checked."""
-        description = f"{self._config.algo_id} {{}}, research use only"
-        if has_image(result):
-            values = check_image(result, image.pixels)
-            return partial(write_grayscale_capture, image, values, series_description=description.format("image"))
-        mask = check_result(result, image.pixels)
-        return partial(write_secondary_capture, image, mask, series_description=description.format("overlay"))
+        keys = _keys(job, files)
+        source = report.Source(image.source_uids, len(image.gaps))
+        message = partial(self._result, prepared.attempt, keys, source, durations, result.get("meta"))
+        return Upload({keys[kind]: data for kind, data in files.items()}, message)
 
     def _run(self, attempt: Attempt, image: Image) -> Any:
         meta = image.meta() | {
@@ -129,8 +123,8 @@ class Runner(threading.Thread):
     def _result(
         self,
         attempt: Attempt,
-        key: str,
-        source_uids: tuple[str, ...],
+        keys: dict[OutputKind, str],
+        source: report.Source,
         durations_ms: dict[str, float],
         meta: Any,
         upload_ms: float,
@@ -141,13 +135,20 @@ class Runner(threading.Thread):
         made = report.provenance(
             revision=self._config.revision,
             task=self._config.task,
-            source_uids=source_uids,
+            source=source,
             scope=attempt.job.pacs.scope.value,
             durations_ms=durations_ms,
             meta=meta,
             image_digest=self._config.image_digest,
         )
-        return report.succeeded(attempt, bucket=self._config.output_bucket, key=key, provenance=made)
+        return report.succeeded(attempt, bucket=self._config.output_bucket, keys=keys, provenance=made)
+
+
+def _keys(job: JobMessage, kinds: Iterable[OutputKind]) -> dict[OutputKind, str]:
+    """Where each goes; the first has the name that a lone result has."""
+    pacs = job.pacs
+    whose = job.algo_id, pacs.study_id, pacs.series_id, pacs.image_id, job.job_id
+    return {kind: naming.output_key(*whose, kind=kind if place else "") for place, kind in enumerate(kinds)}
 
 
 def _set_progress(attempt: Attempt, done: float) -> None:

@@ -48,8 +48,10 @@ def _run(load: Load) -> int:
         config = WorkerConfig.from_env(os.environ)
         _die_with(config.parent_pid)
         processor = load(config)
+        from medical_image_processing.worker.outputs import load_writers
         from medical_image_processing.worker.worker import Worker
 
+        load_writers(config.outputs)
         _limit_native_threads()
         keep_freed_memory(block_mib=16, total_mib=64)
         worker = Worker(config, processor, lines)

@@ -31,6 +31,7 @@ class Task:
     cpu: int
     memory: int
     revision: int
+    outputs: tuple[str, ...] = ("SC",)
 
     @classmethod
     def of(cls, spec: AlgorithmSpec, *, revision: int, runtime: str, image_digest: str | None) -> Self:
@@ -47,17 +48,22 @@ class Task:
             cpu=spec.cpu,
             memory=spec.memory,
             revision=revision,
+            outputs=tuple(spec.outputs),
         )
 
     @classmethod
     def of_row(cls, row: dict[str, Any]) -> Self:
         """From what was kept of it."""
-        return cls(**{**row, "command": tuple(row["command"])})
+        kept = dict(row)
+        for name in {"command", "outputs"} & kept.keys():
+            kept[name] = tuple(kept[name])
+        return cls(**kept)
 
     def environment(self, platform: dict[str, str]) -> dict[str, str]:
         """What a worker is told: threads for its cores, the record's env, then what the platform sets."""
         threads = {"OMP_NUM_THREADS": str(max(1, self.cpu // 1024))}
         mine = {"ALGO_ID": self.algo_id, "MIP_TASK": self.name, "MIP_REVISION": str(self.revision)}
+        mine["MIP_OUTPUTS"] = ",".join(self.outputs)
         if self.image_digest is not None:
             mine["MIP_IMAGE_DIGEST"] = self.image_digest
         return {**threads, **self.env, **platform, **mine}

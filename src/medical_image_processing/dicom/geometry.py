@@ -1,0 +1,161 @@
+"""Where images lie in the patient, from what their headers say of it (PS3.3 C.7.6.2, C.7.6.16.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from medical_image_processing.dicom import header
+from medical_image_processing.dicom.image import Vector
+from medical_image_processing.dicom.pixels import functional_group
+
+Orientation = tuple[float, ...]
+"""The direction cosines of the rows, then of the columns."""
+
+ORIENTATION_TOLERANCE = 1e-3
+_RIGHT_ANGLE_TOLERANCE = 1e-2
+SAME_PLACE_MM = 1e-3
+"""Positions nearer than this are one: below what scanners state, above what rounding to a DS changes."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One slice or frame. Each part is None where the header does not say it."""
+
+    orientation: Orientation | None
+    corner: Vector | None
+
+    @classmethod
+    def of(cls, source: Dataset, frame: int = 0) -> Plane:
+        """Of one frame of an object; functional groups are asked first."""
+        turned = functional_group(source, "PlaneOrientationSequence", frame) or source
+        placed = functional_group(source, "PlanePositionSequence", frame) or source
+        return cls(orientation_of(turned), _corner(placed))
+
+
+def orientation_of(item: Dataset) -> Orientation | None:
+    """The orientation that an object, or an item of its functional groups, states."""
+    return header.numbers(item, header.IMAGE_ORIENTATION, 6)
+
+
+def frame_planes(source: Dataset, frames: int) -> list[Plane]:
+    """The planes of a multi-frame object; empty unless it places each frame."""
+    if header.PER_FRAME_FUNCTIONAL_GROUPS not in source:
+        return _offset_planes(source, frames)
+    planes = [Plane.of(source, frame) for frame in range(frames)]
+    return planes if all(plane.corner is not None for plane in planes) else []
+
+
+def _offset_planes(source: Dataset, frames: int) -> list[Plane]:
+    """Frames that are placed by their distances from the first (PS3.3 C.8.8.3.2, RT Dose)."""
+    first, offsets = Plane.of(source), header.numbers(source, header.GRID_FRAME_OFFSET_VECTOR, frames)
+    if first.corner is None or first.orientation is None or offsets is None or frames < 2:
+        return []
+    normal, start = cross(first.orientation), offsets[0]
+    corner = np.array(first.corner)
+    places = [corner + (offset - start) * np.array(normal) for offset in offsets]
+    return [Plane(first.orientation, (float(x), float(y), float(z))) for x, y, z in places]
+
+
+def share_orientation(planes: Sequence[Plane]) -> bool:
+    """Whether all are parallel, their rows too; also when none says how it lies."""
+    known = np.array([plane.orientation for plane in planes if plane.orientation])
+    if not len(known):
+        return True
+    return len(known) == len(planes) and float(np.ptp(known, axis=0).max()) <= ORIENTATION_TOLERANCE
+
+
+def heights(planes: Sequence[Plane]) -> list[float]:
+    """Where each lies along the first one's normal, in mm; empty unless all say it."""
+    if not planes or planes[0].orientation is None or any(plane.corner is None for plane in planes):
+        return []
+    normal = cross(planes[0].orientation)
+    return [
+        sum(cosine * millimetres for cosine, millimetres in zip(normal, plane.corner or (), strict=True))
+        for plane in planes
+    ]
+
+
+def shares_place(positions: Sequence[float]) -> bool:
+    """Whether two of them are at one place."""
+    return len(positions) > 1 and bool(np.diff(np.sort(positions)).min() < SAME_PLACE_MM)
+
+
+def cross(orientation: Orientation) -> Vector:
+    """The normal: where slices go if they are stacked in the patient's way."""
+    a, b, c, d, e, f = orientation
+    return (b * f - c * e, c * d - a * f, a * e - b * d)
+
+
+def directions(
+    orientation: Orientation | None, spacing: Vector, corners: Sequence[Vector]
+) -> tuple[Vector, Vector, Vector] | None:
+    """From a slice, a row and a column to the next; None unless the cosines are a right angle's.
+
+    Slices whose corners go aslant of the normal (a tilted gantry) have a step that says so.
+    """
+    if orientation is None:
+        return None
+    a, b, c, d, e, f = orientation
+    off = (a * a + b * b + c * c - 1, d * d + e * e + f * f - 1, a * d + b * e + c * f)
+    if max(map(abs, off)) > _RIGHT_ANGLE_TOLERANCE:
+        return None
+    x, y, z = cross(orientation)
+    between, rows, columns = spacing
+    step = (x * between, y * between, z * between)
+    if len(corners) > 1:
+        step = _step(corners, step, between)
+    return (step, (d * rows, e * rows, f * rows), (a * columns, b * columns, c * columns))
+
+
+def _step(corners: Sequence[Vector], along_normal: Vector, between: float) -> Vector:
+    """The step along the line of the corners, as long as takes it one spacing along the normal."""
+    way = np.array(corners[-1]) - np.array(corners[0])
+    normal = np.array(along_normal) / between
+    risen = float(way @ normal)
+    if abs(risen) < SAME_PLACE_MM:
+        return along_normal
+    x, y, z = (float(part) for part in way * (between / abs(risen)))
+    # Adding 0 makes -0 a plain 0, which is what a reader expects.
+    return (x + 0.0, y + 0.0, z + 0.0)
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """mm between slices, rows and columns; 1.0 where nobody says. ``is_known``: of slices, of rows and columns."""
+
+    values: Vector
+    is_known: tuple[bool, bool]
+
+    @classmethod
+    def of(cls, source: Dataset, positions: Sequence[float]) -> Spacing:
+        """Between slices as measured from their ``positions`` along the normal, if possible."""
+        measures = functional_group(source, "PixelMeasuresSequence", 0) or source
+        in_plane = _in_plane(measures)
+        steps = np.abs(np.diff(positions)) if len(positions) > 1 else np.array([])
+        steps = steps[steps >= SAME_PLACE_MM]
+        if len(steps):
+            between = float(np.median(steps))
+        else:
+            thickness = header.number(measures, header.SLICE_THICKNESS, 0.0)
+            between = abs(header.number(measures, header.SPACING_BETWEEN_SLICES, thickness))
+        rows, columns = in_plane or (1.0, 1.0)
+        return cls((between or 1.0, rows, columns), (between > 0, in_plane is not None))
+
+
+def _in_plane(measures: Dataset) -> tuple[float, float] | None:
+    tags = (header.PIXEL_SPACING, header.IMAGER_PIXEL_SPACING, header.NOMINAL_SCANNED_PIXEL_SPACING)
+    for tag in tags:
+        found = header.numbers(measures, tag, 2)
+        if found and min(found) > 0:
+            return found[0], found[1]
+    return None
+
+
+def _corner(item: Dataset) -> Vector | None:
+    """Where the centre of the first pixel lies."""
+    found = header.numbers(item, header.IMAGE_POSITION, 3)
+    return None if found is None else (found[0], found[1], found[2])

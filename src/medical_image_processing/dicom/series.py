@@ -1,0 +1,98 @@
+"""Which files of a series make its volume, whether they fit together, and in which order: all from their headers,
+before a pixel is decoded or memory is taken.
+
+Localizers among other images, and files that came twice, are left out. Files of several patients, studies,
+orientations or sizes, and several images at one place (phases, echoes), are no volume and are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset
+
+from medical_image_processing.dicom import header
+from medical_image_processing.dicom.geometry import Plane, heights, share_orientation, shares_place
+from medical_image_processing.dicom.volume import inconsistent
+from medical_image_processing.errors import InputRejected
+
+_TOLD_APART_BY = (header.INSTANCE_NUMBER, header.IMAGE_POSITION, header.IMAGE_ORIENTATION, header.ROWS)
+_BYTES_A_PIXEL = 2  # int16, the least a volume takes
+
+
+def arrange(headers: Sequence[Dataset]) -> list[int]:
+    """The indices of the files that make the volume, in the order of its slices.
+
+    Along the normal, ascending; by Instance Number where a position is missing. :class:`InputRejected`
+    ``INCONSISTENT_SERIES``.
+    """
+    _check_one_patient(headers)
+    kept = _without_repeats(headers, _without_localizers(headers))
+    if len(kept) == 1:
+        return kept
+    chosen = [headers[index] for index in kept]
+    _check_sizes(chosen)
+    planes = [Plane.of(source) for source in chosen]
+    if not share_orientation(planes):
+        raise inconsistent("its images lie in different orientations")
+    places = heights(planes)
+    if shares_place(places):
+        different = len({round(place, 2) for place in places})
+        raise inconsistent(
+            f"{len(places)} images lie at only {different} places, as those of several phases or echoes do"
+        )
+    order = places or [header.number(source, header.INSTANCE_NUMBER, 0.0) for source in chosen]
+    return [kept[index] for index in sorted(range(len(kept)), key=order.__getitem__)]
+
+
+def check_size(sources: Sequence[Dataset], max_bytes: int | None) -> None:
+    """:class:`InputRejected` ``TOO_LARGE`` for a volume that takes more than ``max_bytes``."""
+    if max_bytes is None:
+        return
+    rows, columns = (header.unsigned(sources[0], tag) for tag in (header.ROWS, header.COLUMNS))
+    needed = len(sources) * rows * columns * _BYTES_A_PIXEL
+    if needed > max_bytes:
+        raise InputRejected(
+            "TOO_LARGE",
+            f"The series' {len(sources)} slices take {needed} bytes, and this worker may take {max_bytes}; "
+            "send less at once, or give the algorithm more memory.",
+        )
+
+
+def _check_one_patient(headers: Sequence[Dataset]) -> None:
+    for tag in (header.STUDY_INSTANCE_UID, header.PATIENT_ID):
+        expected = header.raw(headers[0], tag)
+        if any(header.raw(source, tag) != expected for source in headers):
+            raise inconsistent("its files belong to different patients or studies")
+
+
+def _without_localizers(headers: Sequence[Dataset]) -> list[int]:
+    """All but what says in its Image Type that it is one (PS3.3 C.8.2.1.1.1), unless nothing else is there."""
+    images = [index for index, source in enumerate(headers) if not _is_localizer(source)]
+    return images or list(range(len(headers)))
+
+
+def _is_localizer(source: Dataset) -> bool:
+    return b"LOCALIZER" in header.raw(source, header.IMAGE_TYPE).upper().split(b"\\")
+
+
+def _without_repeats(headers: Sequence[Dataset], indices: list[int]) -> list[int]:
+    """The first of each instance. Anonymizers that give all the same UID leave number and position."""
+    seen: set[tuple[object, ...]] = set()
+    kept = []
+    for index in indices:
+        source = headers[index]
+        uid = header.sop_instance_uid(source)
+        name = (uid, *(header.raw(source, tag) for tag in _TOLD_APART_BY))
+        if not uid or name not in seen:
+            kept.append(index)
+        seen.add(name)
+    return kept
+
+
+def _check_sizes(chosen: Sequence[Dataset]) -> None:
+    sizes = {tuple(header.unsigned(source, tag) for tag in (header.ROWS, header.COLUMNS)) for source in chosen}
+    if len(sizes) > 1:
+        raise inconsistent("its images differ in rows or columns")
+    if any(header.number(source, header.NUMBER_OF_FRAMES, 1) > 1 for source in chosen):
+        raise inconsistent("some of its objects have several frames; process them one by one")
