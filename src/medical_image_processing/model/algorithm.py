@@ -19,6 +19,17 @@ def _not_reserved(algo_id: str) -> str:
     return algo_id
 
 
+class OutputKind(StrEnum):
+    """What a result may be made into."""
+
+    SC = "SC"
+    """Secondary Capture, for any viewer."""
+    SEG = "SEG"
+    """Segmentation."""
+    SR = "SR"
+    """Structured Report of measurements."""
+
+
 AlgoId = Annotated[str, StringConstraints(pattern=ALGO_ID_PATTERN), AfterValidator(_not_reserved)]
 ImageUri = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[!-~]+$")]
 Argument = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00]*$")]
@@ -26,10 +37,13 @@ Command = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)]
 EnvValue = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[str, EnvValue], Field(max_length=32)]
 DesiredCount = Annotated[int, Field(ge=0, le=1000, strict=True)]
+Outputs = Annotated[tuple[OutputKind, ...], Field(min_length=1, max_length=3)]
 Units = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 # Records inherit the spec, so what makes a task is listed, not what doesn't.
 _TASK_FIELDS = {"algorithm_id", "image_uri", "cpu", "memory", "command", "env"}
+# These came later: as long as one has its default, a task is named as before, and its workers stay.
+_LATER_TASK_FIELDS = {"outputs"}
 _ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
 
 
@@ -107,6 +121,11 @@ class AlgorithmSpec(BaseModel):
     max_count: DesiredCount | None = None
     """Between these the platform chooses by what waits; without them it keeps desired_count workers."""
     legacy_output_keys: bool = False
+    outputs: Outputs = (OutputKind.SC,)
+    store_results: bool = False
+    """Whether results go back into the PACS."""
+    deidentify: bool = False
+    """Whether the algorithm gets images without what identifies the patient (PS3.15, annex E)."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -134,6 +153,7 @@ class AlgorithmSpec(BaseModel):
     def task_fingerprint(self) -> str:
         """Names what a worker is started from; it changes exactly when workers must be replaced."""
         task = self.model_dump(mode="json", include=_TASK_FIELDS)
+        task |= self.model_dump(mode="json", include=_LATER_TASK_FIELDS, exclude_defaults=True)
         return hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -151,6 +171,9 @@ class AlgorithmPatch(BaseModel):
     command: Command | None = None
     env: Env | None = None
     legacy_output_keys: bool | None = None
+    outputs: Outputs | None = None
+    store_results: bool | None = None
+    deidentify: bool | None = None
 
     def apply_to(self, spec: AlgorithmSpec) -> AlgorithmSpec:
         """The spec with the fields that were given replaced, and checked as a whole again."""
