@@ -9,14 +9,16 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medical_image_processing.errors import InvalidRequest, MipError, NotFound, Unauthorized
 from medical_image_processing.naming import NAME_PATTERN, PACS_ID_PATTERN
 from medical_image_processing.pacs.archive import Archive, Image, Reading
+from medical_image_processing.pacs.bundle import BOUNDARY, Bundle, Piece, begun, joined
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.folder_archive import FolderArchive
 from medical_image_processing.pacs.http import (
@@ -28,6 +30,8 @@ from medical_image_processing.pacs.http import (
     json_answer,
     not_get,
     send_answer,
+    send_chunks,
+    send_start,
 )
 from medical_image_processing.pacs.keys import PacsKeys
 from medical_image_processing.pacs.links import LinkSigner
@@ -35,6 +39,10 @@ from medical_image_processing.pacs.links import LinkSigner
 OnAccess = Callable[[str, Sequence[tuple[str, str, str]], str | None], Awaitable[None]]
 """``on_access(algo, [(study_uid, series_uid, sop_uid), …], job_id)``."""
 ServeFile = Callable[[Request, Headers, Receive, Send], Awaitable[None]]
+
+COUNT_HEADER = b"x-image-count"
+"""How many images a bundle has."""
+_BUNDLE_TYPE = b'multipart/related; type="application/dicom"; boundary=' + BOUNDARY.encode()
 
 _LOG = logging.getLogger(__name__)
 _PACS_ID = re.compile(PACS_ID_PATTERN)
@@ -52,6 +60,11 @@ def create_app(
     """The PACS API over ``index``, which the caller starts and closes; the rest as :class:`PacsApp`."""
     archive = FolderArchive(index, links)
     return PacsApp(archive, keys, on_access, allow_origins=allow_origins, serve_file=archive.serve)
+
+
+class _Download(NamedTuple):
+    algo: str
+    bundle: Bundle
 
 
 class PacsApp:
@@ -89,6 +102,9 @@ class PacsApp:
                 await self._serve_file(request, cors, receive, send)
                 return
             answer = await self._answer(request, cors)
+            if isinstance(answer, _Download):
+                await self._send_bundle(request, answer, cors, receive, send)
+                return
         except MipError as error:
             answer = failure_answer(error)
         except Exception as error:
@@ -104,7 +120,7 @@ class PacsApp:
             return ()
         return ((b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin"))
 
-    async def _answer(self, request: Request, cors: Headers) -> Answer:
+    async def _answer(self, request: Request, cors: Headers) -> Answer | _Download:
         if request.method != "GET":
             return not_get(request, cors)
         algo = await self._caller(request)
@@ -119,6 +135,10 @@ class PacsApp:
         series_id = request.query("series_id")
         if series_id is not None:
             _check_id("series_id", series_id)
+            if request.query("bundle") == "1":
+                bundle = await self._archive.bundle(study_id, series_id)
+                if bundle is not None:
+                    return _Download(algo, bundle)
         return await self._links_of(request, algo, await self._archive.images(study_id, series_id))
 
     async def _caller(self, request: Request) -> str:
@@ -145,6 +165,25 @@ class PacsApp:
         links = await self._archive.links(images, request.base_url())
         named = zip(images, links, strict=True)
         return json_answer([{"url": link.url, "key": image.key} for image, link in named])
+
+    async def _send_bundle(
+        self, request: Request, download: _Download, cors: Headers, receive: Receive, send: Send
+    ) -> None:
+        """The series, every image on record before its first byte goes out (law A4)."""
+        algo, (count, pieces) = download
+        first, rest = await begun(self._noted(request, algo, pieces), b"")
+        headers = ((COUNT_HEADER, b"%d" % count), *cors)
+        await send_start(send, 200, None, _BUNDLE_TYPE, headers)
+        await send_chunks(send, joined(first, rest), receive)
+
+    async def _noted(
+        self, request: Request, algo: str, pieces: AsyncGenerator[Piece, None]
+    ) -> AsyncGenerator[bytes, None]:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece.images:
+                    await self._note(request, algo, piece.images)
+                yield piece.data
 
     async def _note(self, request: Request, algo: str, images: Sequence[Image]) -> None:
         job_id = request.header(b"x-job-id")

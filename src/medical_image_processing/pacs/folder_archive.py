@@ -5,12 +5,13 @@ A link names its file by an opaque token, because the paths of a PACS folder may
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from starlette.types import Receive, Send
 
 from medical_image_processing.errors import Conflict, NotFound
 from medical_image_processing.pacs.archive import Link, Reading
+from medical_image_processing.pacs.bundle import Bundle, Packer, Piece, run_in
 from medical_image_processing.pacs.catalogue import ImageFile
 from medical_image_processing.pacs.files import FileReader, RangeNotSatisfiable, Span, asked_span
 from medical_image_processing.pacs.folder import FolderIndex
@@ -64,6 +65,20 @@ class FolderArchive:
         token = self._index.token(image)
         expires, signature = self._links.sign(token)
         return Link(f"{base}/files/{token}?expires={expires}&signature={signature}", expires)
+
+    async def bundle(self, study_id: str, series_id: str) -> Bundle:
+        """A series' files, one after the other."""
+        images = await self._index.images(study_id, series_id)
+        return Bundle(len(images), run_in(self._files.threads, self._pieces(images)))
+
+    def _pieces(self, images: Sequence[ImageFile]) -> Iterator[Piece]:
+        packer = Packer()
+        for image in images:
+            packer.begin(image)
+            for data in self._files.blocks(image):
+                if (piece := packer.add(data)) is not None:
+                    yield piece
+        yield packer.end()
 
     async def serve(self, request: Request, cors: Headers, receive: Receive, send: Send) -> None:
         """Answer what lies below ``/files/``."""

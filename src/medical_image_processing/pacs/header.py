@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 _PREAMBLE_BYTES = 128
 _MEDIA_STORAGE_SOP_CLASS_UID = 0x0002_0002
+_MEDIA_STORAGE_SOP_INSTANCE_UID = 0x0002_0003
 _TRANSFER_SYNTAX_UID = 0x0002_0010
 _SOP_INSTANCE_UID = 0x0008_0018
 _STUDY_INSTANCE_UID = 0x0020_000D
@@ -78,6 +79,14 @@ def read_identity(file: BinaryIO) -> Identity | None:
         sop_uid=_uid(raw.get(_SOP_INSTANCE_UID)),
         position=_position(raw.get(_IMAGE_POSITION), raw.get(_IMAGE_ORIENTATION)),
     )
+
+
+def read_stored_uid(file: BinaryIO) -> str:
+    """The Media Storage SOP Instance UID (PS3.10 7.1) of the file open at its start; "" where it has none."""
+    if file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] != b"DICM":
+        return ""
+    wanted = frozenset({_MEDIA_STORAGE_SOP_INSTANCE_UID})
+    return _uid(next((raw for _, raw in _elements(file, wanted, last=_MEDIA_STORAGE_SOP_INSTANCE_UID)), None))
 
 
 def _elements(
