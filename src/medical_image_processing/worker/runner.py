@@ -20,6 +20,7 @@ from medical_image_processing.dicom.secondary_capture import write_secondary_cap
 from medical_image_processing.errors import AlgorithmFailed, MipError, TransientError
 from medical_image_processing.processing.base import Processor, check_image, check_result, has_image
 from medical_image_processing.worker import log, report
+from medical_image_processing.worker.arriving import ArrivingFiles, close_files
 from medical_image_processing.worker.aws import Outgoing
 from medical_image_processing.worker.backlog import Backlog, Prepared
 from medical_image_processing.worker.config import WorkerConfig
@@ -81,6 +82,7 @@ class Runner(threading.Thread):
         try:
             return self._processed(prepared)
         finally:
+            close_files(prepared.files)
             self._processor.end_job()
 
     def _processed(self, prepared: Prepared) -> Upload:
@@ -89,7 +91,10 @@ class Runner(threading.Thread):
         begun = clock()
         image = prepared.image
         if image is None:
-            image = drain_series(prepared.files, allocate=self._processor.allocate)
+            files = prepared.files
+            image = drain_series(files, allocate=self._processor.allocate)
+            if isinstance(files, ArrivingFiles):
+                durations["fetch"] = 1e3 * files.took_s  # most of it while the first ones were decoded
             durations["decode"] = 1e3 * (clock() - begun)
         begun = clock()
         result = self._run(prepared.attempt, image)
