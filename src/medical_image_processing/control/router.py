@@ -7,6 +7,7 @@ import uuid
 
 from medical_image_processing import naming
 from medical_image_processing.errors import Conflict, MipError, NotFound, Throttled
+from medical_image_processing.model.algorithm import Algorithm
 from medical_image_processing.model.job import JobMessage, ProcessRequest
 from medical_image_processing.ports.jobs import Accepted, Jobs
 from medical_image_processing.ports.queues import Queues
@@ -33,7 +34,7 @@ class Router:
         """
         fingerprint = request.fingerprint(algo_id, sender=sender)
         try:
-            await self._check_takes_jobs(algo_id)
+            algorithm = await self._check_takes_jobs(algo_id)
         except MipError:
             known = await self._jobs.find(request.job_id, fingerprint) if request.job_id else None
             if known is None:
@@ -45,10 +46,11 @@ class Router:
             algo_id=algo_id,
             pacs=request.pacs,
             parameters=request.parameters,
+            store=(algorithm.store_results if request.store is None else request.store) or None,
         )
         return await self._jobs.accept(message, fingerprint)
 
-    async def _check_takes_jobs(self, algo_id: str) -> None:
+    async def _check_takes_jobs(self, algo_id: str) -> Algorithm:
         algorithm = await self._registry.get(algo_id)
         if algorithm is None:
             raise NotFound("UNKNOWN_ALGORITHM", f"no algorithm '{algo_id}' is registered")
@@ -60,6 +62,7 @@ class Router:
             )
         if await self._queues.depth(naming.queue(algo_id)) >= self._queue_limit:
             raise Throttled("QUEUE_FULL", f"'{algo_id}' has {self._queue_limit} jobs waiting; try later")
+        return algorithm
 
 
 def new_client_id() -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_BASE = "http://127.0.0.1:8080"
 # The key of the seed's curl lines; a platform takes it only while it listens on loopback alone (law A2).
 _LOOPBACK_ADMIN_KEY = "dev-admin"
+_LOOPBACK_PACS_KEY = "devkey"
 
 _ERRORS: Mapping[int, Callable[[str, str], MipError]] = {
     401: Unauthorized,
@@ -59,17 +60,26 @@ class Client:
     """Speaks to one platform. Use as a context manager.
 
     ``base`` is its address, with a path where it has one. ``admin_key`` goes with ``/admin`` calls only,
-    ``client_key`` with all others.
+    ``pacs_key`` with those to the PACS API, ``client_key`` with all others.
     """
 
-    def __init__(self, base: str, *, admin_key: str | None = None, client_key: str | None = None) -> None:
+    def __init__(
+        self,
+        base: str,
+        *,
+        admin_key: str | None = None,
+        client_key: str | None = None,
+        pacs_key: str | None = None,
+    ) -> None:
         self.base = base.rstrip("/")
         if not self.base.startswith(("http://", "https://")):
             raise InvalidRequest("BAD_ADDRESS", f"MIP_API_BASE is '{base}'; it must be like {DEFAULT_BASE}")
         self._is_loopback = _is_loopback(base)
         self._admin_key = admin_key or (_LOOPBACK_ADMIN_KEY if self._is_loopback else None)
         self._client_key = client_key
-        for name, key in (("MIP_ADMIN_KEY", admin_key), ("MIP_CLIENT_KEY", client_key)):
+        self._pacs_key = pacs_key or (_LOOPBACK_PACS_KEY if self._is_loopback else None)
+        keys = (("MIP_ADMIN_KEY", admin_key), ("MIP_CLIENT_KEY", client_key), ("PACS_API_KEY", pacs_key))
+        for name, key in keys:
             if key and not (key.isascii() and key.isprintable()):
                 raise InvalidRequest("BAD_KEY", f"{name} holds characters that no key has; set it again")
         # A proxy for the outside world is not asked for this machine's own address.
@@ -79,7 +89,12 @@ class Client:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """The platform that ``MIP_API_BASE``, else ``API_BASE``, names, with the keys beside it."""
         base = environ.get("MIP_API_BASE") or environ.get("API_BASE") or DEFAULT_BASE
-        return cls(base, admin_key=environ.get("MIP_ADMIN_KEY"), client_key=environ.get("MIP_CLIENT_KEY"))
+        return cls(
+            base,
+            admin_key=environ.get("MIP_ADMIN_KEY"),
+            client_key=environ.get("MIP_CLIENT_KEY"),
+            pacs_key=environ.get("PACS_API_KEY"),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -151,6 +166,8 @@ class Client:
     def _key(self, first_segment: str) -> dict[str, str]:
         if first_segment == "admin":
             return {"x-admin-key": self._admin_key} if self._admin_key else {}
+        if first_segment == "pacs":
+            return {"x-api-key": self._pacs_key} if self._pacs_key else {}
         return {"x-api-key": self._client_key} if self._client_key else {}
 
     def _unreachable(self) -> Unavailable:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medical_image_processing.errors import InvalidRequest, MipError, NotFound, Unauthorized
 from medical_image_processing.naming import NAME_PATTERN, PACS_ID_PATTERN
-from medical_image_processing.pacs.archive import Archive, Image, Reading
+from medical_image_processing.pacs.archive import Archive, Image, Reading, SeriesDescription
 from medical_image_processing.pacs.bundle import BOUNDARY, Bundle, Piece, begun, joined
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.folder_archive import FolderArchive
@@ -38,6 +38,8 @@ from medical_image_processing.pacs.links import LinkSigner
 
 OnAccess = Callable[[str, Sequence[tuple[str, str, str]], str | None], Awaitable[None]]
 """``on_access(algo, [(study_uid, series_uid, sop_uid), …], job_id)``."""
+Describe = Callable[[str | None, str | None, int], Awaitable[Sequence[SeriesDescription]]]
+"""``describe(study_id, series_id, limit)``: all series, those of a study, or the one."""
 ServeFile = Callable[[Request, Headers, Receive, Send], Awaitable[None]]
 
 COUNT_HEADER = b"x-image-count"
@@ -73,7 +75,8 @@ class PacsApp:
     ``on_access`` is awaited before links are given out (law A4), with the name of the key's holder, the
     images' UIDs ("" where a header lacks them) and the ``x-job-id`` header; when it raises, no link is given.
     ``allow_origins`` are the web origins whose pages may call, ``*`` for all. ``serve_file`` answers what lies
-    below ``/files/``, where the archive's links lead there.
+    below ``/files/``, where the archive's links lead there. ``describe`` tells what series there are, at
+    ``/series``: for the operator, since algorithms need no descriptions.
     """
 
     def __init__(
@@ -84,12 +87,14 @@ class PacsApp:
         *,
         allow_origins: Iterable[str] = (),
         serve_file: ServeFile | None = None,
+        describe: Describe | None = None,
     ) -> None:
         self._archive = archive
         self._keys = keys
         self._on_access = on_access
         self._allow_origins = frozenset(allow_origins)
         self._serve_file = serve_file
+        self._describe = describe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -126,6 +131,8 @@ class PacsApp:
         algo = await self._caller(request)
         if request.path == "/studies":
             return json_answer(await self._archive.studies())
+        if request.path == "/series" and self._describe is not None:
+            return await self._descriptions(request, self._describe)
         readings = list(_readings(request.path))
         if not readings:
             raise NotFound("UNKNOWN_ROUTE", "the PACS API has no such address")
@@ -140,6 +147,17 @@ class PacsApp:
                 if bundle is not None:
                     return _Download(algo, bundle)
         return await self._links_of(request, algo, await self._archive.images(study_id, series_id))
+
+    async def _descriptions(self, request: Request, describe: Describe) -> Answer:
+        asked = {name: request.query(name) for name in ("study_id", "series_id")}
+        for name, value in asked.items():
+            if value is not None:
+                _check_id(name, value)
+        limit = request.query("limit") or "100"
+        if not (limit.isascii() and limit.isdecimal() and 0 < int(limit[:9]) <= 1000):
+            raise InvalidRequest("INVALID_QUERY", "limit is a number from 1 to 1000")
+        found = await describe(asked["study_id"], asked["series_id"], int(limit))
+        return json_answer([one._asdict() for one in found])
 
     async def _caller(self, request: Request) -> str:
         key = request.header(b"x-api-key")

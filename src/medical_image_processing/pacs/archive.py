@@ -19,6 +19,18 @@ class Link(NamedTuple):
     expires_at: int
 
 
+class SeriesDescription(NamedTuple):
+    """What an operator sees of a series, without the patient. ``date`` is as DICOM has it, YYYYMMDD."""
+
+    study_id: str
+    series_id: str
+    date: str | None
+    modality: str | None
+    study_description: str | None
+    series_description: str | None
+    images: int | None
+
+
 class Image(Protocol):
     """One image; the UIDs are those of the access record, and ``key`` is its path in the archive."""
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -21,7 +21,7 @@ import httpx
 from starlette.types import Receive, Send
 
 from medical_image_processing.errors import MipError, NotFound, PermanentError
-from medical_image_processing.pacs.archive import Link, Reading
+from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
 from medical_image_processing.pacs.bundle import Bundle, begun, joined, run_in
 from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.http import Headers, Request, not_get, send_answer, send_chunks, send_start
@@ -37,6 +37,8 @@ _PAGE = 1000
 _MOST_INSTANCES = 100_000
 _MOST_PAGE_BYTES = 2**26
 _COUNT = "00201209"  # Number of Series Related Instances
+_DESCRIBING = ("00080020", "00080060", "00081030", "0008103E", _COUNT)
+"""Study Date, Modality, Study Description, Series Description."""
 _MOST_DOWNLOADS = 32
 _BY_UID = (
     "this PACS is a DICOMweb server: it names {} by their DICOM UIDs (digits and dots), not by paths; "
@@ -145,6 +147,15 @@ class DicomwebArchive:
         series = await self._series(study_id, series_id)
         return Bundle(series.images, run_in(self._threads, self._instances_of.series(series)))
 
+    async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
+        """The first ``limit`` series; of a study, or the one with that UID."""
+        if not _are_uids(study_id or "0", series_id or "0"):
+            return []
+        asked = {"SeriesInstanceUID": series_id} if series_id else {}
+        address = f"/studies/{study_id}/series" if study_id else "/series"
+        items = await self._search(address, limit=limit, includefield=list(_DESCRIBING), **asked)
+        return [_described(item, study_id) for item in items[:limit]]
+
     async def _series(self, study_uid: str, series_uid: str) -> Series:
         """One short question, however many images there are."""
         asked = {"SeriesInstanceUID": series_uid, "includefield": [_COUNT]}
@@ -158,6 +169,27 @@ class DicomwebArchive:
             item, count = {"images": [instance.sop_uid for instance in found]}, len(found)
         version = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()
         return Series(study_uid, series_uid, count, version)
+
+    async def has(self, instance: Instance) -> bool:
+        """Whether the server has it."""
+        study, series, sop, _ = instance
+        return bool(await self._instances(study, series, SOPInstanceUID=sop, limit=1))
+
+    async def post(self, address: str, content: AsyncIterator[bytes], content_type: str) -> tuple[int, bytes]:
+        """The status and the body that the server answers, whatever the status."""
+        headers = {"content-type": content_type, "accept": "application/dicom+json"}
+        request = self._client.build_request("POST", address, content=content, headers=headers)
+        try:
+            async with asyncio.timeout(self._limits.total_s):
+                answer = await self._client.send(request, stream=True)
+                try:
+                    return answer.status_code, await _bounded(answer)
+                finally:
+                    await answer.aclose()
+        except httpx.HTTPError as error:
+            raise unavailable(f"it can't be reached: {type(error).__name__}") from error
+        except TimeoutError as error:
+            raise unavailable(f"it takes longer than {self._limits.total_s:g} s to store a result") from error
 
     async def _instances(self, study_uid: str, series_uid: str | None, **how: Any) -> list[Instance]:
         below = f"/studies/{study_uid}" + (f"/series/{series_uid}" if series_uid else "")
@@ -256,6 +288,12 @@ def _values(item: dict[str, Any], tag: str) -> list[Any]:
     element = item.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     return values if isinstance(values, list) else []
+
+
+def _described(item: dict[str, Any], study_id: str | None) -> SeriesDescription:
+    date, modality, study, series = (_value(item, tag) or None for tag in _DESCRIBING[:4])
+    where = (study_id or _value(item, _STUDY), _value(item, _SERIES))
+    return SeriesDescription(*where, date, modality, study, series, _number(item, _COUNT))
 
 
 def _number(item: dict[str, Any], tag: str) -> int | None:

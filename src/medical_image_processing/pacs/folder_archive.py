@@ -5,16 +5,18 @@ A link names its file by an opaque token, because the paths of a PACS folder may
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 
 from starlette.types import Receive, Send
 
 from medical_image_processing.errors import Conflict, NotFound
-from medical_image_processing.pacs.archive import Link, Reading
+from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
 from medical_image_processing.pacs.bundle import Bundle, Packer, Piece, run_in
 from medical_image_processing.pacs.catalogue import ImageFile
 from medical_image_processing.pacs.files import FileReader, RangeNotSatisfiable, Span, asked_span
 from medical_image_processing.pacs.folder import FolderIndex
+from medical_image_processing.pacs.header import Description, read_description
 from medical_image_processing.pacs.http import (
     Headers,
     Request,
@@ -25,6 +27,7 @@ from medical_image_processing.pacs.http import (
     send_start,
 )
 from medical_image_processing.pacs.links import LinkSigner
+from medical_image_processing.pacs.scanner import below, open_file
 
 _DICOM = b"application/dicom"
 
@@ -79,6 +82,20 @@ class FolderArchive:
                 if (piece := packer.add(data)) is not None:
                     yield piece
         yield packer.end()
+
+    async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
+        """The first ``limit`` series; of a study, or the one with that UID."""
+        found = await self._index.series(study_id, series_id, limit)
+        return await asyncio.to_thread(lambda: [self._described(*one) for one in found])
+
+    def _described(self, study: str, series: str, images: int, path: bytes) -> SeriesDescription:
+        try:
+            with open_file(below(self._index.folder, path)) as file:
+                said = read_description(file)
+        except OSError:  # gone just now
+            said = Description("", "", "", "")
+        texts = (said.date or None, said.modality or None, said.study or None, said.series or None)
+        return SeriesDescription(study, series, *texts, images)
 
     async def serve(self, request: Request, cors: Headers, receive: Receive, send: Send) -> None:
         """Answer what lies below ``/files/``."""
