@@ -13,6 +13,7 @@ from io import BytesIO
 from typing import NamedTuple
 
 from medical_image_processing.dicom.multipart import Event, Kind, Parts
+from medical_image_processing.errors import NotFound
 from medical_image_processing.pacs.bundle import Packer, Piece
 from medical_image_processing.pacs.cache import Entry, InstanceCache
 from medical_image_processing.pacs.header import read_identity, read_stored_uid
@@ -83,7 +84,11 @@ class Instances:
         seen: dict[str, None] = {}
         entry: Entry | None = None
         address = f"/studies/{asked.study_uid}/series/{asked.series_uid}"
-        with closing(self._retriever.get(address, _STORED)) as download:
+        try:
+            download = self._retriever.get(address, _STORED)
+        except NotFound as error:
+            raise unavailable("it sends no series whole, or has this one no more") from error
+        with closing(download):
             try:
                 for kind, data in _from_heads(_events(download)):
                     if kind is Kind.BEGIN:

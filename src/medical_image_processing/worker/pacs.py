@@ -96,7 +96,12 @@ class PacsClient:
                 _check_status(answer.status, job)
                 return answer
 
-            answer = _from_pacs(ask)
+            try:
+                answer = _from_pacs(ask)
+            except Unavailable as error:
+                # Some servers don't send a series whole; and where all of it is down, this says so.
+                log.event(f"a series did not come whole: {error}", level=logging.WARNING, job_id=job.job_id)
+                return self._fetch_listed(job, self._get_json(job, listing, deadline), deadline)
             content_type = answer.headers.get("content-type", "")
             count = answer.headers.get("x-image-count", "")
             if content_type.startswith("multipart/") and count.isdecimal() and 0 < int(count) <= _MOST_FILES:
