@@ -336,8 +336,7 @@ def test_a_server_that_counts_no_images_is_asked_for_them() -> None:
         (_says(200, b"", {**HEADERS, "content-encoding": "gzip"}), 503),
         (_drips, 503),
     ],
-    ids=["401", "404", "429", "500", "HTML", "no boundary", "another boundary", "no DICOM", "empty part", "empty"]
-    + ["gzip", "one byte at a time"],
+    ids=list("abcdefghijkl"),
 )
 def test_a_series_that_is_none_from_the_start_is_stated(series: Answer, status: int) -> None:
     begun = time.monotonic()
@@ -358,9 +357,9 @@ def test_a_series_that_is_none_from_the_start_is_stated(series: Answer, status: 
     ids=["cut", "fewer than said", "more than said", "one twice"],
 )
 def test_a_series_that_is_not_what_was_said_never_looks_whole(body: bytes, count: int) -> None:
-    with _behind(_says(200, body), count=count) as pacs:
-        with suppress(httpx.RemoteProtocolError):  # after its beginning had been sent
-            assert _whole(pacs).status_code == 503
+    # The answer may have begun before that showed.
+    with _behind(_says(200, body), count=count) as pacs, suppress(httpx.RemoteProtocolError):
+        assert _whole(pacs).status_code == 503
 
 
 def test_a_worker_gets_the_rest_of_a_broken_series_image_by_image() -> None:

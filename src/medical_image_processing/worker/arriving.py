@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 
 from medical_image_processing.errors import MipError
 
-_MOST_HELD_BYTES = 96 * 2**20
+_MOST_HELD_BYTES = 48 * 2**20
 """So many bytes wait for a reader that is busy; then the sender waits."""
 
 
