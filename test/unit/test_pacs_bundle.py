@@ -391,3 +391,61 @@ def test_another_image_than_the_one_asked_for_is_neither_given_nor_kept() -> Non
         for _ in range(2):
             answer = httpx.get(link)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_UNAVAILABLE")
+
+
+def _tiny(number: int) -> bytes:
+    """A slice of 8×8 under a UID and at a place of its own; always as long, so that they are quickly made."""
+    image = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    image.Rows = image.Columns = 8
+    image.PixelData = bytes(128)
+    image.SeriesInstanceUID, image.ImagePositionPatient = "1.2.3", [0, 0, 10_000 + number]
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{10_000 + number}"
+    return _bytes(image)
+
+
+def test_a_series_of_5000_images_is_read_within_its_limits() -> None:
+    first = _tiny(0)
+
+    def series(request: BaseHTTPRequestHandler) -> None:
+        _says(200, b"")(request)
+        for number in range(5000):
+            image = first.replace(b"10000", b"%d" % (10_000 + number))
+            request.wfile.write(b"\r\n--edge\r\n\r\n" + image)
+        request.wfile.write(b"\r\n--edge--")
+
+    begun = time.monotonic()
+    with _behind(series, count=5000) as pacs:
+        files = _client(pacs).fetch(_job("1.2", "1.2.3"))
+        image = drain_series(files)
+        close_files(files)
+        noted = {sop for _, images, _ in pacs.accesses for _, _, sop in images}
+    assert image.pixels.shape == (5000, 8, 8) and len(noted) == 5000
+    assert time.monotonic() - begun < 40
+
+
+def test_a_search_that_drips_ends_within_its_time() -> None:
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        _says(200, b"[", {"content-type": "application/dicom+json"})(request)
+        with suppress(OSError):
+            for _ in range(60):
+                request.wfile.write(b" ")
+                time.sleep(0.1)
+
+    class Handler(BaseHTTPRequestHandler):
+        do_GET = drip
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    begun = time.monotonic()
+    try:
+        base = f"http://127.0.0.1:{server.server_port}/dicom-web"
+        with serve_dicomweb(DicomwebServer(base), limits=Limits(search_s=0.5)) as pacs:
+            answer = pacs.get("/studies")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_UNAVAILABLE")
+    assert time.monotonic() - begun < 5
