@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +17,16 @@ Refuse = Callable[[str, str], int | None]
 class DicomwebProxy:
     """``asked``: the method and path of each request. ``refuse(method, path)``: a status to answer instead."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, tls: ssl.SSLContext | None = None) -> None:
         self._behind = urlsplit(base)
         self.asked: list[tuple[str, str]] = []
         self.refuse: Refuse = lambda *_: None
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.base = f"http://127.0.0.1:{self.server.server_port}{self._behind.path}"
+        scheme, host = "http", "127.0.0.1"
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+            scheme, host = "https", "localhost"
+        self.base = f"{scheme}://{host}:{self.server.server_port}{self._behind.path}"
 
     def paths(self, method: str = "GET") -> list[str]:
         """Without queries."""
@@ -83,9 +88,9 @@ def _body(request: BaseHTTPRequestHandler) -> bytes:
 
 
 @contextmanager
-def running_proxy(base: str) -> Iterator[DicomwebProxy]:
-    """One in front of the DICOMweb server at ``base``."""
-    proxy = DicomwebProxy(base)
+def running_proxy(base: str, tls: ssl.SSLContext | None = None) -> Iterator[DicomwebProxy]:
+    """One in front of the DICOMweb server at ``base``; with ``tls`` at https://localhost."""
+    proxy = DicomwebProxy(base, tls)
     thread = threading.Thread(target=proxy.server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

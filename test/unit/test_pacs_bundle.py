@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import ssl
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +26,7 @@ from pydicom.uid import generate_uid
 from dicomweb_proxy import DicomwebProxy, running_proxy
 from medical_image_processing.dicom.multipart import Kind, Parts, location
 from medical_image_processing.dicom.read import drain_series
+from medical_image_processing.entrypoints.pacs_options import PacsOptions
 from medical_image_processing.errors import InputRejected, MipError, Unavailable
 from medical_image_processing.model.job import JobMessage
 from medical_image_processing.pacs.cache import InstanceCache
@@ -156,6 +160,39 @@ def test_a_damaged_entry_is_fetched_again(pacs: Pacs, proxy: DicomwebProxy, tmp_
     proxy.asked.clear()
     assert _bundle(pacs) == first
     assert len(proxy.paths()) == 2 and "/instances/" in proxy.paths()[1]
+
+
+def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-subj", f"/CN={name}", "-days", "1"]
+    command += ["-addext", f"subjectAltName=DNS:{name}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.mark.needs("openssl")
+def test_a_server_that_wants_a_client_certificate_gets_it_for_searches_and_images(
+    orthanc: Orthanc, tmp_path: Path
+) -> None:
+    ours, own_key = _certificate(tmp_path, "mip")
+    theirs, their_key = _certificate(tmp_path, "localhost")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ours)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_cert_chain(theirs, their_key)
+    password = tmp_path / "password"
+    password.write_text(orthanc.password)
+    with running_proxy(orthanc.base, tls) as proxy:
+        options = PacsOptions(proxy.base, user=orthanc.user, password_file=password, ca_file=theirs)
+        without, with_it = options.server(), replace(options, client_certificate=ours, client_key=own_key).server()
+        assert without is not None and with_it is not None
+        with serve_dicomweb(with_it) as pacs:
+            assert STUDY in pacs.get("/studies").json()
+            assert len(_bundle(pacs)) == COUNT
+        with serve_dicomweb(without) as pacs:
+            assert pacs.get("/studies").status_code == 503
+        with serve_dicomweb(DicomwebServer(proxy.base, with_it.authorization)) as pacs:
+            assert pacs.get("/studies").status_code == 503, "nobody vouches for the server"
 
 
 def test_single_images_come_from_the_cache_too(pacs: Pacs, proxy: DicomwebProxy) -> None:

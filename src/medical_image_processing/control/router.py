@@ -6,7 +6,7 @@ import secrets
 import uuid
 
 from medical_image_processing import naming
-from medical_image_processing.errors import Conflict, MipError, NotFound, Throttled
+from medical_image_processing.errors import Conflict, InvalidRequest, MipError, NotFound, Throttled
 from medical_image_processing.model.algorithm import Algorithm
 from medical_image_processing.model.job import JobMessage, ProcessRequest
 from medical_image_processing.ports.jobs import Accepted, Jobs
@@ -15,13 +15,17 @@ from medical_image_processing.ports.registry import Registry
 
 
 class Router:
-    """Turns a request into a job. ``queue_limit``: messages one algorithm's queue may hold."""
+    """Turns a request into a job. ``queue_limit``: messages one algorithm's queue may hold. ``can_store``: whether
+    this platform puts results back into its PACS."""
 
-    def __init__(self, registry: Registry, jobs: Jobs, queues: Queues, *, queue_limit: int) -> None:
+    def __init__(
+        self, registry: Registry, jobs: Jobs, queues: Queues, *, queue_limit: int, can_store: bool = False
+    ) -> None:
         self._registry = registry
         self._jobs = jobs
         self._queues = queues
         self._queue_limit = queue_limit
+        self._can_store = can_store
 
     async def submit(
         self, algo_id: str, request: ProcessRequest, *, sender: str | None = None, client_id: str | None = None
@@ -30,8 +34,12 @@ class Router:
 
         For a request that names no client_id: ``sender``, whose it is, and the ``client_id`` it gets.
         NotFound ``UNKNOWN_ALGORITHM``; Conflict ``ALGORITHM_NOT_ACTIVE``, ``JOB_ID_TAKEN``; Throttled
-        ``QUEUE_FULL``.
+        ``QUEUE_FULL``; InvalidRequest ``STORE_NOT_AVAILABLE``.
         """
+        if request.store and not self._can_store:
+            raise InvalidRequest(
+                "STORE_NOT_AVAILABLE", "store: this platform can't put results into the PACS; leave it out"
+            )
         fingerprint = request.fingerprint(algo_id, sender=sender)
         try:
             algorithm = await self._check_takes_jobs(algo_id)

@@ -176,7 +176,13 @@ class _Platform:
         self._storing = Storing(engine.results_to_store, engine.output_files, self._pacs.writer)
         parts = Parts(
             admin=Admin(engine.registry, engine.jobs),
-            router=Router(engine.registry, engine.jobs, engine.queues, queue_limit=settings.queue_limit),
+            router=Router(
+                engine.registry,
+                engine.jobs,
+                engine.queues,
+                queue_limit=settings.queue_limit,
+                can_store=True,
+            ),
             jobs=engine.jobs,
             keys=engine.keys,
             logs=engine.logs,

@@ -39,6 +39,8 @@ _MOST_PAGE_BYTES = 2**26
 _COUNT = "00201209"  # Number of Series Related Instances
 _DESCRIBING = ("00080020", "00080060", "00081030", "0008103E", _COUNT)
 """Study Date, Modality, Study Description, Series Description."""
+_BROKEN = (httpx.HTTPError, OSError)
+"""httpx lets through what TLS says after its handshake, such as that a certificate is missing."""
 _MOST_DOWNLOADS = 32
 _BY_UID = (
     "this PACS is a DICOMweb server: it names {} by their DICOM UIDs (digits and dots), not by paths; "
@@ -186,10 +188,10 @@ class DicomwebArchive:
                     return answer.status_code, await _bounded(answer)
                 finally:
                     await answer.aclose()
-        except httpx.HTTPError as error:
-            raise unavailable(f"it can't be reached: {type(error).__name__}") from error
         except TimeoutError as error:
             raise unavailable(f"it takes longer than {self._limits.total_s:g} s to store a result") from error
+        except _BROKEN as error:
+            raise unavailable(f"it can't be reached: {type(error).__name__}") from error
 
     async def _instances(self, study_uid: str, series_uid: str | None, **how: Any) -> list[Instance]:
         below = f"/studies/{study_uid}" + (f"/series/{series_uid}" if series_uid else "")
@@ -232,7 +234,7 @@ class DicomwebArchive:
     async def _send(self, request: httpx.Request) -> httpx.Response:
         try:
             answer = await self._client.send(request, stream=True)
-        except httpx.HTTPError as error:
+        except _BROKEN as error:
             self._note(unavailable(f"it can't be reached: {type(error).__name__}"))
             assert self.trouble is not None
             raise self.trouble from error
@@ -263,7 +265,7 @@ async def _bounded(answer: httpx.Response) -> bytes:
             body += chunk
             if len(body) > _MOST_PAGE_BYTES:
                 raise unavailable(f"an answer to a search is larger than {_MOST_PAGE_BYTES >> 20} MiB")
-    except httpx.HTTPError as error:
+    except _BROKEN as error:
         raise unavailable(f"an answer broke off: {type(error).__name__}") from error
     return bytes(body)
 

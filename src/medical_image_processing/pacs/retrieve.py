@@ -53,6 +53,7 @@ class Retriever:
         parts = urlsplit(server.base)
         self._is_tls, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
         self._path = parts.path.rstrip("/")
+        self._tls = (server.tls or ssl.create_default_context()) if self._is_tls else None
         self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         self._lock = threading.Lock()
 
@@ -101,9 +102,8 @@ class Retriever:
 
     def _new(self) -> http.client.HTTPConnection:
         if self._is_tls:
-            context = self._server.tls or ssl.create_default_context()
             made: http.client.HTTPConnection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=self._limits.connect_s, context=context
+                self._host, self._port, timeout=self._limits.connect_s, context=self._tls
             )
         else:
             made = http.client.HTTPConnection(self._host, self._port, timeout=self._limits.connect_s)
