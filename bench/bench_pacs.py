@@ -29,7 +29,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import generate_uid
 
-from harness import Figure, Platform, chest_slices, run
+from harness import Figure, Platform, chest_slices, cpu_s, run
 from medical_image_processing.dicom.multipart import Kind, Parts
 from medical_image_processing.dicom.read import drain_series, read_series
 from medical_image_processing.memory import keep_freed_memory
@@ -111,26 +111,36 @@ READERS: dict[str, Callable[[Source], tuple[int, ...]]] = {
 }
 
 
-def read(name: str, source: Source, repeats: int) -> tuple[list[float], float]:
-    """Seconds of each repeat, and the process's peak memory in MB."""
+@dataclass(frozen=True)
+class Reading:
+    """Seconds of each repeat, CPU seconds of one, and the process's peak memory in MB."""
+
+    seconds: list[float]
+    cpu_s: float
+    peak_mb: float
+
+
+def read(name: str, source: Source, repeats: int) -> Reading:
+    """In a process of its own."""
     command = [sys.executable, __file__, "read", name, str(repeats)]
     done = subprocess.run(command, input=json.dumps(vars(source)), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"the reader '{name}' failed: {done.stderr[-500:]}")
-    said = json.loads(done.stdout)
-    return said["seconds"], said["peak_mb"]
+    return Reading(**json.loads(done.stdout))
 
 
 def _read_here(name: str, repeats: int) -> None:
     source = Source(**json.loads(sys.stdin.read()))
     keep_freed_memory(block_mib=16, total_mib=64)  # as a worker does
     seconds = []
+    before = time.process_time()
     for _ in range(repeats):
         begun = time.perf_counter()
         READERS[name](source)
         seconds.append(time.perf_counter() - begun)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(json.dumps({"seconds": seconds, "peak_mb": peak}))
+    cpu_s = (time.process_time() - before) / repeats
+    print(json.dumps({"seconds": seconds, "cpu_s": cpu_s, "peak_mb": peak}))
 
 
 @contextmanager
@@ -180,23 +190,29 @@ def bench() -> list[Figure]:
     first: Any = pydicom.dcmread(BytesIO(images[0]), stop_before_pixels=True)
     array_mb = len(images) * 512 * 512 * 2 / 1e6
     seconds: dict[str, list[float]] = {}
-    peaks: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    peaks: list[float] = []
+    platform_cpu: list[float] = []
 
-    def take(label: str, reader: str, source: Source) -> None:
-        took, peak = read(reader, source, REPEATS)
-        seconds.setdefault(label, []).extend(took)
-        peaks.setdefault(label, []).append(peak)
+    def take(label: str, reader: str, source: Source, pid: int) -> None:
+        before = cpu_s(pid)
+        reading = read(reader, source, REPEATS)
+        seconds.setdefault(label, []).extend(reading.seconds)
+        cpu.setdefault(label, []).append(reading.cpu_s)
+        if label == "api":
+            platform_cpu.append((cpu_s(pid) - before) / REPEATS)
+            peaks.append(reading.peak_mb)
 
     where = (str(first.StudyInstanceUID), str(first.SeriesInstanceUID))
     with place(images, *where, cache_mib=0) as (source, pid):
         for _ in range(ROUNDS):
             for reader in READERS:
-                take(reader, reader, source)
+                take(reader, reader, source, pid)
         api_mb = _peak_mb(pid)
-    with place(images, *where, cache_mib=1024) as (source, _):
+    with place(images, *where, cache_mib=1024) as (source, pid):
         read("api", source, 1)
         for _ in range(ROUNDS):
-            take("cache", "api", source)
+            take("cache", "api", source, pid)
     raw, client = statistics.median(seconds["raw"]), statistics.median(seconds["client"])
     figures = [
         Figure("236 slices, bytes over HTTP, then decoded on all cores", "s", seconds["raw"]),
@@ -205,8 +221,11 @@ def bench() -> list[Figure]:
         Figure("236 slices through the PACS API, from its cache", "s", seconds["cache"]),
         Figure("through the PACS API against bytes and decoding", "×", [t / raw for t in seconds["api"]], 1.5),
         Figure("faster than dicomweb-client", "×", [client / t for t in seconds["api"]], 3, at_least=True),
-        Figure("a worker's peak memory against the array", "×", [mb / array_mb for mb in peaks["api"]], 2.5),
+        Figure("a worker's peak memory against the array", "×", [mb / array_mb for mb in peaks], 2.5),
         Figure("the platform's peak memory", "MB", [api_mb]),
+        Figure("CPU of bytes and decoding", "s", cpu["raw"]),
+        Figure("CPU of a worker's reading through the PACS API", "s", cpu["api"]),
+        Figure("CPU of the platform for it", "s", platform_cpu),
     ]
     return figures + _bench_many()
 
@@ -215,11 +234,11 @@ def _bench_many() -> list[Figure]:
     study, series = generate_uid(), generate_uid()
     array_mb = MANY * 512 * 512 * 2 / 1e6
     with place(list(many_slices(MANY, study, series)), study, series, cache_mib=512) as (source, pid):
-        took, peak = read("api", source, 1)
+        reading = read("api", source, 1)
         api_mb = _peak_mb(pid)
     return [
-        Figure(f"{MANY} slices through the PACS API", "s", took),
-        Figure(f"{MANY} slices, a worker's peak memory beside the array", "MB", [peak - array_mb]),
+        Figure(f"{MANY} slices through the PACS API", "s", reading.seconds),
+        Figure(f"{MANY} slices, a worker's peak memory beside the array", "MB", [reading.peak_mb - array_mb]),
         Figure(f"{MANY} slices, the platform's peak memory", "MB", [api_mb]),
     ]
 
