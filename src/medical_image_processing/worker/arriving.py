@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex
 
 from medical_image_processing.errors import MipError
+from medical_image_processing.memory import return_freed_memory
 
 _MOST_HELD_BYTES = 48 * 2**20
 """So many bytes wait for a reader that is busy; then the sender waits."""
+
+_RETURNED_BYTES = 32 * 2**20
 
 
 class Unwanted(Exception):
@@ -29,6 +32,8 @@ class ArrivingFiles(list[bytes]):
         self._changed = threading.Condition()
         self._arrived = 0
         self._held_bytes = 0
+        self._let_go_bytes = 0
+        self._is_crowded = False  # so many were held that the room they took is wanted back
         self._readers_waiting = 0
         self._failure: MipError | None = None
         self._is_closed = False
@@ -48,6 +53,7 @@ class ArrivingFiles(list[bytes]):
             super().__setitem__(self._arrived, data)
             self._arrived += 1
             self._held_bytes += len(data)
+            self._is_crowded |= self._held_bytes > 2 * _MOST_HELD_BYTES
             self.took_s = time.perf_counter() - self._begun
             self._changed.notify_all()
 
@@ -82,10 +88,16 @@ class ArrivingFiles(list[bytes]):
 
     def __setitem__(self, index: Any, data: Any) -> None:
         with self._changed:
-            self._held_bytes -= len(super().__getitem__(index))
-            self._held_bytes += len(data)
+            let_go = len(super().__getitem__(index)) - len(data)
+            self._held_bytes -= let_go
             super().__setitem__(index, data)
+            self._let_go_bytes += let_go
+            is_time = self._is_crowded and self._let_go_bytes > _RETURNED_BYTES
+            if is_time:
+                self._let_go_bytes = 0
             self._changed.notify_all()
+        if is_time:
+            return_freed_memory()
 
     def _await(self, place: int) -> None:
         self._readers_waiting += 1
