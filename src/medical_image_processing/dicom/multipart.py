@@ -55,8 +55,7 @@ class Parts:
             at = found
         rest = len(held) - at
         if self._state is _State.INSIDE:
-            # The last bytes may be the beginning of the delimiter.
-            rest = min(rest, len(self._delimiter) - 1)
+            rest = self._unsure(held, at)
             if at < len(held) - rest:
                 events.append(Event(Kind.DATA, held[at : len(held) - rest] if at or rest else held))
         elif self._state is _State.AFTER:
@@ -71,6 +70,15 @@ class Parts:
         if self._state is not _State.AFTER:
             what = "last boundary" if self._state is _State.INSIDE else "first part, or the next one, began"
             raise ValueError(f"ended before its {what}")
+
+    def _unsure(self, held: bytes, at: int) -> int:
+        """How many of the last bytes may begin the delimiter. Mostly none: then nothing is copied."""
+        start = max(at, len(held) - len(self._delimiter) + 1)
+        while (start := held.find(b"\r", start)) >= 0:
+            if self._delimiter.startswith(held[start:]):
+                return len(held) - start
+            start += 1
+        return 0
 
     def _next(self, held: bytes, at: int, events: list[Event]) -> int | None:
         """One step from ``at``: where the next one begins, None when more bytes are needed for it."""

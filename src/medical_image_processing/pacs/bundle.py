@@ -1,6 +1,6 @@
 """A whole series as one download (CONTRACT.md, "PACS API"): multipart/related, each part an image with its key.
 
-Making one blocks, so it happens in threads of its own, half a megabyte at a time, one piece ahead of the reader.
+Making one blocks, so it happens in threads of its own, a megabyte at a time, one piece ahead of the reader.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medical_image_processing.errors import MipError
 from medical_image_processing.pacs.archive import Image
 
 T = TypeVar("T")
-PIECE_BYTES = 2**19
+PIECE_BYTES = 2**20
 BOUNDARY = "mip-8f1c2e7a5d904b63b0c7-series"
 """Long enough to be in no image by chance; every bundle has it."""
 

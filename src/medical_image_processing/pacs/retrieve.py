@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 from medical_image_processing.errors import MipError, NotFound, PermanentError, Unavailable
 
-_PIECE = 2**19
 _READ = 2**20
 _MOST_IDLE = 16
 _IDLE_S = 0.8
@@ -134,17 +133,9 @@ class Download:
         self.content_type = response.headers.get("content-type", "")
 
     def pieces(self) -> Iterator[bytes]:
-        """The body, half a megabyte or so at a time. Unavailable when it breaks off or comes too slowly."""
-        held: list[bytes] = []
-        size = 0
+        """The body as it comes. Unavailable when it breaks off, or comes too slowly."""
         while data := self._read():
-            held.append(data)
-            size += len(data)
-            if size >= _PIECE:
-                yield b"".join(held) if len(held) > 1 else data
-                held, size = [], 0
-        if held:
-            yield b"".join(held)
+            yield data
         if self._response.length:
             raise unavailable("an image broke off")
 

@@ -56,6 +56,9 @@ class ArrivingFiles(list[bytes]):
             self._is_crowded |= self._held_bytes > 2 * _MOST_HELD_BYTES
             self.took_s = time.perf_counter() - self._begun
             self._changed.notify_all()
+            is_time = self._is_crowded and self.has_all
+        if is_time:
+            return_freed_memory()  # what the download took beside the files
 
     def fail(self, error: MipError) -> None:
         """The rest won't come."""
