@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 from medical_image_processing.errors import MipError
 from medical_image_processing.memory import return_freed_memory
 
-_MOST_HELD_BYTES = 48 * 2**20
+_MOST_HELD_BYTES = 32 * 2**20
 """So many bytes wait for a reader that is busy; then the sender waits."""
 
 _RETURNED_BYTES = 32 * 2**20
