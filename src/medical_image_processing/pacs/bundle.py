@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -79,7 +79,8 @@ async def run_in(threads: ThreadPoolExecutor, blocking: Iterator[T]) -> AsyncGen
             yield made[0]
     finally:
         if isinstance(blocking, Generator):
-            threads.submit(_close, step, blocking)
+            with suppress(RuntimeError):  # the threads were told to stop, and so was all that they do
+                threads.submit(_close, step, blocking)
 
 
 def _step(threads: ThreadPoolExecutor, blocking: Iterator[T]) -> Future[tuple[T] | None]:
