@@ -47,10 +47,11 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path) -> Iterator[Orthanc]:
-    """An empty Orthanc below ``folder``; it goes with its parent."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def running_orthanc(folder: Path, *, port: int = 0) -> Iterator[Orthanc]:
+    """An empty Orthanc below ``folder``, on a free port unless one is given; it goes with its parent."""
+    if port == 0:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
     user, password = "mip", "a password of the tests"
     settings = {
         "StorageDirectory": str(folder / "storage"),

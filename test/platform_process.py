@@ -38,7 +38,7 @@ class Platform:
         self,
         home: Path,
         *,
-        pacs: Path,
+        pacs: Path | str,
         options: Sequence[str] = (),
         runtime: str = "process",
         environment: Mapping[str, str] | None = None,

@@ -22,10 +22,12 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
 from medical_image_processing.pacs.app import PacsApp, create_app
+from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.dicomweb import DicomwebArchive
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
+from medical_image_processing.pacs.retrieve import DicomwebServer, Limits
 
 _MOUNTED: dict[str, Any] = {}
 _NUMBERS = itertools.count(1)
@@ -146,15 +148,17 @@ def serve(
 
 
 @contextmanager
-def serve_dicomweb(client: httpx.AsyncClient) -> Iterator[Pacs]:
-    """The PACS API in front of the DICOMweb server that ``client`` speaks to."""
+def serve_dicomweb(
+    server: DicomwebServer, *, cache: InstanceCache | None = None, limits: Limits | None = None
+) -> Iterator[Pacs]:
+    """The PACS API in front of a DICOMweb server."""
     keys = HashedKeys({HashedKeys.digest(KEY): "algo_1"})
     accesses: list[tuple[str, list[tuple[str, str, str]], str | None]] = []
 
     async def on_access(algo: str, images: Sequence[tuple[str, str, str]], job_id: str | None) -> None:
         accesses.append((algo, list(images), job_id))
 
-    archive = DicomwebArchive(client, LinkSigner())
+    archive = DicomwebArchive(server, LinkSigner(), cache=cache, limits=limits or Limits())
     port, mount = _server_port(), f"/pacs-{next(_NUMBERS)}"
     _MOUNTED[mount] = PacsApp(archive, keys, on_access, serve_file=archive.serve)
     try:

@@ -80,3 +80,31 @@ def test_a4_what_cannot_go_on_record_is_not_given(tmp_path: Path) -> None:
         assert len(reads(database)) == given + 3
 
     run(tmp_path, work)
+
+
+def test_r1_reads_are_found_by_study_reader_and_job_newest_first_page_by_page(tmp_path: Path) -> None:
+    async def work(database: Database, _: httpx.AsyncClient) -> None:
+        record = AccessRecord(database, clock=time.time)
+        for number in range(6):
+            images = [("1.2", "1.2.3", f"1.{number}.{image}") for image in range(2)]
+            await record.note(f"algo_{number % 2}", images, f"job-{number}" if number else None)
+        await record.note("algo_0", [("9.9", "", "")], "job-2")
+        found = [one.image_uid for one in (await record.page(job_id="job-2", study_uid="1.2")).items]
+        assert found == ["1.2.1", "1.2.0"]
+        assert {one.job_id for one in (await record.page(algo_id="algo_1")).items} == {"job-1", "job-3", "job-5"}
+        cursor, seen = None, []  # type: str | None, list[str]
+        while True:
+            page = await record.page(study_uid="1.2", limit=5, cursor=cursor)
+            seen += [one.image_uid for one in page.items]
+            if (cursor := page.next_cursor) is None:
+                break
+        assert seen == [f"1.{number}.{image}" for number in range(5, -1, -1) for image in (1, 0)]
+        assert (await record.page(study_uid="1.2", cursor="nonsense")).items == ()
+        plan = database.read(
+            "EXPLAIN QUERY PLAN SELECT * FROM audit WHERE action = 'read'"
+            " AND json_extract(details, '$.job_id') = ? ORDER BY seq DESC LIMIT 9",
+            "job-2",
+        )
+        assert "audit_reads_by_job" in plan[0]["detail"]
+
+    run(tmp_path, work)

@@ -28,7 +28,7 @@ class Broken:
 def app(*, open_clients: bool) -> Any:
     broken = cast(Any, Broken())
     access = Access(broken, root_admin_digests=fixed_digests("0" * 64), open_clients=open_clients)
-    parts = Parts(broken, broken, broken, broken, broken, broken, access, broken, broken)
+    parts = Parts(broken, broken, broken, broken, broken, broken, access, broken, broken, broken)
     return create_app(parts, allow_origins=("http://viewer.example",), open_metrics=True)
 
 

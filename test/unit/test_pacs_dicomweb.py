@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -15,15 +13,11 @@ from typing import Any
 import httpx
 import pydicom
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pacs_support import Pacs, serve_dicomweb
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
-from medical_image_processing.errors import Unavailable
-from medical_image_processing.pacs.dicomweb import create_client
-from medical_image_processing.pacs.multipart import first_part
+from medical_image_processing.pacs.retrieve import DicomwebServer
 from orthanc import Orthanc, running_orthanc
 
 pytestmark = pytest.mark.needs("Orthanc", "setpriv")
@@ -47,7 +41,7 @@ def stored(orthanc: Orthanc) -> list[Any]:
 
 @pytest.fixture
 def pacs(orthanc: Orthanc, stored: list[Any]) -> Iterator[Pacs]:
-    with serve_dicomweb(create_client(orthanc.base, authorization=orthanc.authorization())) as running:
+    with serve_dicomweb(DicomwebServer(orthanc.base, orthanc.authorization())) as running:
         yield running
 
 
@@ -131,14 +125,14 @@ def test_an_image_that_went_after_its_link_was_given_is_gone(pacs: Pacs, orthanc
 
 
 def test_a_wrong_password_is_the_operators_trouble_and_passes(orthanc: Orthanc, stored: list[Any]) -> None:
-    with serve_dicomweb(create_client(orthanc.base, authorization=orthanc.authorization("wrong"))) as pacs:
+    with serve_dicomweb(DicomwebServer(orthanc.base, orthanc.authorization("wrong"))) as pacs:
         answer = pacs.get("/studies")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_UNAVAILABLE")
     assert "password" in answer.json()["error"]["message"] and "wrong" not in answer.text
 
 
 def test_a_server_that_is_down_is_said_to_be_so() -> None:
-    with serve_dicomweb(create_client("http://127.0.0.1:9")) as pacs:
+    with serve_dicomweb(DicomwebServer("http://127.0.0.1:9")) as pacs:
         answer = pacs.get("/studies")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_UNAVAILABLE")
 
@@ -175,7 +169,7 @@ def _behind(image: Any = None, search: Any = None) -> Iterator[Pacs]:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        with serve_dicomweb(create_client(f"http://127.0.0.1:{server.server_port}/dicom-web/")) as pacs:
+        with serve_dicomweb(DicomwebServer(f"http://127.0.0.1:{server.server_port}/dicom-web/")) as pacs:
             yield pacs
     finally:
         server.shutdown()
@@ -254,41 +248,6 @@ def test_a_server_that_knows_no_pages_is_believed_once() -> None:
     many = [{"0020000D": {"Value": [f"1.{number}"]}} for number in range(2500)]
     with _behind(search=(200, {}, json.dumps(many).encode())) as pacs:
         assert len(pacs.get("/studies").json()) == 2500
-
-
-@given(
-    content=st.binary(max_size=300) | st.lists(st.sampled_from([b"\r\n", b"--edge", b"-", b"x"])).map(b"".join),
-    cuts=st.lists(st.integers(0, 400), max_size=8),
-    before=st.sampled_from([b"", b"\r\n", b"a preamble\r\n"]),
-    headers=st.sampled_from([b"", b"Content-Type: application/dicom\r\n"]),
-)
-def test_a_part_is_the_same_however_it_is_cut_into_chunks(
-    content: bytes, cuts: list[int], before: bytes, headers: bytes
-) -> None:
-    body = before + b"--edge\r\n" + headers + b"\r\n" + content + b"\r\n--edge--\r\n"
-    places = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
-
-    async def chunks() -> AsyncIterator[bytes]:
-        for start, end in itertools.pairwise(places):
-            yield body[start:end]
-
-    async def read() -> bytes:
-        return b"".join([part async for part in first_part(MULTIPART, chunks())])
-
-    # What a boundary in the content itself does is the sender's fault; the part ends there.
-    assert asyncio.run(read()) == (content + b"\r\n--edge").partition(b"\r\n--edge")[0]
-
-
-def test_a_body_that_ends_early_is_refused() -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        yield PART
-
-    async def read() -> None:
-        async for _ in first_part(MULTIPART, chunks()):
-            pass
-
-    with pytest.raises(Unavailable):
-        asyncio.run(read())
 
 
 def test_the_operators_key_is_asked_for_as_everywhere(pacs: Pacs) -> None:

@@ -1,6 +1,8 @@
 """The admin API (CONTRACT.md, "Admin API"), and the operators' calls beside it."""
 
 import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -13,6 +15,7 @@ from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
 from medical_image_processing.model.job import Name
 from medical_image_processing.naming import ALGO_ID_PATTERN, NAME_PATTERN
+from medical_image_processing.ports.accesses import Accesses
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.keys import KeyHolder, KeyRole, Keys, digest
 from medical_image_processing.ports.push import Connections
@@ -40,9 +43,15 @@ class NewKey(BaseModel):
 
 
 def create_router(
-    admin: Admin, jobs: Jobs, keys: Keys, logs: Logs, access: Access, connections: Connections
+    admin: Admin,
+    jobs: Jobs,
+    keys: Keys,
+    logs: Logs,
+    access: Access,
+    connections: Connections,
+    accesses: Accesses | None = None,
 ) -> APIRouter:
-    """Routes under ``/admin``; all need ``x-admin-key``."""
+    """Routes under ``/admin``; all need ``x-admin-key``. Without ``accesses`` there is no route to them."""
 
     async def actor(key: AdminKey = None) -> str:
         return await access.admin(key)
@@ -147,7 +156,24 @@ def create_router(
         await keys.remove(name, actor=actor)
         await connections.close(name)
 
+    if accesses is not None:
+        _add_accesses(router, accesses, actor)
     return router
+
+
+def _add_accesses(router: APIRouter, accesses: Accesses, actor: Callable[..., Awaitable[str]]) -> None:
+    @router.get("/accesses", response_model=schemas.AccessPage, dependencies=[Depends(actor)])
+    async def list_accesses(
+        study: Annotated[str | None, Query(max_length=64, pattern=r"^[0-9A-Za-z._-]+$")] = None,
+        algo: Annotated[str | None, Query(pattern=ALGO_ID_PATTERN)] = None,
+        job: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
+        limit: Limit = 100,
+        cursor: Cursor = None,
+    ) -> schemas.AccessPage:
+        """Which algorithm read which image, for which job, newest first."""
+        page = await accesses.page(study_uid=study, algo_id=algo, job_id=job, limit=limit, cursor=cursor)
+        answers = [schemas.AccessAnswer(**asdict(access)) for access in page.items]
+        return schemas.AccessPage(accesses=answers, next_cursor=page.next_cursor)
 
 
 def _tagged(record: Algorithm, response: Response) -> Algorithm:

@@ -7,10 +7,11 @@ from fastapi.responses import PlainTextResponse
 
 from medical_image_processing.api import admin, processing, schemas, websocket
 from medical_image_processing.api.access import Access, AdminKey
-from medical_image_processing.api.base import create_base
+from medical_image_processing.api.base import PacsState, create_base
 from medical_image_processing.api.metrics import Metrics
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.router import Router
+from medical_image_processing.ports.accesses import Accesses
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.keys import Keys
 from medical_image_processing.ports.outputs import Outputs
@@ -30,15 +31,21 @@ class Parts:
     access: Access
     hub: websocket.Hub
     metrics: Metrics
+    accesses: Accesses
 
 
-def create_app(parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bool) -> FastAPI:
+def create_app(
+    parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bool, pacs_state: PacsState = lambda: None
+) -> FastAPI:
     """All of it in one process. ``open_metrics``: whether /metrics needs no admin key."""
     app = create_base(
-        admin.create_router(parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub),
+        admin.create_router(
+            parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub, parts.accesses
+        ),
         processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access),
         websocket.create_router(parts.hub, parts.access),
         allow_origins=allow_origins,
+        pacs_state=pacs_state,
     )
 
     @app.get(

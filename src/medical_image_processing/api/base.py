@@ -3,15 +3,22 @@
 It imports no route, so that a Lambda loads only its own.
 """
 
+from collections.abc import Callable
+
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from medical_image_processing import __version__
 from medical_image_processing.api import failures, schemas
 
+PacsState = Callable[[], str | None]
+"""``ok``, or why the PACS can't be used; None where nobody looks after it."""
 
-def create_base(*routers: APIRouter, allow_origins: tuple[str, ...]) -> FastAPI:
-    """An application of these routes, and /health."""
+
+def create_base(
+    *routers: APIRouter, allow_origins: tuple[str, ...], pacs_state: PacsState = lambda: None
+) -> FastAPI:
+    """An application of these routes, and /health. ``pacs_state``: ``ok``, or why the PACS can't be used."""
     app = FastAPI(
         title="Medical image processing platform",
         version=__version__,
@@ -28,9 +35,9 @@ def create_base(*routers: APIRouter, allow_origins: tuple[str, ...]) -> FastAPI:
     for router in routers:
         app.include_router(router)
 
-    @app.get("/health", response_model=schemas.HealthAnswer, tags=["operation"])
+    @app.get("/health", response_model=schemas.HealthAnswer, response_model_exclude_none=True, tags=["operation"])
     async def health() -> schemas.HealthAnswer:
         """The platform takes jobs."""
-        return schemas.HealthAnswer(status="ok", version=__version__)
+        return schemas.HealthAnswer(status="ok", version=__version__, pacs=pacs_state())
 
     return app

@@ -94,6 +94,24 @@ class LogAnswer(BaseModel):
     lines: list[str]
 
 
+class AccessAnswer(BaseModel):
+    """One image that an algorithm, or the operator, got from the PACS API."""
+
+    at: str
+    algo_id: str
+    job_id: str | None
+    study_uid: str
+    series_uid: str
+    image_uid: str
+
+
+class AccessPage(BaseModel):
+    """One page of the access record, newest first."""
+
+    accesses: list[AccessAnswer]
+    next_cursor: str | None
+
+
 class KeyAnswer(BaseModel):
     """A key's holder; never the key."""
 
@@ -116,10 +134,11 @@ class KeyList(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """The platform takes jobs."""
+    """The platform takes jobs; those whose images can't be had now wait."""
 
     status: str
     version: str
+    pacs: str | None = None
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

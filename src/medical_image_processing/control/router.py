@@ -6,7 +6,8 @@ import secrets
 import uuid
 
 from medical_image_processing import naming
-from medical_image_processing.errors import Conflict, MipError, NotFound, Throttled
+from medical_image_processing.errors import Conflict, InvalidRequest, MipError, NotFound, Throttled
+from medical_image_processing.model.algorithm import Algorithm
 from medical_image_processing.model.job import JobMessage, ProcessRequest
 from medical_image_processing.ports.jobs import Accepted, Jobs
 from medical_image_processing.ports.queues import Queues
@@ -14,13 +15,17 @@ from medical_image_processing.ports.registry import Registry
 
 
 class Router:
-    """Turns a request into a job. ``queue_limit``: messages one algorithm's queue may hold."""
+    """Turns a request into a job. ``queue_limit``: messages one algorithm's queue may hold. ``can_store``: whether
+    this platform puts results back into its PACS."""
 
-    def __init__(self, registry: Registry, jobs: Jobs, queues: Queues, *, queue_limit: int) -> None:
+    def __init__(
+        self, registry: Registry, jobs: Jobs, queues: Queues, *, queue_limit: int, can_store: bool = False
+    ) -> None:
         self._registry = registry
         self._jobs = jobs
         self._queues = queues
         self._queue_limit = queue_limit
+        self._can_store = can_store
 
     async def submit(
         self, algo_id: str, request: ProcessRequest, *, sender: str | None = None, client_id: str | None = None
@@ -29,11 +34,15 @@ class Router:
 
         For a request that names no client_id: ``sender``, whose it is, and the ``client_id`` it gets.
         NotFound ``UNKNOWN_ALGORITHM``; Conflict ``ALGORITHM_NOT_ACTIVE``, ``JOB_ID_TAKEN``; Throttled
-        ``QUEUE_FULL``.
+        ``QUEUE_FULL``; InvalidRequest ``STORE_NOT_AVAILABLE``.
         """
+        if request.store and not self._can_store:
+            raise InvalidRequest(
+                "STORE_NOT_AVAILABLE", "store: this platform can't put results into the PACS; leave it out"
+            )
         fingerprint = request.fingerprint(algo_id, sender=sender)
         try:
-            await self._check_takes_jobs(algo_id)
+            algorithm = await self._check_takes_jobs(algo_id)
         except MipError:
             known = await self._jobs.find(request.job_id, fingerprint) if request.job_id else None
             if known is None:
@@ -45,10 +54,11 @@ class Router:
             algo_id=algo_id,
             pacs=request.pacs,
             parameters=request.parameters,
+            store=(algorithm.store_results if request.store is None else request.store) or None,
         )
         return await self._jobs.accept(message, fingerprint)
 
-    async def _check_takes_jobs(self, algo_id: str) -> None:
+    async def _check_takes_jobs(self, algo_id: str) -> Algorithm:
         algorithm = await self._registry.get(algo_id)
         if algorithm is None:
             raise NotFound("UNKNOWN_ALGORITHM", f"no algorithm '{algo_id}' is registered")
@@ -60,6 +70,7 @@ class Router:
             )
         if await self._queues.depth(naming.queue(algo_id)) >= self._queue_limit:
             raise Throttled("QUEUE_FULL", f"'{algo_id}' has {self._queue_limit} jobs waiting; try later")
+        return algorithm
 
 
 def new_client_id() -> str:

@@ -50,6 +50,16 @@ def side_by_side_png(original: Image, result: Dataset) -> bytes:
     return encoded.tobytes()
 
 
+def slice_png(original: Image) -> bytes:
+    """One image, of several frames the middle one, in its true proportions, as a PNG file."""
+    pixels = original.slice_at(len(as_slices(original.pixels)) // 2)
+    window = overlay.choose_window(original.pixels, original.modality)
+    plain = _paint(overlay.index_image(pixels, np.zeros(pixels.shape, np.uint8), window))
+    height, width = _panel_size(original)
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(_fit(plain, height, width), cv2.COLOR_RGB2BGR))
+    return encoded.tobytes()
+
+
 def _colours(result: Dataset) -> Pixels:
     """(slices, rows, columns, 3) as a viewer shows them."""
     stored = np.frombuffer(result.PixelData, np.uint8)

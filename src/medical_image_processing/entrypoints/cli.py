@@ -15,8 +15,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from medical_image_processing.entrypoints import cli_algorithms, cli_author, cli_deploy, cli_jobs, cli_keys
+from medical_image_processing.entrypoints import (
+    cli_algorithms,
+    cli_author,
+    cli_deploy,
+    cli_jobs,
+    cli_keys,
+    cli_pacs,
+)
 from medical_image_processing.entrypoints import cli_output as output
+from medical_image_processing.entrypoints.pacs_options import CACHE_MIB, PacsOptions
 from medical_image_processing.errors import InvalidRequest, MipError, Unavailable
 
 _EPILOG = (
@@ -86,9 +94,40 @@ def up(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8080,
     pacs: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FOLDER", help="DICOM files to serve as the PACS; else a sample CT.", show_default=False
+            metavar="FOLDER|URL",
+            help="The PACS: a folder of DICOM files, or a DICOMweb server's address; else a sample CT.",
+            show_default=False,
+        ),
+    ] = None,
+    pacs_user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The user at the DICOMweb server.", show_default=False)
+    ] = None,
+    pacs_password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="That user's password.", show_default=False)
+    ] = None,
+    pacs_token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A bearer token instead of both.", show_default=False)
+    ] = None,
+    pacs_client_certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The certificate to show to it (PEM).", show_default=False),
+    ] = None,
+    pacs_client_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="That certificate's key (PEM).", show_default=False)
+    ] = None,
+    pacs_ca_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The authorities that its certificate is of (PEM).", show_default=False),
+    ] = None,
+    pacs_cache_mib: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Keep up to N MiB of its images on disk; 0 keeps none.",
+            show_default=str(CACHE_MIB),
         ),
     ] = None,
     runtime: Annotated[
@@ -128,10 +167,23 @@ def up(
     from medical_image_processing.entrypoints.server import configure_logging, run_platform
     from medical_image_processing.entrypoints.settings import Settings
 
+    options = PacsOptions(
+        pacs=pacs,
+        user=pacs_user,
+        password_file=pacs_password_file,
+        token_file=pacs_token_file,
+        client_certificate=pacs_client_certificate,
+        client_key=pacs_client_key,
+        ca_file=pacs_ca_file,
+        cache_mib=pacs_cache_mib,
+    )
+    configure_logging()
     home = home.expanduser().absolute()
     settings = Settings(
         home=home,
-        pacs=(pacs or Path()).absolute(),
+        pacs=options.server() or Path(pacs or ".").absolute(),
+        pacs_cache_mib=CACHE_MIB if pacs_cache_mib is None else pacs_cache_mib,
+        may_store=pacs is not None,
         host=host,
         port=port,
         runtime=runtime,
@@ -144,7 +196,6 @@ def up(
     settings.check()  # before anything is fetched
     if pacs is None:
         settings = replace(settings, pacs=_sample_pacs().absolute())
-    configure_logging()
     status = run_platform(settings, announce=lambda addresses: _announce(addresses.public, home))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -188,6 +239,8 @@ def test(
 
 
 app.command()(cli_jobs.process)
+app.command()(cli_pacs.studies)
+app.command()(cli_pacs.accesses)
 app.command()(cli_author.build)
 app.command()(cli_author.new)
 app.command()(cli_author.check)

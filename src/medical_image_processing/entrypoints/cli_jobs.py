@@ -60,6 +60,14 @@ def process(
             show_default=False,
         ),
     ] = None,
+    store: Annotated[
+        bool | None,
+        typer.Option(
+            "--store/--no-store",
+            help="Put the results back into the PACS; unless said, as the algorithm's record says.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result and fetch it.")] = True,
     file: Annotated[
         Path | None,
@@ -80,6 +88,8 @@ def process(
         body["parameters"] = _parse(parameters)
     if job_id is not None:
         body["job_id"] = job_id
+    if store is not None:
+        body["store"] = store
     with Client.from_environment() as client, ExitStack() as stack:
         results = None
         body["client_id"] = client_id or client.call("POST", "provision", body={})["client_id"]
@@ -135,10 +145,13 @@ def list_jobs(
             output.state(job["status"]),
             output.ago(job["created_at"]),
             time_taken(job),
+            (job.get("stored") or {}).get("status", ""),
         )
         for job in page["jobs"]
     ]
-    output.print_table(("job", "algorithm", "state", "sent", "time"), rows, right=("time",))
+    columns = len(rows[0]) if any(row[-1] for row in rows) else len(rows[0]) - 1
+    headings = ("job", "algorithm", "state", "sent", "time", "stored")[:columns]
+    output.print_table(headings, [row[:columns] for row in rows], right=("time",))
     output.print_more(page["next_cursor"])
 
 
@@ -254,6 +267,7 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
             ("state", output.state(job["status"])),
             ("time", time_taken(job)),
             ("output", f"{file} ({output.size(size)})"),
+            ("stored", _stored(job)),
         ]
     )
 
@@ -288,10 +302,20 @@ def _print_job(job: dict[str, Any], as_json: bool) -> None:
             ("sent", output.ago(job["created_at"])),
             ("time", time_taken(job)),
             ("attempts", str(job["attempts"])),
+            ("stored", _stored(job)),
             ("result", result["dicom"]["key"] if result else None),
             ("link", result["dicom"]["url"] if result else None),
         ]
     )
+
+
+def _stored(job: dict[str, Any]) -> str | None:
+    """How the result's way back into the PACS goes; None where it stays here."""
+    stored = job.get("stored")
+    if stored is None:
+        return None
+    error = stored["error"]
+    return f"{stored['status']}: {error['message']} ({error['code']})" if error else str(stored["status"])
 
 
 def _smallest(series: str | None, image: str | None) -> str:

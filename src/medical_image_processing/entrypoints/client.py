@@ -40,6 +40,7 @@ PONG_S = 20.0
 """How long a platform of one process may take to answer a ping of the WebSocket protocol."""
 # The key of the seed's curl lines; a platform takes it only while it listens on loopback alone (law A2).
 _LOOPBACK_ADMIN_KEY = "dev-admin"
+_LOOPBACK_PACS_KEY = "devkey"
 
 _ERRORS: Mapping[int, Callable[[str, str], MipError]] = {
     401: Unauthorized,
@@ -67,9 +68,9 @@ class Client:
     """Speaks to one platform. Use as a context manager.
 
     ``base`` is its address, with a path where it has one. ``admin_key`` goes with ``/admin`` calls only,
-    ``client_key`` with all others, or ``client_token`` of an OIDC issuer. ``ws_endpoint`` is where results come,
-    unless that is ``/ws`` below ``base``. ``admin_secret`` is where the admin key lies in Secrets Manager; it is
-    read when it is first needed.
+    ``client_key`` with all others, or ``client_token`` of an OIDC issuer; ``pacs_key`` goes to the PACS API.
+    ``ws_endpoint`` is where results come, unless that is ``/ws`` below ``base``. ``admin_secret`` is where the
+    admin key lies in Secrets Manager; it is read when it is first needed.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Client:
         client_token: str | None = None,
         ws_endpoint: str | None = None,
         admin_secret: str | None = None,
+        pacs_key: str | None = None,
     ) -> None:
         self.base = base.rstrip("/")
         if not self.base.startswith(("http://", "https://")):
@@ -95,7 +97,13 @@ class Client:
         self._admin_key = admin_key or loopback_key
         self._client_key = client_key
         self._client_token = client_token
-        given = {"MIP_ADMIN_KEY": admin_key, "MIP_CLIENT_KEY": client_key, "MIP_CLIENT_TOKEN": client_token}
+        self._pacs_key = pacs_key or (_LOOPBACK_PACS_KEY if self._is_loopback else None)
+        given = {
+            "MIP_ADMIN_KEY": admin_key,
+            "MIP_CLIENT_KEY": client_key,
+            "MIP_CLIENT_TOKEN": client_token,
+            "PACS_API_KEY": pacs_key,
+        }
         for name, key in given.items():
             if key and not (key.isascii() and key.isprintable()):
                 raise InvalidRequest("BAD_KEY", f"{name} holds characters that no key has; set it again")
@@ -111,6 +119,7 @@ class Client:
             admin_key=environ.get("MIP_ADMIN_KEY") or None,
             client_key=environ.get("MIP_CLIENT_KEY"),
             client_token=environ.get("MIP_CLIENT_TOKEN"),
+            pacs_key=environ.get("PACS_API_KEY"),
             ws_endpoint=results_address(environ),
             admin_secret=environ.get("MIP_ADMIN_SECRET") if base == environ.get("API_BASE") else None,
         )
@@ -195,6 +204,8 @@ class Client:
             if self._admin_key is None and self._admin_secret:
                 self._admin_key = _read_secret(self._admin_secret, stage="AWSCURRENT")
             return {"x-admin-key": self._admin_key} if self._admin_key else {}
+        if first_segment == "pacs":
+            return {"x-api-key": self._pacs_key} if self._pacs_key else {}
         if self._client_token:
             return {"authorization": f"Bearer {self._client_token}"}
         return {"x-api-key": self._client_key} if self._client_key else {}

@@ -26,8 +26,9 @@ from medical_image_processing.entrypoints.lambdas.json_log import configure_logg
 from medical_image_processing.errors import InvalidRequest, MipError
 from medical_image_processing.pacs.app import PacsApp, ServeFile
 from medical_image_processing.pacs.archive import Archive
-from medical_image_processing.pacs.dicomweb import DicomwebArchive, create_client
+from medical_image_processing.pacs.dicomweb import DicomwebArchive
 from medical_image_processing.pacs.links import LinkSigner
+from medical_image_processing.pacs.retrieve import DicomwebServer
 from medical_image_processing.ports.keys import digest
 
 OPERATOR = "operator"
@@ -89,7 +90,7 @@ def create_service(environment: Mapping[str, str], clients: AwsClients | None = 
 
 def _archive(environment: Mapping[str, str], engine: AwsEngine) -> tuple[Archive[Any], ServeFile | None]:
     if url := environment.get("MIP_DICOMWEB_URL"):
-        server = create_client(url, authorization=environment.get("MIP_DICOMWEB_AUTHORIZATION"))
+        server = DicomwebServer(url, environment.get("MIP_DICOMWEB_AUTHORIZATION"))
         # One secret for all tasks of the service: a link may be opened at another than gave it.
         secret = environment.get("MIP_PACS_OPERATOR_KEY")
         dicomweb = DicomwebArchive(server, LinkSigner(f"links {secret}".encode() if secret else None))

@@ -32,17 +32,18 @@ from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.control.provisioner.loop import Provisioner
 from medical_image_processing.control.router import Router
 from medical_image_processing.control.scaler import Scaler
+from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
 from medical_image_processing.entrypoints import client_keys
 from medical_image_processing.entrypoints.home import Home, Secrets
 from medical_image_processing.entrypoints.loopback_names import LoopbackNames
 from medical_image_processing.entrypoints.one_write import OneWriteProtocol
+from medical_image_processing.entrypoints.pacs_place import open_pacs
 from medical_image_processing.entrypoints.settings import EVERY_IPV4, STOP_GRACE_S, Settings
 from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.memory import freeze_imports, keep_freed_memory
-from medical_image_processing.pacs.app import create_app as create_pacs_app
-from medical_image_processing.pacs.folder import FolderIndex
+from medical_image_processing.pacs.app import PacsApp
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.ports.keys import digest
@@ -142,25 +143,25 @@ class _Platform:
                 remove_pacs_key=workers_keys.remove,
             )
         )
-        index = FolderIndex(settings.pacs, settings.home / "pacs-index.db")
-        index.start()
+        links = LinkSigner(bytes.fromhex(secrets.link_secret))
+        self._pacs = pacs = await asyncio.to_thread(open_pacs, settings, links)
         try:
             await engine.open()
             if settings.client_keys is not None:
                 await client_keys.load(engine.keys, settings.client_keys)
-            links = LinkSigner(bytes.fromhex(secrets.link_secret))
             pacs_for = partial(
-                create_pacs_app,
-                index,
-                links=links,
+                PacsApp,
+                pacs.archive,
                 on_access=engine.access_record.note,
                 allow_origins=settings.allow_origins,
+                serve_file=pacs.archive.serve,
             )
             operator_keys = HashedKeys({digest(secrets.pacs_key): "operator"})
-            self._assemble(pacs_for(keys=operator_keys), pacs_for(keys=workers_keys))
+            operators_pacs = pacs_for(keys=operator_keys, describe=pacs.archive.describe)
+            self._assemble(operators_pacs, pacs_for(keys=workers_keys))
             yield
         finally:
-            index.close()
+            await pacs.close()
             await engine.close()
 
     def _assemble(self, clients_pacs: ASGIApp, workers_pacs: ASGIApp) -> None:
@@ -176,9 +177,16 @@ class _Platform:
         self._delivery = Delivery(
             engine.queues, engine.jobs, engine.registry, hub, output_bucket=engine.output_bucket
         )
+        self._storing = Storing(engine.results_to_store, engine.output_files, self._pacs.writer)
         parts = Parts(
             admin=Admin(engine.registry, engine.jobs),
-            router=Router(engine.registry, engine.jobs, engine.queues, queue_limit=settings.queue_limit),
+            router=Router(
+                engine.registry,
+                engine.jobs,
+                engine.queues,
+                queue_limit=settings.queue_limit,
+                can_store=True,
+            ),
             jobs=engine.jobs,
             keys=engine.keys,
             logs=engine.logs,
@@ -186,8 +194,14 @@ class _Platform:
             access=access,
             hub=hub,
             metrics=metrics,
+            accesses=engine.access_record,
         )
-        api = create_app(parts, allow_origins=settings.allow_origins, open_metrics=settings.is_loopback)
+        api = create_app(
+            parts,
+            allow_origins=settings.allow_origins,
+            open_metrics=settings.is_loopback,
+            pacs_state=self._pacs.state,
+        )
         self._api_app = _mounted(LimitBody(api), {"/pacs": clients_pacs})
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
         if settings.is_loopback:
@@ -212,6 +226,8 @@ class _Platform:
             tasks.create_task(self._delivery.run())
             tasks.create_task(self._tick())
             tasks.create_task(self._scale())
+            tasks.create_task(self._pacs.watch())
+            tasks.create_task(self._storing.run())
 
     async def _tick(self) -> None:
         while True:

@@ -6,7 +6,9 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medical_image_processing.entrypoints.pacs_options import CACHE_MIB
 from medical_image_processing.errors import InvalidRequest
+from medical_image_processing.pacs.retrieve import DicomwebServer
 
 RUNTIMES = ("docker", "process")
 EVERY_IPV4 = "0.0.0.0"  # noqa: S104 - compared, not bound
@@ -16,13 +18,13 @@ STOP_GRACE_S = 5.0
 
 @dataclass(frozen=True)
 class Settings:
-    """The platform's configuration. ``port`` 0 takes a free one; ``pacs`` is a folder of DICOM files.
+    """The platform's configuration. ``port`` 0 takes a free one; ``pacs`` is a folder of DICOM files, or a server.
 
     ``runtime`` is one of :data:`RUNTIMES`, None for docker where an engine answers.
     """
 
     home: Path
-    pacs: Path
+    pacs: Path | DicomwebServer
     host: str = "127.0.0.1"
     port: int = 8080
     runtime: str | None = None
@@ -32,6 +34,9 @@ class Settings:
     allow_origins: tuple[str, ...] = ("http://localhost:3000", "http://127.0.0.1:3000")
     admin_key: str | None = field(default=None, repr=False)
     queue_limit: int = QUEUE_LIMIT
+    pacs_cache_mib: int = CACHE_MIB
+    may_store: bool = True
+    """Whether results may be stored in the PACS: not in the sample that stands in for one."""
 
     @property
     def is_loopback(self) -> bool:
@@ -74,6 +79,7 @@ class Settings:
                 "MIP_ADMIN_KEY is too short for a platform that other machines reach; use 16 characters or "
                 "more, or leave it unset and one is made",
             )
-        for name, folder in (("--pacs", self.pacs), ("--allow-commands", self.allow_commands)):
+        pacs = self.pacs if isinstance(self.pacs, Path) else None
+        for name, folder in (("--pacs", pacs), ("--allow-commands", self.allow_commands)):
             if folder is not None and not folder.is_dir():
                 raise InvalidRequest("NO_SUCH_FOLDER", f"{name} {folder}: there is no such folder")

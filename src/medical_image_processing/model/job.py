@@ -71,6 +71,8 @@ class ProcessRequest(BaseModel):
     client_id: Name | None = None
     pacs: PacsRef
     parameters: dict[str, Any] = {}
+    store: Annotated[bool, Field(strict=True)] | None = None
+    """Whether the results go back into the PACS; unless said, as the algorithm's record says."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -88,7 +90,9 @@ class ProcessRequest(BaseModel):
 
         It is of the body as sent. One without a client_id is its ``sender``'s, and nobody else's the same.
         """
-        said = self.model_dump(mode="json", exclude={"job_id"})
+        said = self.model_dump(mode="json", exclude={"job_id", "store"})
+        if self.store is not None:  # it came later; without it a job is the same as ever
+            said["store"] = self.store
         whose = [sender] if sender is not None and self.client_id is None else []
         return hashlib.sha256(json.dumps([algo_id, said, *whose], sort_keys=True).encode()).hexdigest()
 
@@ -103,6 +107,8 @@ class JobMessage(BaseModel):
     algo_id: AlgoId
     pacs: PacsRef
     parameters: dict[str, Any] = {}
+    store: bool | None = None
+    """True where the results go back into the PACS, which is the platform's to do; else it is not there."""
 
 
 class JobStatus(StrEnum):
@@ -199,6 +205,26 @@ class JobResult(BaseModel):
     provenance: dict[str, Any] | None = None
 
 
+class StoreStatus(StrEnum):
+    """Where a result's way back into the PACS stands."""
+
+    PENDING = "pending"
+    """It will be stored, or is being stored; ``error`` says what went wrong the last time."""
+    DONE = "done"
+    FAILED = "failed"
+    """It can't be stored, and ``error`` says why."""
+
+
+class Stored(BaseModel):
+    """How storing a job's results back goes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: StoreStatus
+    attempts: int = 0
+    error: JobError | None = None
+
+
 class JobEnd(NamedTuple):
     """One end of a job. A replayed job ends again, and is sent with another message before that."""
 
@@ -224,6 +250,8 @@ class Job(BaseModel):
     progress: float | None = None
     error: JobError | None = None
     result: JobResult | None = None
+    stored: Stored | None = None
+    """None where the results stay here, and until there are some."""
 
     @property
     def end(self) -> JobEnd:

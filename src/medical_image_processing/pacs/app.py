@@ -9,14 +9,16 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medical_image_processing.errors import InvalidRequest, MipError, NotFound, Unauthorized
 from medical_image_processing.naming import NAME_PATTERN, PACS_ID_PATTERN
-from medical_image_processing.pacs.archive import Archive, Image, Reading
+from medical_image_processing.pacs.archive import Archive, Image, Reading, SeriesDescription
+from medical_image_processing.pacs.bundle import BOUNDARY, Bundle, Piece, begun, joined
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.folder_archive import FolderArchive
 from medical_image_processing.pacs.http import (
@@ -28,13 +30,21 @@ from medical_image_processing.pacs.http import (
     json_answer,
     not_get,
     send_answer,
+    send_chunks,
+    send_start,
 )
 from medical_image_processing.pacs.keys import PacsKeys
 from medical_image_processing.pacs.links import LinkSigner
 
 OnAccess = Callable[[str, Sequence[tuple[str, str, str]], str | None], Awaitable[None]]
 """``on_access(algo, [(study_uid, series_uid, sop_uid), …], job_id)``."""
+Describe = Callable[[str | None, str | None, int], Awaitable[Sequence[SeriesDescription]]]
+"""``describe(study_id, series_id, limit)``: all series, those of a study, or the one."""
 ServeFile = Callable[[Request, Headers, Receive, Send], Awaitable[None]]
+
+COUNT_HEADER = b"x-image-count"
+"""How many images a bundle has."""
+_BUNDLE_TYPE = b'multipart/related; type="application/dicom"; boundary=' + BOUNDARY.encode()
 
 _LOG = logging.getLogger(__name__)
 _PACS_ID = re.compile(PACS_ID_PATTERN)
@@ -54,13 +64,19 @@ def create_app(
     return PacsApp(archive, keys, on_access, allow_origins=allow_origins, serve_file=archive.serve)
 
 
+class _Download(NamedTuple):
+    algo: str
+    bundle: Bundle
+
+
 class PacsApp:
     """The PACS API over an archive.
 
     ``on_access`` is awaited before links are given out (law A4), with the name of the key's holder, the
     images' UIDs ("" where a header lacks them) and the ``x-job-id`` header; when it raises, no link is given.
     ``allow_origins`` are the web origins whose pages may call, ``*`` for all. ``serve_file`` answers what lies
-    below ``/files/``, where the archive's links lead there.
+    below ``/files/``, where the archive's links lead there. ``describe`` tells what series there are, at
+    ``/series``: for the operator, since algorithms need no descriptions.
     """
 
     def __init__(
@@ -71,12 +87,14 @@ class PacsApp:
         *,
         allow_origins: Iterable[str] = (),
         serve_file: ServeFile | None = None,
+        describe: Describe | None = None,
     ) -> None:
         self._archive = archive
         self._keys = keys
         self._on_access = on_access
         self._allow_origins = frozenset(allow_origins)
         self._serve_file = serve_file
+        self._describe = describe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -89,6 +107,9 @@ class PacsApp:
                 await self._serve_file(request, cors, receive, send)
                 return
             answer = await self._answer(request, cors)
+            if isinstance(answer, _Download):
+                await self._send_bundle(request, answer, cors, receive, send)
+                return
         except MipError as error:
             answer = failure_answer(error)
         except Exception as error:
@@ -104,12 +125,14 @@ class PacsApp:
             return ()
         return ((b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin"))
 
-    async def _answer(self, request: Request, cors: Headers) -> Answer:
+    async def _answer(self, request: Request, cors: Headers) -> Answer | _Download:
         if request.method != "GET":
             return not_get(request, cors)
         algo = await self._caller(request)
         if request.path == "/studies":
             return json_answer(await self._archive.studies())
+        if request.path == "/series" and self._describe is not None:
+            return await self._descriptions(request, self._describe)
         readings = list(_readings(request.path))
         if not readings:
             raise NotFound("UNKNOWN_ROUTE", "the PACS API has no such address")
@@ -119,7 +142,22 @@ class PacsApp:
         series_id = request.query("series_id")
         if series_id is not None:
             _check_id("series_id", series_id)
+            if request.query("bundle") == "1":
+                bundle = await self._archive.bundle(study_id, series_id)
+                if bundle is not None:
+                    return _Download(algo, bundle)
         return await self._links_of(request, algo, await self._archive.images(study_id, series_id))
+
+    async def _descriptions(self, request: Request, describe: Describe) -> Answer:
+        asked = {name: request.query(name) for name in ("study_id", "series_id")}
+        for name, value in asked.items():
+            if value is not None:
+                _check_id(name, value)
+        limit = request.query("limit") or "100"
+        if not (limit.isascii() and limit.isdecimal() and 0 < int(limit[:9]) <= 1000):
+            raise InvalidRequest("INVALID_QUERY", "limit is a number from 1 to 1000")
+        found = await describe(asked["study_id"], asked["series_id"], int(limit))
+        return json_answer([one._asdict() for one in found])
 
     async def _caller(self, request: Request) -> str:
         key = request.header(b"x-api-key")
@@ -145,6 +183,25 @@ class PacsApp:
         links = await self._archive.links(images, request.base_url())
         named = zip(images, links, strict=True)
         return json_answer([{"url": link.url, "key": image.key} for image, link in named])
+
+    async def _send_bundle(
+        self, request: Request, download: _Download, cors: Headers, receive: Receive, send: Send
+    ) -> None:
+        """The series, every image on record before its first byte goes out (law A4)."""
+        algo, (count, pieces) = download
+        first, rest = await begun(self._noted(request, algo, pieces), b"")
+        headers = ((COUNT_HEADER, b"%d" % count), *cors)
+        await send_start(send, 200, None, _BUNDLE_TYPE, headers)
+        await send_chunks(send, joined(first, rest), receive)
+
+    async def _noted(
+        self, request: Request, algo: str, pieces: AsyncGenerator[Piece, None]
+    ) -> AsyncGenerator[bytes, None]:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece.images:
+                    await self._note(request, algo, piece.images)
+                yield piece.data
 
     async def _note(self, request: Request, algo: str, images: Sequence[Image]) -> None:
         job_id = request.header(b"x-job-id")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from medical_image_processing.pacs.bundle import Bundle
 
 Reading = tuple[str, str | None, str | None]
 """What an address may mean: study_id, and series_id and image_id where it names an image."""
@@ -14,6 +17,18 @@ class Link(NamedTuple):
 
     url: str
     expires_at: int
+
+
+class SeriesDescription(NamedTuple):
+    """What an operator sees of a series, without the patient. ``date`` is as DICOM has it, YYYYMMDD."""
+
+    study_id: str
+    series_id: str
+    date: str | None
+    modality: str | None
+    study_description: str | None
+    series_description: str | None
+    images: int | None
 
 
 class Image(Protocol):
@@ -50,3 +65,6 @@ class Archive(Protocol[Found]):
 
     async def links(self, images: Sequence[Found], base: str) -> Sequence[Link]:
         """A link for each. ``base`` is the address under which the caller reached the API."""
+
+    async def bundle(self, study_id: str, series_id: str) -> Bundle | None:
+        """A series as one download; None where this archive has only links."""

@@ -132,6 +132,16 @@ class Catalogue:
         )
         return [study for (study,) in rows]
 
+    def series(self, study: str | None, series: str | None, limit: int) -> list[tuple[str, str, int, bytes]]:
+        """Study and Series Instance UID, the number of files and the first of them, in the order of these."""
+        rows = self._reader.execute(
+            "SELECT study, series, COUNT(*), MIN(path) FROM files WHERE dicom AND study != '' AND series != ''"
+            " AND study = coalesce(?, study) AND series = coalesce(?, series)"
+            " GROUP BY study, series ORDER BY MIN(path) LIMIT ?",
+            (study, series, limit),
+        )
+        return rows.fetchall()
+
     def by_row(self, row: int) -> ImageFile | None:
         """The file with that id."""
         found = self._select("id = ? AND dicom", row)

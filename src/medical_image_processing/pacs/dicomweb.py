@@ -8,65 +8,87 @@ syntax: a server that must decode it first is slow, and some can't.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import logging
 import re
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 import httpx
 from starlette.types import Receive, Send
 
-from medical_image_processing.errors import MipError, NotFound, PermanentError, Unavailable
-from medical_image_processing.pacs.archive import Link, Reading
+from medical_image_processing.errors import MipError, NotFound, PermanentError
+from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
+from medical_image_processing.pacs.bundle import Bundle, begun, joined, run_in
+from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.http import Headers, Request, not_get, send_answer, send_chunks, send_start
+from medical_image_processing.pacs.instances import Instance, Instances, Series
 from medical_image_processing.pacs.links import LinkSigner
-from medical_image_processing.pacs.multipart import first_part
+from medical_image_processing.pacs.retrieve import DicomwebServer, Limits, Retriever, problem, unavailable
 
+_LOG = logging.getLogger(__name__)
 _UID = re.compile(r"[0-9.]{1,64}")
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _POSITION, _ORIENTATION = "00200032", "00200037"
 _PAGE = 1000
 _MOST_INSTANCES = 100_000
-_SEARCH_S = 60.0
-"""For one search, all its pages together."""
 _MOST_PAGE_BYTES = 2**26
-_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_COUNT = "00201209"  # Number of Series Related Instances
+_DESCRIBING = ("00080020", "00080060", "00081030", "0008103E", _COUNT)
+"""Study Date, Modality, Study Description, Series Description."""
+_BROKEN = (httpx.HTTPError, OSError)
+"""httpx lets through what TLS says after its handshake, such as that a certificate is missing."""
+_MOST_DOWNLOADS = 32
+_BY_UID = (
+    "this PACS is a DICOMweb server: it names {} by their DICOM UIDs (digits and dots), not by paths; "
+    "`mip studies` lists them"
+)
 _NO_STUDY = "the PACS has no such study; check study_id, or store it first"
 
 
-class Instance(NamedTuple):
-    """One SOP instance, and where it lies along its series' normal, in mm; None where the server doesn't say."""
-
-    study_uid: str
-    series_uid: str
-    sop_uid: str
-    position: float | None = None
-
-    @property
-    def key(self) -> str:
-        """Its path below the server's ``/studies/``."""
-        return f"{self.study_uid}/{self.series_uid}/{self.sop_uid}"
-
-
-def create_client(base: str, *, authorization: str | None = None) -> httpx.AsyncClient:
-    """What speaks to the server at ``base``: every wait has a limit, and no redirect is followed.
-
-    ``authorization`` is the header's value, ``Basic …`` or ``Bearer …``.
-    """
+def create_client(server: DicomwebServer, limits: Limits = Limits()) -> httpx.AsyncClient:  # noqa: B008 - frozen
+    """What searches the server, and stores: every wait has a limit, and no redirect is followed."""
     return httpx.AsyncClient(
-        base_url=base.rstrip("/"),
-        headers={"authorization": authorization} if authorization else {},
+        base_url=server.base.rstrip("/"),
+        headers={"authorization": server.authorization} if server.authorization else {},
+        verify=server.tls or True,
         trust_env=False,
-        timeout=httpx.Timeout(30.0, connect=5.0),
+        timeout=httpx.Timeout(limits.wait_s, connect=limits.connect_s),
         limits=httpx.Limits(max_connections=64),
     )
 
 
 class DicomwebArchive:
-    """Implements :class:`pacs.archive.Archive` over the server that ``client`` speaks to."""
+    """Implements :class:`pacs.archive.Archive` over ``server``."""
 
-    def __init__(self, client: httpx.AsyncClient, links: LinkSigner) -> None:
-        self._client = client
+    def __init__(
+        self,
+        server: DicomwebServer,
+        links: LinkSigner,
+        *,
+        cache: InstanceCache | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+    ) -> None:
+        self._client = create_client(server, limits)
         self._links = links
+        self._limits = limits
+        self._instances_of = Instances(server, Retriever(server, limits), cache)
+        self._threads = ThreadPoolExecutor(_MOST_DOWNLOADS, thread_name_prefix="pacs-download")
+        self.trouble: MipError | None = None
+        """Why the server could not be used the last time it was asked; None when it could."""
+
+    async def close(self) -> None:
+        """Let connections and threads go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._client.aclose()
+
+    async def check(self) -> None:
+        """Ask the server for something small; :attr:`trouble` says how that went."""
+        with suppress(MipError):
+            await self._search("/studies", limit=1)
 
     async def studies(self) -> list[str]:
         """Study Instance UIDs."""
@@ -75,7 +97,7 @@ class DicomwebArchive:
     async def image(self, study_id: str, series_id: str, image_id: str) -> Instance:
         """One instance."""
         if not _are_uids(study_id, series_id, image_id):
-            raise NotFound("IMAGE_NOT_FOUND", "this PACS names images by DICOM UIDs; check image_id")
+            raise NotFound("IMAGE_NOT_FOUND", _BY_UID.format("studies, series and images"))
         found = await self._instances(study_id, series_id, SOPInstanceUID=image_id)
         if found:
             return found[0]
@@ -86,7 +108,7 @@ class DicomwebArchive:
     async def images(self, study_id: str, series_id: str | None) -> list[Instance]:
         """Those of a series in geometric order, or of a whole study, series after series."""
         if not _are_uids(study_id, series_id or "0"):
-            raise NotFound("STUDY_NOT_FOUND", "this PACS names studies and series by DICOM UIDs; check study_id")
+            raise NotFound("STUDY_NOT_FOUND", _BY_UID.format("studies and series"))
         found = await self._instances(study_id, series_id)
         if not found:
             raise await self._nothing(study_id, series_id)
@@ -115,16 +137,61 @@ class DicomwebArchive:
         key = request.path.removeprefix("/files/")
         self._links.check(key, request.query("expires") or "", request.query("signature") or "")
         study, series, sop = key.split("/")
-        address = f"/studies/{study}/series/{series}/instances/{sop}"
-        asked = self._client.build_request("GET", address, headers={"accept": _STORED})
-        answer = await self._send(asked)
+        pieces = run_in(self._threads, self._instances_of.one(Instance(study, series, sop)))
+        first, rest = await begun(pieces, b"")
+        await send_start(send, 200, None, b"application/dicom", cors)
+        await send_chunks(send, joined(first, rest), receive)
+
+    async def bundle(self, study_id: str, series_id: str) -> Bundle:
+        """A series, from the cache where the server says that it is still as it was."""
+        if not _are_uids(study_id, series_id):
+            raise NotFound("STUDY_NOT_FOUND", _BY_UID.format("studies and series"))
+        series = await self._series(study_id, series_id)
+        return Bundle(series.images, run_in(self._threads, self._instances_of.series(series)))
+
+    async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
+        """The first ``limit`` series; of a study, or the one with that UID."""
+        if not _are_uids(study_id or "0", series_id or "0"):
+            return []
+        asked = {"SeriesInstanceUID": series_id} if series_id else {}
+        address = f"/studies/{study_id}/series" if study_id else "/series"
+        items = await self._search(address, limit=limit, includefield=list(_DESCRIBING), **asked)
+        return [_described(item, study_id) for item in items[:limit]]
+
+    async def _series(self, study_uid: str, series_uid: str) -> Series:
+        """One short question, however many images there are."""
+        asked = {"SeriesInstanceUID": series_uid, "includefield": [_COUNT]}
+        items = await self._search(f"/studies/{study_uid}/series", **asked)
+        item = next((item for item in items if _value(item, _SERIES) == series_uid), None)
+        if item is None:
+            raise await self._nothing(study_uid, series_uid)
+        count = _number(item, _COUNT)
+        if count is None:  # the server doesn't count for us
+            found = await self._instances(study_uid, series_uid)
+            item, count = {"images": [instance.sop_uid for instance in found]}, len(found)
+        version = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()
+        return Series(study_uid, series_uid, count, version)
+
+    async def has(self, instance: Instance) -> bool:
+        """Whether the server has it."""
+        study, series, sop, _ = instance
+        return bool(await self._instances(study, series, SOPInstanceUID=sop, limit=1))
+
+    async def post(self, address: str, content: AsyncIterator[bytes], content_type: str) -> tuple[int, bytes]:
+        """The status and the body that the server answers, whatever the status."""
+        headers = {"content-type": content_type, "accept": "application/dicom+json"}
+        request = self._client.build_request("POST", address, content=content, headers=headers)
         try:
-            content = _content(answer)
-            first = await anext(content, b"")  # so that what is wrong from the start has a status of its own
-            await send_start(send, 200, None, b"application/dicom", cors)
-            await send_chunks(send, _joined(first, content), receive)
-        finally:
-            await answer.aclose()
+            async with asyncio.timeout(self._limits.total_s):
+                answer = await self._client.send(request, stream=True)
+                try:
+                    return answer.status_code, await _bounded(answer)
+                finally:
+                    await answer.aclose()
+        except TimeoutError as error:
+            raise unavailable(f"it takes longer than {self._limits.total_s:g} s to store a result") from error
+        except _BROKEN as error:
+            raise unavailable(f"it can't be reached: {type(error).__name__}") from error
 
     async def _instances(self, study_uid: str, series_uid: str | None, **how: Any) -> list[Instance]:
         below = f"/studies/{study_uid}" + (f"/series/{series_uid}" if series_uid else "")
@@ -140,14 +207,14 @@ class DicomwebArchive:
         limit = how.pop("limit", None) or _PAGE
         items: list[dict[str, Any]] = []
         try:
-            async with asyncio.timeout(_SEARCH_S):
+            async with asyncio.timeout(self._limits.search_s):
                 while True:
                     page = await self._page(address, {**how, "limit": limit, "offset": len(items)})
                     items += page
                     if len(page) != limit or limit < _PAGE or len(items) >= _MOST_INSTANCES:
                         return items
         except TimeoutError as error:
-            raise _unavailable(f"a search took longer than {_SEARCH_S:.0f} s") from error
+            raise unavailable(f"a search took longer than {self._limits.search_s:g} s") from error
 
     async def _page(self, address: str, query: dict[str, Any]) -> list[dict[str, Any]]:
         headers = {"accept": "application/dicom+json"}
@@ -167,44 +234,28 @@ class DicomwebArchive:
     async def _send(self, request: httpx.Request) -> httpx.Response:
         try:
             answer = await self._client.send(request, stream=True)
-        except httpx.HTTPError as error:
-            raise _unavailable(f"it can't be reached: {type(error).__name__}") from error
-        if (problem := _problem(answer)) is not None:
+        except _BROKEN as error:
+            self._note(unavailable(f"it can't be reached: {type(error).__name__}"))
+            assert self.trouble is not None
+            raise self.trouble from error
+        fault = problem(answer.status_code, answer.headers.get("retry-after"))
+        self._note(None if isinstance(fault, NotFound) else fault)
+        if fault is not None:
             await answer.aclose()
-            raise problem
+            raise fault
         return answer
+
+    def _note(self, trouble: MipError | None) -> None:
+        if trouble is None and self.trouble is not None:
+            _LOG.info("the PACS answers again")
+        elif trouble is not None and self.trouble is None:
+            _LOG.warning("the PACS can't be used: %s", trouble)
+        self.trouble = trouble
 
     async def _nothing(self, study_uid: str, series_uid: str | None) -> NotFound:
         if series_uid is not None and await self._instances(study_uid, None, limit=1):
             return NotFound("SERIES_NOT_FOUND", "the study asked for has no such series; check series_id")
         return NotFound("STUDY_NOT_FOUND", _NO_STUDY)
-
-
-def _problem(answer: httpx.Response) -> MipError | None:
-    status = answer.status_code
-    if status in (200, 204, 206):
-        return None
-    if status in (404, 410):
-        return NotFound("IMAGE_NOT_FOUND", "the PACS has no such image any more; ask for a new link")
-    if status in (401, 403):
-        # Not the caller's fault, and mended by the operator: the job waits for that.
-        return _unavailable(
-            f"it refuses the platform ({status}); its user and password, or token, must be corrected"
-        )
-    if status == 429 or status >= 500:
-        return _unavailable(f"it answers {status}", _retry_after(answer))
-    return PermanentError(
-        "PACS_REFUSED", f"the DICOMweb server answers {status}; is its address the DICOMweb root?"
-    )
-
-
-def _retry_after(answer: httpx.Response) -> float:
-    text = answer.headers.get("retry-after", "")
-    return min(float(text), 300.0) if text.isdecimal() and len(text) < 6 else 5.0
-
-
-def _unavailable(what: str, retry_after_s: float = 5.0) -> Unavailable:
-    return Unavailable("PACS_UNAVAILABLE", f"the DICOMweb server: {what}", retry_after_s=retry_after_s)
 
 
 async def _bounded(answer: httpx.Response) -> bytes:
@@ -213,9 +264,9 @@ async def _bounded(answer: httpx.Response) -> bytes:
         async for chunk in answer.aiter_bytes():
             body += chunk
             if len(body) > _MOST_PAGE_BYTES:
-                raise _unavailable(f"an answer to a search is larger than {_MOST_PAGE_BYTES >> 20} MiB")
-    except httpx.HTTPError as error:
-        raise _unavailable(f"an answer broke off: {type(error).__name__}") from error
+                raise unavailable(f"an answer to a search is larger than {_MOST_PAGE_BYTES >> 20} MiB")
+    except _BROKEN as error:
+        raise unavailable(f"an answer broke off: {type(error).__name__}") from error
     return bytes(body)
 
 
@@ -224,25 +275,10 @@ def _dicom_json(body: bytes) -> list[dict[str, Any]]:
     try:
         items = httpx.Response(200, content=body or b"[]").json()
     except (ValueError, RecursionError) as error:
-        raise _unavailable("its answer to a search is no JSON") from error
+        raise unavailable("its answer to a search is no JSON") from error
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise _unavailable("its answer to a search is no DICOM JSON")
+        raise unavailable("its answer to a search is no DICOM JSON")
     return items
-
-
-async def _content(answer: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The instance's bytes. Unavailable when what arrives is none, or ends too early."""
-    try:
-        async for chunk in first_part(answer.headers.get("content-type", ""), answer.aiter_bytes()):
-            yield chunk
-    except httpx.HTTPError as error:
-        raise _unavailable(f"an image broke off: {type(error).__name__}") from error
-
-
-async def _joined(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for chunk in rest:
-        yield chunk
 
 
 def _value(item: dict[str, Any], tag: str) -> str:
@@ -254,6 +290,19 @@ def _values(item: dict[str, Any], tag: str) -> list[Any]:
     element = item.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     return values if isinstance(values, list) else []
+
+
+def _described(item: dict[str, Any], study_id: str | None) -> SeriesDescription:
+    date, modality, study, series = (_value(item, tag) or None for tag in _DESCRIBING[:4])
+    where = (study_id or _value(item, _STUDY), _value(item, _SERIES))
+    return SeriesDescription(*where, date, modality, study, series, _number(item, _COUNT))
+
+
+def _number(item: dict[str, Any], tag: str) -> int | None:
+    """An IS, which servers send as a number or as text (PS3.18, section F.2.3)."""
+    values = _values(item, tag)
+    text = str(values[0]) if values else ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else None
 
 
 def _position(item: dict[str, Any]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -60,7 +60,7 @@ class FileReader:
 
     def __init__(self, folder: bytes) -> None:
         self._folder = folder
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="pacs-file")
+        self.threads = ThreadPoolExecutor(4, thread_name_prefix="pacs-file")
 
     async def read(self, file: ImageFile, span: Span) -> bytes | AsyncGenerator[bytes, None]:
         """The bytes: at once when they are few, else chunk by chunk.
@@ -71,15 +71,21 @@ class FileReader:
         """
         loop = asyncio.get_running_loop()
         if span.length <= _SMALL_BYTES:
-            return await loop.run_in_executor(self._threads, self._read_small, file, span)
-        return self._chunks(await loop.run_in_executor(self._threads, self._open, file), file, span)
+            return await loop.run_in_executor(self.threads, self._read_small, file, span)
+        return self._chunks(await loop.run_in_executor(self.threads, self._open, file), file, span)
+
+    def blocks(self, file: ImageFile) -> Iterator[bytes]:
+        """All of it, block by block; blocks the thread. Raises as :meth:`read`."""
+        with self._open(file) as opened:
+            for start in range(0, file.stamp.size, _CHUNK_BYTES):
+                yield _read(opened, file, Span(start, min(start + _CHUNK_BYTES, file.stamp.size)))
 
     async def _chunks(self, opened: BinaryIO, file: ImageFile, span: Span) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         with opened:
             for start in range(span.start, span.end, _CHUNK_BYTES):
                 part = Span(start, min(start + _CHUNK_BYTES, span.end))
-                yield await loop.run_in_executor(self._threads, _read, opened, file, part)
+                yield await loop.run_in_executor(self.threads, _read, opened, file, part)
 
     def _read_small(self, file: ImageFile, span: Span) -> bytes:
         with self._open(file) as opened:

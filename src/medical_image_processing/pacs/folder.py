@@ -65,6 +65,13 @@ class FolderIndex:
         await self._watch.refresh()
         return self._catalogue.studies()
 
+    async def series(
+        self, study_id: str | None, series_id: str | None, limit: int
+    ) -> list[tuple[str, str, int, bytes]]:
+        """As :meth:`Catalogue.series`. Raises as :meth:`studies`."""
+        await self._watch.refresh()
+        return self._catalogue.series(study_id, series_id, limit)
+
     async def image(self, study_id: str, series_id: str, image_id: str) -> ImageFile:
         """One image.
 

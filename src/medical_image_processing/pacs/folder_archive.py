@@ -5,15 +5,18 @@ A link names its file by an opaque token, because the paths of a PACS folder may
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
 
 from starlette.types import Receive, Send
 
 from medical_image_processing.errors import Conflict, NotFound
-from medical_image_processing.pacs.archive import Link, Reading
+from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
+from medical_image_processing.pacs.bundle import Bundle, Packer, Piece, run_in
 from medical_image_processing.pacs.catalogue import ImageFile
 from medical_image_processing.pacs.files import FileReader, RangeNotSatisfiable, Span, asked_span
 from medical_image_processing.pacs.folder import FolderIndex
+from medical_image_processing.pacs.header import Description, read_description
 from medical_image_processing.pacs.http import (
     Headers,
     Request,
@@ -24,6 +27,7 @@ from medical_image_processing.pacs.http import (
     send_start,
 )
 from medical_image_processing.pacs.links import LinkSigner
+from medical_image_processing.pacs.scanner import below, open_file
 
 _DICOM = b"application/dicom"
 
@@ -64,6 +68,34 @@ class FolderArchive:
         token = self._index.token(image)
         expires, signature = self._links.sign(token)
         return Link(f"{base}/files/{token}?expires={expires}&signature={signature}", expires)
+
+    async def bundle(self, study_id: str, series_id: str) -> Bundle:
+        """A series' files, one after the other."""
+        images = await self._index.images(study_id, series_id)
+        return Bundle(len(images), run_in(self._files.threads, self._pieces(images)))
+
+    def _pieces(self, images: Sequence[ImageFile]) -> Iterator[Piece]:
+        packer = Packer()
+        for image in images:
+            packer.begin(image)
+            for data in self._files.blocks(image):
+                if (piece := packer.add(data)) is not None:
+                    yield piece
+        yield packer.end()
+
+    async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
+        """The first ``limit`` series; of a study, or the one with that UID."""
+        found = await self._index.series(study_id, series_id, limit)
+        return await asyncio.to_thread(lambda: [self._described(*one) for one in found])
+
+    def _described(self, study: str, series: str, images: int, path: bytes) -> SeriesDescription:
+        try:
+            with open_file(below(self._index.folder, path)) as file:
+                said = read_description(file)
+        except OSError:  # gone just now
+            said = Description("", "", "", "")
+        texts = (said.date or None, said.modality or None, said.study or None, said.series or None)
+        return SeriesDescription(study, series, *texts, images)
 
     async def serve(self, request: Request, cors: Headers, receive: Receive, send: Send) -> None:
         """Answer what lies below ``/files/``."""

@@ -17,7 +17,10 @@ from typing import BinaryIO
 
 _PREAMBLE_BYTES = 128
 _MEDIA_STORAGE_SOP_CLASS_UID = 0x0002_0002
+_MEDIA_STORAGE_SOP_INSTANCE_UID = 0x0002_0003
 _TRANSFER_SYNTAX_UID = 0x0002_0010
+_CHARACTER_SET = 0x0008_0005
+_DESCRIBING = (0x0008_0020, 0x0008_0060, 0x0008_1030, 0x0008_103E)
 _SOP_INSTANCE_UID = 0x0008_0018
 _STUDY_INSTANCE_UID = 0x0020_000D
 _SERIES_INSTANCE_UID = 0x0020_000E
@@ -78,6 +81,39 @@ def read_identity(file: BinaryIO) -> Identity | None:
         sop_uid=_uid(raw.get(_SOP_INSTANCE_UID)),
         position=_position(raw.get(_IMAGE_POSITION), raw.get(_IMAGE_ORIENTATION)),
     )
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a series is, without its patient; "" for what the header lacks."""
+
+    date: str
+    modality: str
+    study: str
+    series: str
+
+
+def read_description(file: BinaryIO) -> Description:
+    """The description in the DICOM file open at its start."""
+    if file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] != b"DICM":
+        return Description("", "", "", "")
+    meta = dict(_elements(file, _FILE_META, last=0x0002_FFFF))
+    syntax = _uid(meta.get(_TRANSFER_SYNTAX_UID))
+    if syntax == _DEFLATED:
+        file = _inflated(file)
+    wanted = frozenset((_CHARACTER_SET, *_DESCRIBING))
+    raw = dict(_elements(file, wanted, last=_DESCRIBING[-1], big_endian=syntax == _BIG_ENDIAN))
+    encoding = "utf-8" if b"192" in raw.get(_CHARACTER_SET, b"") else "latin-1"
+    texts = (raw.get(tag, b"").decode(encoding, "replace").strip("\0 ") for tag in _DESCRIBING)
+    return Description(*("".join(c for c in text if c.isprintable()) for text in texts))
+
+
+def read_stored_uid(file: BinaryIO) -> str:
+    """The Media Storage SOP Instance UID (PS3.10 7.1) of the file open at its start; "" where it has none."""
+    if file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] != b"DICM":
+        return ""
+    wanted = frozenset({_MEDIA_STORAGE_SOP_INSTANCE_UID})
+    return _uid(next((raw for _, raw in _elements(file, wanted, last=_MEDIA_STORAGE_SOP_INSTANCE_UID)), None))
 
 
 def _elements(

@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -55,6 +55,16 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An answer whose body is still on its way. ``postpone(s)``: it has so many seconds more for all of it."""
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: Iterator[bytes]
+    postpone: Callable[[float], None]
 
 
 class ConnectionFailed(Unavailable):
@@ -114,6 +124,25 @@ class HttpClient:
             return self._ask(connection, method, target, headers, body, max_bytes, total_s)
         except _ClosedBeforeAnswer as error:
             raise ConnectionFailed(origin, "it closed the connection") from error
+
+    @contextlib.contextmanager
+    def stream(
+        self, origin: Origin, target: str, headers: Mapping[str, str], *, total_s: float
+    ) -> Iterator[Streamed]:
+        """A GET whose answer is read as it comes, over a connection of its own.
+
+        Raises :class:`ConnectionFailed`, and so does the reading.
+        """
+        connection = self._register(_Connection(origin, self._connect_timeout_s, self._read_timeout_s))
+        try:
+            connection.send("GET", target, headers, b"")
+            yield connection.receive_slowly(total_s)
+        except _ClosedBeforeAnswer as error:
+            raise ConnectionFailed(origin, "it closed the connection") from error
+        except (OSError, ValueError) as error:
+            raise ConnectionFailed(origin, _reason(error)) from error
+        finally:
+            self._put_back(connection, False)
 
     def hang_up(self) -> None:
         """Tell the servers of requests under way that no answer is wanted; one already sent is still read."""
@@ -243,12 +272,38 @@ class _Connection:
         except (BrokenPipeError, ConnectionResetError) as error:
             raise _ClosedBeforeAnswer from error
 
+    def receive_slowly(self, total_s: float) -> Streamed:
+        """The answer; its body is read by whoever takes the pieces."""
+        self._incoming.deadline = time.monotonic() + total_s
+        status, headers, _ = self._final_head()
+        return Streamed(status, headers, self._pieces(headers), self._postpone)
+
+    def _postpone(self, seconds: float) -> None:
+        self._incoming.deadline += seconds
+
+    def _pieces(self, headers: Mapping[str, str]) -> Iterator[bytes]:
+        if headers.get("transfer-encoding", "").lower().endswith("chunked"):
+            while size := int(self._file.readline(_MAX_LINE).partition(b";")[0], 16):
+                yield from self._piecewise(size)
+                self._file.readline(_MAX_LINE)
+        elif (length := headers.get("content-length")) is not None:
+            yield from self._piecewise(int(length))
+        else:
+            while part := self._file.read1(_PIECE):
+                yield part
+
+    def _piecewise(self, length: int) -> Iterator[bytes]:
+        while length > 0:
+            part = self._file.read1(min(length, _PIECE))
+            if not part:
+                raise ValueError("the answer was cut short")
+            length -= len(part)
+            yield part
+
     def receive(self, max_bytes: int, total_s: float) -> tuple[Response, bool]:
         """The answer, and whether the connection can be used again."""
         self._incoming.deadline = time.monotonic() + total_s
-        status, headers, version = self._head()
-        while 100 <= status < 200:
-            status, headers, version = self._head()
+        status, headers, version = self._final_head()
         is_open = version == b"HTTP/1.1" and headers.get("connection", "").lower() != "close"
         if headers.get("transfer-encoding", "").lower().endswith("chunked"):
             body = self._chunks(max_bytes)
@@ -259,6 +314,12 @@ class _Connection:
         else:
             body, is_open = self._until_closed(max_bytes), False
         return Response(status, headers, body), is_open
+
+    def _final_head(self) -> tuple[int, dict[str, str], bytes]:
+        status, headers, version = self._head()
+        while 100 <= status < 200:
+            status, headers, version = self._head()
+        return status, headers, version
 
     def _head(self) -> tuple[int, dict[str, str], bytes]:
         try:

@@ -7,24 +7,37 @@ TransientError. Messages never hold ids or addresses of images.
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from contextlib import ExitStack
+from threading import Thread
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from medical_image_processing.dicom.multipart import Kind, Parts, location
 from medical_image_processing.dicom.read import parse
-from medical_image_processing.errors import InputRejected, MipError, PermanentError, Unavailable
+from medical_image_processing.errors import InputRejected, MipError, PermanentError, TransientError, Unavailable
 from medical_image_processing.model.job import JobMessage, Scope
+from medical_image_processing.worker import log
+from medical_image_processing.worker.arriving import ArrivingFiles, Unwanted
 from medical_image_processing.worker.aws import retried
-from medical_image_processing.worker.http import HttpClient, Response, origin_of
+from medical_image_processing.worker.http import HttpClient, Response, Streamed, origin_of
 
 _PARALLEL = 4
 INPUT_TIMEOUT_S = 300.0
 """For all that one job needs of the PACS."""
 _MAX_LISTING_BYTES = 2**26
 _ATTEMPTS = 3
+_MOST_FILES = 100_000
+_UID = re.compile(r"[0-9.]{1,64}")
+_PATHS = (
+    ". Where the PACS is a DICOMweb server, ids are DICOM UIDs (digits and dots), not paths: see `mip studies`"
+)
+T = TypeVar("T")
 _LINK_GONE = (401, 403, 404, 409, 410)
 
 
@@ -46,7 +59,8 @@ class PacsClient:
     def fetch(self, job: JobMessage) -> list[bytes]:
         """The DICOM files that ``job`` is about: one for an image, else all of a series.
 
-        Of a study, those of its largest series. Raises PermanentError ``IMAGE_NOT_FOUND``,
+        Of a study, those of its largest series. Those of a series may still arrive while they are read, and what
+        is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
         ``TOO_LARGE``; TransientError ``PACS_UNAVAILABLE``.
         """
@@ -66,15 +80,97 @@ class PacsClient:
                 job, f"{study}/{quote(where.series_id or '')}/{quote(where.image_id or '')}", deadline
             )
             return [self._get_file(job, _url(link), self._max_bytes, deadline)]
-        query = f"?series_id={quote(where.series_id or '', safe='')}" if where.scope is Scope.SERIES else ""
-        links = self._get_json(job, study + query, deadline)
+        if where.scope is Scope.SERIES:
+            return self._fetch_series(job, f"{study}?series_id={quote(where.series_id or '', safe='')}", deadline)
+        return largest_series(self._fetch_listed(job, self._get_json(job, study, deadline), deadline))
+
+    def _fetch_series(self, job: JobMessage, listing: str, deadline: float) -> list[bytes]:
+        """As one download that goes on while its first files are read; where there are only links, by these."""
+        headers = self._headers(job) | {"accept": "multipart/related, application/json"}
+        with ExitStack() as stack:
+
+            def ask() -> Streamed:
+                left = _left(deadline)
+                call = self._http.stream(self._origin, f"{listing}&bundle=1", headers, total_s=left)
+                answer = stack.enter_context(call)
+                _check_status(answer.status, job)
+                return answer
+
+            try:
+                answer = _from_pacs(ask)
+            except Unavailable as error:
+                # Some servers don't send a series whole; and where all of it is down, this says so.
+                log.event(f"a series did not come whole: {error}", level=logging.WARNING, job_id=job.job_id)
+                return self._fetch_listed(job, self._get_json(job, listing, deadline), deadline)
+            content_type = answer.headers.get("content-type", "")
+            count = answer.headers.get("x-image-count", "")
+            if content_type.startswith("multipart/") and count.isdecimal() and 0 < int(count) <= _MOST_FILES:
+                files = ArrivingFiles(int(count))
+                going_on = stack.pop_all()
+                arrival = Thread(
+                    target=self._arrive,
+                    args=(job, listing, deadline, answer, files, going_on),
+                    name="arrival",
+                    daemon=True,
+                )
+                arrival.start()
+                return files
+            try:
+                links = json.loads(_whole(answer))
+            except ValueError as error:
+                raise _nonsense() from error
+        return self._fetch_listed(job, links, deadline)
+
+    def _arrive(
+        self,
+        job: JobMessage,
+        listing: str,
+        deadline: float,
+        answer: Streamed,
+        files: ArrivingFiles,
+        connection: ExitStack,
+    ) -> None:
+        """Put the answer's files into ``files``; those that it lacks in the end by their own links."""
+        arrival = _Arrival(files, self._max_bytes, deadline)
+        try:
+            try:
+                with connection:
+                    arrival.take(answer)
+            except Unavailable as error:
+                log.event(
+                    f"a series broke off and is completed: {error}", level=logging.WARNING, job_id=job.job_id
+                )
+            if not files.has_all:
+                self._complete(job, self._get_json(job, listing, arrival.deadline), arrival)
+        except Unwanted:
+            pass
+        except MipError as error:
+            files.fail(error)
+        except Exception as error:
+            log.event("a download failed", level=logging.ERROR, error=error, job_id=job.job_id)
+            reason = f"fetching the input failed: {type(error).__name__}"
+            files.fail(TransientError("FETCH_FAILED", reason))
+
+    def _complete(self, job: JobMessage, links: Any, arrival: _Arrival) -> None:
         if not isinstance(links, list):
             raise _nonsense()
-        files = self._get_files(job, [_url(link) for link in links], deadline)
-        return largest_series(files) if where.scope is Scope.STUDY else files
+        missing = [link for link in links if isinstance(link, dict) and link.get("key") not in arrival.keys]
+        if len(links) != len(arrival.files) or len(arrival.keys) + len(missing) != len(links):
+            raise Unavailable("PACS_UNAVAILABLE", "the series changed while it was read")
+        for link in missing:
+            most = max(0, self._max_bytes - arrival.size)
+            arrival.put(link["key"], self._get_file(job, _url(link), most, arrival.deadline))
+
+    def _fetch_listed(self, job: JobMessage, links: Any, deadline: float) -> list[bytes]:
+        if not isinstance(links, list):
+            raise _nonsense()
+        return self._get_files(job, [_url(link) for link in links], deadline)
+
+    def _headers(self, job: JobMessage) -> dict[str, str]:
+        return {"x-api-key": self._key, "x-job-id": job.job_id}
 
     def _get_json(self, job: JobMessage, target: str, deadline: float) -> Any:
-        headers = {"x-api-key": self._key, "x-job-id": job.job_id, "accept": "application/json"}
+        headers = self._headers(job) | {"accept": "application/json"}
 
         def ask() -> Response:
             response = self._http.request(
@@ -133,7 +229,65 @@ def largest_series(files: list[bytes]) -> list[bytes]:
     return max(series.values(), key=len)
 
 
-def _from_pacs(ask: Callable[[], Response]) -> Response:
+class _Arrival:
+    """Files of a series on their way into ``files``; ``keys`` are those that are there."""
+
+    def __init__(self, files: ArrivingFiles, max_bytes: int, deadline: float) -> None:
+        self.files = files
+        self.keys: set[str] = set()
+        self.size = 0
+        self.deadline = deadline
+        self._max_bytes = max_bytes
+
+    def take(self, answer: Streamed) -> None:
+        """The files of a bundle. Unavailable where it is broken or ends too early."""
+        key, content = "", []  # type: str, list[bytes]
+        try:
+            parts = Parts(answer.headers.get("content-type", ""))
+            for piece in answer.pieces:
+                for kind, data in parts.feed(piece):
+                    if kind is Kind.BEGIN:
+                        key, content = unquote(location(data)), []
+                    elif kind is Kind.DATA:
+                        self._count(len(data))
+                        content.append(data)
+                    else:
+                        self.put(key, b"".join(content), answer.postpone, counted=True)
+                        content = []
+            parts.finish()
+        except ValueError as error:
+            raise Unavailable("PACS_UNAVAILABLE", f"the PACS API: its answer {error}") from error
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        postpone: Callable[[float], None] = lambda _: None,
+        *,
+        counted: bool = False,
+    ) -> None:
+        """One file that is here."""
+        if key in self.keys or self.files.has_all:
+            raise Unavailable("PACS_UNAVAILABLE", "the PACS API sent an image twice, or too many of them")
+        if not counted:
+            self._count(len(data))
+
+        def postpone_all(seconds: float) -> None:
+            self.deadline += seconds
+            postpone(seconds)
+
+        self.files.put(data, postpone_all)
+        self.keys.add(key)
+
+    def _count(self, size: int) -> None:
+        self.size += size
+        if self.size > self._max_bytes:
+            raise InputRejected(
+                "TOO_LARGE", f"the series is larger than {self._max_bytes} bytes; ask for less at once"
+            )
+
+
+def _from_pacs(ask: Callable[[], T]) -> T:
     """Asked again a little later, since most trouble is short; then the job goes back to its queue."""
     try:
         return retried(ask, attempts=_ATTEMPTS, first_delay_s=0.2)
@@ -142,6 +296,15 @@ def _from_pacs(ask: Callable[[], Response]) -> Response:
         raise Unavailable("PACS_UNAVAILABLE", message) from error
     except ValueError as error:  # a link that is no http address
         raise _nonsense() from error
+
+
+def _whole(answer: Streamed) -> bytes:
+    body = bytearray()
+    for piece in answer.pieces:
+        body += piece
+        if len(body) > _MAX_LISTING_BYTES:
+            raise _nonsense()
+    return bytes(body)
 
 
 def _left(deadline: float) -> float:
@@ -162,22 +325,29 @@ def _nonsense() -> Unavailable:
 
 
 def _checked(response: Response, job: JobMessage) -> Response:
-    if response.status < 300:
-        return response
-    if response.status == 404:
+    _check_status(response.status, job)
+    return response
+
+
+def _check_status(status: int, job: JobMessage) -> None:
+    if status < 300:
+        return
+    if status == 404:
         raise _not_found(job)
-    if response.status in (401, 403):
+    if status in (401, 403):
         raise PermanentError("PACS_DENIED", "the PACS API refuses the algorithm's key; check PACS_API_KEY")
-    if response.status >= 500 or response.status in (408, 429):
-        raise Unavailable("PACS_UNAVAILABLE", f"the PACS API answers {response.status}")
-    raise PermanentError("PACS_REFUSED", f"the PACS API refuses the request with {response.status}; check the ids")
+    if status >= 500 or status in (408, 429):
+        raise Unavailable("PACS_UNAVAILABLE", f"the PACS API answers {status}")
+    raise PermanentError("PACS_REFUSED", f"the PACS API refuses the request with {status}; check the ids")
 
 
 def _not_found(job: JobMessage) -> MipError:
-    scope = job.pacs.scope.value
+    where, scope = job.pacs, job.pacs.scope.value
+    ids = [text for text in (where.study_id, where.series_id, where.image_id) if text is not None]
+    hint = "" if all(_UID.fullmatch(text) for text in ids) else _PATHS
     named = {
         "image": "study_id, series_id and image_id",
         "series": "study_id and series_id",
         "study": "study_id",
     }
-    return InputRejected(f"{scope.upper()}_NOT_FOUND", f"the PACS has no such {scope}; check {named[scope]}")
+    return InputRejected(f"{scope.upper()}_NOT_FOUND", f"the PACS has no such {scope}; check {named[scope]}{hint}")

@@ -20,6 +20,7 @@ from medical_image_processing.model.algorithm import OutputKind
 from medical_image_processing.model.job import JobMessage
 from medical_image_processing.processing.base import Processor
 from medical_image_processing.worker import log, report
+from medical_image_processing.worker.arriving import ArrivingFiles, close_files
 from medical_image_processing.worker.aws import Outgoing
 from medical_image_processing.worker.backlog import Backlog, Prepared
 from medical_image_processing.worker.config import WorkerConfig
@@ -82,6 +83,7 @@ class Runner(threading.Thread):
         try:
             return self._processed(prepared)
         finally:
+            close_files(prepared.files)
             self._processor.end_job()
 
     def _processed(self, prepared: Prepared) -> Upload:
@@ -90,20 +92,22 @@ class Runner(threading.Thread):
         begun = clock()
         image = prepared.image
         if image is None:
-            allocate = self._processor.allocate
-            image = drain_series(prepared.files, allocate=allocate, max_bytes=self._config.max_volume_bytes)
+            files, allocate = prepared.files, self._processor.allocate
+            image = drain_series(files, allocate=allocate, max_bytes=self._config.max_volume_bytes)
+            if isinstance(files, ArrivingFiles):
+                durations["fetch"] = 1e3 * files.took_s  # most of it while the first ones were decoded
             durations["decode"] = 1e3 * (clock() - begun)
         begun = clock()
         result = self._run(prepared.attempt, image)
         outputs = Outputs(self._config, image, result)
         durations["run"] = 1e3 * (clock() - begun)
         begun = clock()
-        files = outputs.write(prepared.attempt)
+        written = outputs.write(prepared.attempt)
         durations["write"] = 1e3 * (clock() - begun)
-        keys = _keys(job, files)
+        keys = _keys(job, written)
         source = report.Source(image.source_uids, len(image.gaps))
         message = partial(self._result, prepared.attempt, keys, source, durations, result.get("meta"))
-        return Upload({keys[kind]: data for kind, data in files.items()}, message)
+        return Upload({keys[kind]: data for kind, data in written.items()}, message)
 
     def _run(self, attempt: Attempt, image: Image) -> Any:
         meta = image.meta() | {

@@ -93,6 +93,9 @@ class BucketArchive:
                 return reading
         return None
 
+    async def bundle(self, study_id: str, series_id: str) -> None:
+        """None: the bucket's own links are the shortest way."""
+
     async def links(self, images: Sequence[BucketImage], base: str) -> list[Link]:
         """S3's presigned links; ``base`` is not in them."""
         expires_at = int(self._clock()) + LINK_LIFETIME_S

@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from medical_image_processing.engines.embedded.database import Database
+from medical_image_processing.model.page import Page
+from medical_image_processing.model.timestamps import to_iso
+from medical_image_processing.ports.accesses import Access
+
+_JOB = "json_extract(details, '$.job_id')"
 
 
 class AccessRecord:
@@ -33,3 +39,41 @@ class AccessRecord:
             connection.executemany(sql, rows)
 
         await self._database.write(insert, durable=False)
+
+    async def page(
+        self,
+        *,
+        study_uid: str | None = None,
+        algo_id: str | None = None,
+        job_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Access]:
+        """One page, newest first."""
+        where, given = ["action = 'read'"], []  # type: list[str], list[Any]
+        for column, value in (("subject", study_uid), ("actor", algo_id), (_JOB, job_id)):
+            if value is not None:
+                where.append(f"{column} = ?")
+                given.append(value)
+        if cursor is not None:
+            where.append("seq < ?")
+            given.append(int(cursor) if cursor.isdecimal() and len(cursor) < 19 else 0)
+        rows = self._database.read(
+            f"SELECT * FROM audit WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - fixed text
+            *given,
+            limit + 1,
+        )
+        page = rows[:limit]
+        return Page(tuple(map(_access, page)), str(page[-1]["seq"]) if len(rows) > limit else None)
+
+
+def _access(row: Any) -> Access:
+    details = json.loads(row["details"])
+    return Access(
+        at=to_iso(row["at"]),
+        algo_id=row["actor"],
+        job_id=details["job_id"],
+        study_uid=row["subject"],
+        series_uid=details["series"],
+        image_uid=details["image"],
+    )

@@ -25,6 +25,7 @@ from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
 from medical_image_processing.engines.embedded.resources import VISIBILITY_S, EmbeddedResources
 from medical_image_processing.engines.embedded.runtime import Runtime
+from medical_image_processing.engines.embedded.storing import OutputFiles, SqliteResultsToStore
 from medical_image_processing.engines.embedded.supervisor import Supervisor
 from medical_image_processing.engines.embedded.task import Task
 from medical_image_processing.engines.embedded.wire import create_aws_app
@@ -72,6 +73,8 @@ class EmbeddedEngine:
         self.logs = LogGroups(settings.home / "logs")
         self.registry = SqliteRegistry(self.database, clock=time.time)
         self.jobs = SqliteJobs(self.database, self.queues, clock=time.time)
+        self.results_to_store = SqliteResultsToStore(self.database, clock=time.time)
+        self.output_files = OutputFiles(settings.home / "output", bucket=self.output_bucket)
         self.keys = SqliteKeys(self.database, clock=time.time)
         self.access_record = AccessRecord(self.database, clock=time.time)
         self.credentials = Credentials(is_algorithm=self.registry.knows)
@@ -109,7 +112,12 @@ class EmbeddedEngine:
         """Call ``on_change`` for algorithms whose record or workers changed, ``on_finish`` for ended jobs."""
         self.registry.on_change = on_change
         self.supervisor.on_change = on_change
-        self.jobs.on_finish = on_finish
+
+        def finished(algo_id: str, status: JobStatus, seconds: float) -> None:
+            on_finish(algo_id, status, seconds)
+            self.results_to_store.wake()
+
+        self.jobs.on_finish = finished
 
     def create_aws_app(self) -> ASGIApp:
         """SQS and S3 for the workers."""

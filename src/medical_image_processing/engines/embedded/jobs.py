@@ -18,7 +18,16 @@ from medical_image_processing.engines.embedded.lost_jobs import LostJobs, is_los
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import write_audit
 from medical_image_processing.errors import Conflict, NotFound
-from medical_image_processing.model.job import Job, JobEnd, JobError, JobMessage, JobResult, JobStatus
+from medical_image_processing.model.job import (
+    Job,
+    JobEnd,
+    JobError,
+    JobMessage,
+    JobResult,
+    JobStatus,
+    Stored,
+    StoreStatus,
+)
 from medical_image_processing.model.page import Page
 from medical_image_processing.model.timestamps import to_iso
 from medical_image_processing.ports.gauges import JobCount
@@ -56,8 +65,9 @@ class SqliteJobs:
             outgoing = OutgoingMessage(body=body, group_id=message.job_id, dedup_id=message.job_id)
             message_id, _ = self._queues.send_in(connection, queue, outgoing)
             connection.execute(
-                "INSERT INTO jobs (job_id, algo_id, client_id, fingerprint, message_id, body, status, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, 'QUEUED', ?)",
+                "INSERT INTO jobs"
+                " (job_id, algo_id, client_id, fingerprint, message_id, body, status, created_at, store)"
+                " VALUES (?, ?, ?, ?, ?, ?, 'QUEUED', ?, ?)",
                 (
                     message.job_id,
                     message.algo_id,
@@ -66,6 +76,7 @@ class SqliteJobs:
                     message_id,
                     body,
                     self._clock(),
+                    bool(message.store),
                 ),
             )
             return Accepted(message.job_id, message.client_id, JobStatus.QUEUED, message_id, created=True)
@@ -83,7 +94,7 @@ class SqliteJobs:
     async def get(self, job_id: str) -> Job | None:
         """The record, or None."""
         rows = self._database.read("SELECT * FROM jobs WHERE job_id = ?", job_id)
-        return _job(rows[0]) if rows else None
+        return read_job(rows[0]) if rows else None
 
     async def page(
         self,
@@ -112,7 +123,7 @@ class SqliteJobs:
             limit + 1,
         )
         page = rows[:limit]
-        return Page(tuple(map(_job, page)), str(page[-1]["seq"]) if len(rows) > limit else None)
+        return Page(tuple(map(read_job, page)), str(page[-1]["seq"]) if len(rows) > limit else None)
 
     async def apply(self, reports: Sequence[Report]) -> list[Job]:
         """Apply reports in order; the jobs that this call finished."""
@@ -216,7 +227,7 @@ class SqliteJobs:
             after,
             limit,
         )
-        return list(map(_job, rows))
+        return list(map(read_job, rows))
 
     async def mark_seen(self, ends: Sequence[JobEnd]) -> None:
         """The client has these."""
@@ -231,7 +242,7 @@ class SqliteJobs:
     def _finished(self, row: sqlite3.Row) -> Job:
         started = row["started_at"] if row["started_at"] is not None else row["created_at"]
         self.on_finish(row["algo_id"], JobStatus(row["status"]), max(0.0, row["finished_at"] - started))
-        return _job(row)
+        return read_job(row)
 
 
 def _find(connection: sqlite3.Connection, job_id: str) -> Any:
@@ -261,9 +272,11 @@ def _apply(connection: sqlite3.Connection, report: Report, now: float) -> Any:
         )
         return None
     done = 1.0 if report.status is JobStatus.SUCCEEDED else None
+    to_store = StoreStatus.PENDING.value if report.status is JobStatus.SUCCEEDED else None
     return connection.execute(
         "UPDATE jobs SET status = ?, finished_at = ?, started_at = coalesce(started_at, ?), error = ?, result = ?,"
         " progress = coalesce(?, progress), attempts = max(attempts, ?),"
+        " stored = CASE WHEN store THEN ? END, store_at = CASE WHEN store THEN ? END,"
         " finish_seq = (SELECT coalesce(max(finish_seq), 0) + 1 FROM jobs WHERE finish_seq IS NOT NULL)"
         " WHERE job_id = ? AND algo_id = ? AND status IN ('QUEUED', 'RUNNING') RETURNING *",
         (
@@ -274,12 +287,14 @@ def _apply(connection: sqlite3.Connection, report: Report, now: float) -> Any:
             report.result.model_dump_json() if report.result else None,
             done,
             report.attempt or 1,
+            to_store,
+            now,
             *key,
         ),
     ).fetchone()
 
 
-def _job(row: Any) -> Job:
+def read_job(row: Any) -> Job:
     return Job(
         job_id=row["job_id"],
         algo_id=row["algo_id"],
@@ -293,4 +308,10 @@ def _job(row: Any) -> Job:
         progress=row["progress"],
         error=JobError.model_validate_json(row["error"]) if row["error"] else None,
         result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
+        stored=_stored(row) if row["stored"] else None,
     )
+
+
+def _stored(row: Any) -> Stored:
+    error = JobError.model_validate_json(row["store_error"]) if row["store_error"] else None
+    return Stored(status=StoreStatus(row["stored"]), attempts=row["store_attempts"], error=error)

@@ -125,6 +125,19 @@ MIGRATIONS: tuple[str, ...] = (
     -- client_ids that /provision made for the holder, apart from those an operator gave.
     ALTER TABLE keys ADD COLUMN granted TEXT NOT NULL DEFAULT '[]';
     """,
+    """
+    -- store: whether results go back into the PACS. stored: NULL until there are some, then pending, done or
+    -- failed; store_at: when a pending one is tried next.
+    ALTER TABLE jobs ADD COLUMN store INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN stored TEXT;
+    ALTER TABLE jobs ADD COLUMN store_at REAL;
+    ALTER TABLE jobs ADD COLUMN store_attempts INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN store_error TEXT;
+    CREATE INDEX jobs_to_store ON jobs (store_at) WHERE stored = 'pending';
+    -- Who read what: by job and by algorithm, newest first.
+    CREATE INDEX audit_reads_by_job ON audit (json_extract(details, '$.job_id'), seq) WHERE action = 'read';
+    CREATE INDEX audit_reads_by_actor ON audit (actor, seq) WHERE action = 'read';
+    """,
 )
 
 

@@ -1,0 +1,135 @@
+"""``mip studies`` and ``mip accesses``: what the PACS holds, and who read it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medical_image_processing.entrypoints import cli_output as output
+from medical_image_processing.entrypoints.cli_output import AsJson
+from medical_image_processing.entrypoints.client import Client
+from medical_image_processing.errors import NotFound
+
+
+def studies(
+    context: typer.Context,
+    which: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="Only this study, or this series, by its UID.", show_default=False),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the middle image of the series ID as a PNG.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The most series to show.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List what the PACS holds, series by series.
+
+    Patients' names are not asked for. Needs the operator's key to the PACS API, PACS_API_KEY in HOME/env.
+    """
+    if picture is not None and which is None:
+        raise typer.BadParameter("name the series whose picture it is", param_hint="ID")
+    with Client.from_environment() as client:
+        found = _find(client, which, limit)
+        if picture is not None:
+            size = _write_picture(client, found[0], picture)
+            if not as_json:
+                output.print_note(f"{picture} ({output.size(size)})")
+                return
+    if as_json:
+        output.print_json({"series": found})
+        return
+    if not found:
+        output.print_note("the PACS holds no images yet")
+        return
+    rows = [
+        (
+            one["study_id"],
+            one["series_id"],
+            one["date"] or "",
+            one["modality"] or "",
+            "" if one["images"] is None else str(one["images"]),
+            " / ".join(text for text in (one["study_description"], one["series_description"]) if text),
+        )
+        for one in found
+    ]
+    headings = ("study", "series", "date", "modality", "images", "description")
+    output.print_table(headings, rows, right=("images",))
+    if len(found) == limit:
+        output.print_note("there may be more; --limit shows more of them")
+
+
+def accesses(
+    context: typer.Context,
+    study: Annotated[
+        str | None, typer.Option(metavar="UID", help="Only this study's images.", show_default=False)
+    ] = None,
+    algo: Annotated[
+        str | None, typer.Option(metavar="ALGO_ID", help="Only what this algorithm read.", show_default=False)
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="JOB_ID", help="Only what was read for this job.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The most to show.")] = 100,
+    cursor: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List who read which image, newest first.
+
+    Needs the admin key. `operator` is whoever used the operator's own key to the PACS API.
+    """
+    params = {"study": study, "algo": algo, "job": job, "limit": limit, "cursor": cursor}
+    with Client.from_environment() as client:
+        page = client.call("GET", "admin", "accesses", params=params)
+    if as_json:
+        output.print_json(page)
+        return
+    if not page["accesses"]:
+        output.print_note("nobody read such images")
+        return
+    rows = [
+        (
+            output.ago(one["at"]),
+            one["algo_id"],
+            one["job_id"] or "",
+            one["study_uid"],
+            one["series_uid"],
+            one["image_uid"],
+        )
+        for one in page["accesses"]
+    ]
+    output.print_table(("read", "by", "for job", "study", "series", "image"), rows)
+    output.print_more(page["next_cursor"])
+
+
+def _find(client: Client, which: str | None, limit: int) -> list[dict[str, Any]]:
+    """Series: all, a study's, or the one."""
+    if which is None:
+        return list(client.call("GET", "pacs", "series", params={"limit": limit}))
+    for name in ("series_id", "study_id"):
+        if found := client.call("GET", "pacs", "series", params={name: which, "limit": limit}):
+            return list(found)
+    raise NotFound("SERIES_NOT_FOUND", "the PACS has no such study or series; `mip studies` lists what it has")
+
+
+def _write_picture(client: Client, series: dict[str, Any], picture: Path) -> int:
+    images = client.call(
+        "GET", "pacs", "studies", series["study_id"], "images", params={"series_id": series["series_id"]}
+    )
+    # These imports take a while, and other commands need none of them.
+    from medical_image_processing.dicom.picture import slice_png
+    from medical_image_processing.dicom.read import read_image
+
+    with tempfile.TemporaryDirectory(prefix="mip-picture-") as folder:
+        file = Path(folder) / "image.dcm"
+        client.download(images[len(images) // 2]["url"], file)
+        png = slice_png(read_image(file.read_bytes()))
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_bytes(png)
+    return len(png)

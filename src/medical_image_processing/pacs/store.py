@@ -1,0 +1,143 @@
+"""Instances into the PACS (ports.storing): STOW-RS (DICOM PS3.18, section 10.5), or files in a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from medical_image_processing.errors import MipError, PermanentError, Unavailable
+from medical_image_processing.pacs.dicomweb import DicomwebArchive
+from medical_image_processing.pacs.header import Identity, read_identity
+from medical_image_processing.pacs.instances import Instance
+from medical_image_processing.pacs.retrieve import problem, unavailable
+
+RESULTS_FOLDER = "mip-results"
+_FAILED, _REASON = "00081198", "00081197"
+_DUPLICATE = 0x0111
+_PASSING = (0x0110, *range(0xA700, 0xA800))
+"""Processing failure and out of resources (PS3.18, table I.2-2; PS3.4, table B.2-1)."""
+_PIECE = 2**20
+
+
+class DicomwebWriter:
+    """Stores in a DICOMweb server."""
+
+    def __init__(self, archive: DicomwebArchive) -> None:
+        self._archive = archive
+
+    async def store(self, file: Path) -> None:
+        """Send the instance, unless the server has it."""
+        found = await asyncio.to_thread(_identify, file)
+        if await self._archive.has(Instance(found.study_uid, found.series_uid, found.sop_uid)):
+            return
+        boundary = secrets.token_hex(16)
+        content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        status, body = await self._archive.post("/studies", _multipart(file, boundary), content_type)
+        fault = _fault(status, body)
+        if fault is not None:
+            raise fault
+
+
+class FolderWriter:
+    """Stores in a folder: ``mip-results/STUDY/SERIES/INSTANCE.dcm``, each file whole or not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / RESULTS_FOLDER
+
+    async def store(self, file: Path) -> None:
+        """Copy the instance, unless it is there."""
+        found = await asyncio.to_thread(_identify, file)
+        try:
+            await asyncio.to_thread(self._copy, file, found)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            raise Unavailable(
+                "PACS_UNAVAILABLE", f"the PACS folder can't be written: {reason}; check its disk and rights"
+            ) from error
+
+    def _copy(self, file: Path, found: Identity) -> None:
+        target = self._folder / found.study_uid / found.series_uid / f"{found.sop_uid}.dcm"
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Hidden, so that no scan takes it for an image.
+        unfinished = target.with_name(f".{secrets.token_hex(8)}")
+        try:
+            with file.open("rb") as source, unfinished.open("xb") as copy:
+                while piece := source.read(_PIECE):
+                    copy.write(piece)
+                copy.flush()
+                os.fsync(copy.fileno())
+            unfinished.replace(target)
+            _flush_folder(target.parent)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+class NoWriter:
+    """Where results have no PACS to go back into."""
+
+    async def store(self, file: Path) -> None:
+        """It can't."""
+        raise PermanentError(
+            "STORE_REFUSED", "the sample images are no PACS: start `mip up` with --pacs to store results"
+        )
+
+
+def _identify(file: Path) -> Identity:
+    with file.open("rb") as stream:
+        found = read_identity(stream)
+    uids = () if found is None else (found.study_uid, found.series_uid, found.sop_uid)
+    if found is None or not all(uid.strip(".") for uid in uids):
+        raise PermanentError("NOT_DICOM", "the result is no DICOM instance with its UIDs, so no PACS can take it")
+    return found
+
+
+async def _multipart(file: Path, boundary: str) -> AsyncIterator[bytes]:
+    yield f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    stream = await asyncio.to_thread(file.open, "rb")
+    with stream:
+        while piece := await asyncio.to_thread(stream.read, _PIECE):
+            yield piece
+    yield f"\r\n--{boundary}--\r\n".encode()
+
+
+def _fault(status: int, body: bytes) -> MipError | None:
+    """What is wrong with the answer to a store; a PACS that has the instance already has it."""
+    reasons = _reasons(body)
+    if reasons and set(reasons) <= {_DUPLICATE}:
+        return None
+    if any(reason in _PASSING for reason in reasons):
+        return unavailable("it could not store the result now")
+    if reasons or status in (400, 404, 405, 409, 411, 413, 415, 501):
+        why = f"reason {reasons[0]:#06x}" if reasons else f"status {status}"
+        return PermanentError(
+            "STORE_REFUSED", f"the DICOMweb server does not take the result: {why} (PS3.18, 10.5)"
+        )
+    if status == 202:
+        return None  # stored, with warnings
+    return problem(status)
+
+
+def _reasons(body: bytes) -> list[int]:
+    """Failure reasons of a Store Instances Response Module (PS3.18, section I.2)."""
+    try:
+        answer: Any = json.loads(body or b"{}")
+        answer = answer[0] if isinstance(answer, list) and answer else answer
+        failed = answer.get(_FAILED, {}).get("Value", [])
+        return [int(item.get(_REASON, {}).get("Value", [0])[0]) for item in failed]
+    except (ValueError, RecursionError, AttributeError, IndexError, TypeError):
+        return []
+
+
+def _flush_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
