@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import typer
@@ -71,7 +72,12 @@ def process(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result and fetch it.")] = True,
     file: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Where the result goes; else JOB_ID.dcm, here."),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Where the result goes, else JOB_ID.dcm, here. Of several outputs the others go beside it: "
+            "FILE_seg.dcm, FILE_sr.dcm.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -257,19 +263,42 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
         if as_json:
             output.print_json(job)
         raise failure(job)
-    size = client.download(job["result"]["dicom"]["url"], file)
+    files = _files(job["result"], file)
+    sizes = {target: client.download(url, target) for target, url in files.items()}
     if as_json:
-        output.print_json({**job, "output": str(file)})
+        output.print_json({**job, "output": str(file), "files": [str(target) for target in files]})
         return
     output.print_fields(
         [
             ("job", job["job_id"]),
             ("state", output.state(job["status"])),
             ("time", time_taken(job)),
-            ("output", f"{file} ({output.size(size)})"),
+            *(("output", f"{target} ({output.size(size)})") for target, size in sizes.items()),
             ("stored", _stored(job)),
         ]
     )
+
+
+def _files(result: dict[str, Any], file: Path) -> dict[Path, str]:
+    """Where each output goes, and its link: the first into ``file``, the others beside it, named by their kind."""
+    first = result["dicom"]
+    files: dict[Path, str] = {file: first["url"]}
+    for item in result["outputs"]:
+        if (item["bucket"], item["key"]) == (first["bucket"], first["key"]):
+            continue
+        suffix = file.suffix if item["kind"] != "other" else _suffix(item["key"])
+        name = f"{file.stem}_{item['kind'].lower()}"
+        target, number = file.with_name(f"{name}{suffix}"), 2
+        while target in files:  # two of a kind
+            target, number = file.with_name(f"{name}_{number}{suffix}"), number + 1
+        files[target] = item["url"]
+    return files
+
+
+def _suffix(key: str) -> str:
+    """That of a file whose name an algorithm chose, unless it is an odd one."""
+    suffix = PurePosixPath(key).suffix
+    return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else ""
 
 
 def failure(job: dict[str, Any]) -> MipError:
