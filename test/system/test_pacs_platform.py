@@ -142,6 +142,23 @@ def test_paths_of_the_earlier_system_are_told_what_to_be(client: Client) -> None
     assert "DICOM UIDs" in job["error"]["message"]
 
 
+def test_the_command_line_saves_every_output_and_says_that_they_are_stored(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    outputs = ["SC", "SEG", "SR"]
+    client.call("PATCH", "admin", "algorithms", "processing_1", body={"outputs": outputs})
+    try:
+        await_that(lambda: client.call("GET", "admin", "algorithms", "processing_1")["status"] == "ACTIVE")
+        names = ("--study", STUDY, "--series", SERIES, "--store", "--output", str(tmp_path / "all.dcm"))
+        said = run(platform, "process", "processing_1", *names)
+        assert said.returncode == 0, said.stderr
+        assert re.search(r"^stored +done", said.stdout, re.MULTILINE), said.stdout
+        files = [tmp_path / name for name in ("all.dcm", "all_seg.dcm", "all_sr.dcm")]
+        assert [pydicom.dcmread(file).Modality for file in files] == ["OT", "SEG", "SR"]
+    finally:
+        client.call("PATCH", "admin", "algorithms", "processing_1", body={"outputs": ["SC"]})
+
+
 def test_results_go_back_into_the_pacs_once(client: Client, orthanc: Orthanc) -> None:
     before = stored_uids(orthanc)
     job = process(client, store=True)
@@ -166,6 +183,9 @@ def test_the_command_line_shows_no_patient(platform: Platform) -> None:
     shown = run(platform, "studies", "--json")
     assert SERIES in shown.stdout and '"modality": "CT"' in shown.stdout
     assert "CompressedSamples" not in shown.stdout, "the patient's name is nobody's business"
+    for command in (("studies",), ("accesses", "--study", STUDY)):
+        said = run(platform, *command).stdout
+        assert STUDY in said.split() and SERIES in said.split(), "a name that is folded can't be copied"
     jobs = run(platform, "jobs", "list", "--json")
     assert '"stored"' in jobs.stdout
 
@@ -203,7 +223,8 @@ def test_a1_what_an_algorithm_gets_tells_nothing_of_the_pacs(platform: Platform,
         assert secret.encode() not in _read(worker / "environ")
         assert f":{port}/dicom-web".encode() not in _read(worker / "environ")
     for file in (platform.log, platform.home / "env", *platform.home.glob("logs/**/*.log")):
-        assert secret not in file.read_text(errors="replace")
+        said = file.read_text(errors="replace")
+        assert secret not in said and f":{port}/dicom-web" not in said and SERIES not in said
     assert stat.S_IMODE((platform.home / "pacs-cache").stat().st_mode) == 0o700
 
 

@@ -21,6 +21,7 @@ from medical_image_processing.errors import AlgorithmFailed, MipError, Unavailab
 SUCCEEDED = "SUCCEEDED"
 _POLL_S = 0.5
 _PATIENCE_S = 30.0
+_STORED_S = 10.0
 
 app = typer.Typer(no_args_is_help=True, help="Look at jobs.")
 
@@ -144,20 +145,19 @@ def list_jobs(
     if not page["jobs"]:
         output.print_note("no such jobs; `mip process --help` says how to send one")
         return
+    # Of the two there is room for one, if no name is to be folded.
+    last = "stored" if any(job.get("stored") for job in page["jobs"]) else "time"
     rows = [
         (
             job["job_id"],
             job["algo_id"],
             output.state(job["status"]),
             output.ago(job["created_at"]),
-            time_taken(job),
-            (job.get("stored") or {}).get("status", ""),
+            time_taken(job) if last == "time" else (job.get("stored") or {}).get("status", ""),
         )
         for job in page["jobs"]
     ]
-    columns = len(rows[0]) if any(row[-1] for row in rows) else len(rows[0]) - 1
-    headings = ("job", "algorithm", "state", "sent", "time", "stored")[:columns]
-    output.print_table(headings, [row[:columns] for row in rows], right=("time",))
+    output.print_table(("job", "algorithm", "state", "sent", last), rows, right=("time",))
     output.print_more(page["next_cursor"])
 
 
@@ -263,6 +263,7 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
         if as_json:
             output.print_json(job)
         raise failure(job)
+    job = _until_stored(client, job)
     files = _files(job["result"], file)
     sizes = {target: client.download(url, target) for target, url in files.items()}
     if as_json:
@@ -277,6 +278,17 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
             ("stored", _stored(job)),
         ]
     )
+
+
+def _until_stored(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+    """The job once its results are in the PACS, can't be, or meet some trouble; it is not waited for long."""
+    deadline = time.monotonic() + _STORED_S
+    while (stored := job.get("stored")) and stored["status"] == "pending" and not stored["error"]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_S / 5)
+        job = client.call("GET", "jobs", job["job_id"])
+    return job
 
 
 def _files(result: dict[str, Any], file: Path) -> dict[Path, str]:
