@@ -24,6 +24,7 @@ from platform_process import CLI, Platform, clean_environment
 
 pytestmark = pytest.mark.needs("Orthanc", "setpriv")
 
+ROOT = Path(__file__).resolve().parents[2]
 STUDY, SERIES = "1.2.826.0.1.3680043.10.543.1", "1.2.826.0.1.3680043.10.543.1.1"
 ALGORITHM = {
     "algo_id": "processing_1",
@@ -191,7 +192,7 @@ def test_the_command_line_shows_no_patient(platform: Platform) -> None:
 
 
 def test_the_pages_commands_run_as_written(platform: Platform, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "pacs.md").read_text()
+    page = (ROOT / "docs" / "pacs.md").read_text()
     [session] = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     mip = " ".join(shlex.quote(part) for part in CLI)
     session = re.sub(r"^mip ", f"{mip} ", session, flags=re.MULTILINE)
@@ -207,6 +208,32 @@ def test_the_pages_commands_run_as_written(platform: Platform, tmp_path: Path) -
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (tmp_path / "middle.png").exists() and (tmp_path / "result.dcm").exists()
+
+
+def test_the_readme_s_session_over_a_pacs_runs_as_written(orthanc: Orthanc, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    [start] = [block for block in blocks if "dicom-web" in block]
+    [session] = [block for block in blocks if "--picture" in block]
+    (tmp_path / "password").write_text(orthanc.password)
+    options = shlex.split(start.replace("~/pacs-password", str(tmp_path / "password")))[2:]
+    pacs = options[options.index("--pacs") + 1]
+    assert pacs == "http://localhost:8042/dicom-web", "as in the issue"
+    rest = [option for option in options if option not in ("--pacs", pacs, "--runtime", "process")]
+    with Platform(tmp_path / "home", pacs=orthanc.base, options=rest) as platform:
+        session = session.replace("SERIES_UID", SERIES).replace("STUDY_UID", STUDY)
+        session = session.replace("~/.mip/env", str(platform.home / "env")).replace("./mip ", f"{ROOT / 'mip'} ")
+        ran = subprocess.run(
+            ["/bin/sh", "-eu", "-c", session],
+            cwd=tmp_path,
+            env=clean_environment(HOME=str(tmp_path)),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    made = ("middle.png", "result.dcm", "result_seg.dcm", "result_sr.dcm")
+    assert all((tmp_path / name).exists() for name in made)
+    assert re.search(r"^stored +done", ran.stdout, re.MULTILINE)
 
 
 def test_a1_what_an_algorithm_gets_tells_nothing_of_the_pacs(platform: Platform, orthanc: Orthanc) -> None:
@@ -233,6 +260,15 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError:
         return b""
+
+
+def test_what_a_person_forgot_is_named(platform: Platform, orthanc: Orthanc) -> None:
+    forgotten = {**clean_environment(), **platform.env, "PACS_API_KEY": "wrong"}
+    said = subprocess.run([*CLI, "studies"], env=forgotten, capture_output=True, text=True, timeout=60)
+    assert (said.returncode, "set PACS_API_KEY" in said.stderr) == (1, True)
+    orthanc.store(slices(1, series=f"{SERIES}.9"))
+    said = run(platform, "studies", STUDY, "--picture", "/tmp/none.png")
+    assert (said.returncode, "SEVERAL_SERIES" in said.stderr) == (1, True)
 
 
 def test_a2_descriptions_are_for_the_operator_alone(platform: Platform) -> None:

@@ -12,7 +12,7 @@ import typer
 from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.entrypoints.cli_output import AsJson
 from medical_image_processing.entrypoints.client import Client
-from medical_image_processing.errors import NotFound
+from medical_image_processing.errors import InvalidRequest, NotFound
 
 
 def studies(
@@ -37,6 +37,8 @@ def studies(
     with Client.from_environment() as client:
         found = _find(client, which, limit)
         if picture is not None:
+            if len(found) > 1:
+                raise InvalidRequest("SEVERAL_SERIES", f"the study has {len(found)} series; name the one you mean")
             size = _write_picture(client, found[0], picture)
             if not as_json:
                 output.print_note(f"{picture} ({output.size(size)})")
