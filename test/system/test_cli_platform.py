@@ -192,6 +192,9 @@ def test_life_of_an_algorithm(mip: Mip, ct: list[str], tmp_path: Path) -> None:
     outputs = ("--output", "seg", "--output", "SR")
     assert mip.json("algorithms", "update", name, *outputs)["outputs"] == ["SEG", "SR"]
     assert "SEG, SR" in mip.text("algorithms", "show", name)
+    assert mip.json("algorithms", "update", name, "--store-results")["store_results"] is True
+    assert "back into the PACS" in mip.text("algorithms", "show", name)
+    assert mip.json("algorithms", "update", name, "--no-store-results")["store_results"] is False
 
     assert mip.json("algorithms", "scale", name, "1", "--wait")["status"] == "ACTIVE"
     job = mip.json("process", name, *ct, "--output", str(tmp_path / "result.dcm"))

@@ -52,7 +52,11 @@ def process(
     ] = None,
     job_id: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="An id of one's own: sent twice, it is one job.", show_default=False),
+        typer.Option(
+            metavar="ID",
+            help="An id of one's own: sent twice for one --client-id, it is one job.",
+            show_default=False,
+        ),
     ] = None,
     client_id: Annotated[
         str | None,
