@@ -614,19 +614,58 @@ def implementation() -> str:
     )
 
 
-# What other modules say of themselves
+# What a version may lack
 
 
-def said_by(module: str) -> str:
-    """What a module's ``conformance()`` says, in Markdown; until there is such a module, that it is not there."""
+def module(name: str) -> Any:
+    """One of the platform's; None in a version that has no such module."""
+    full = f"medical_image_processing.{name}"
     try:
-        found = importlib.import_module(f"medical_image_processing.{module}")
+        return importlib.import_module(full)
     except ModuleNotFoundError as error:
-        if not f"medical_image_processing.{module}".startswith(error.name or "?"):
+        if not full.startswith(error.name or "?"):  # something that it needs
             raise
+        return None
+
+
+def dimse() -> str:
+    """Presentation contexts and limits of the application entity."""
+    capabilities = module("dimse.capabilities")
+    if capabilities is None:
         return _NOT_HERE
-    said: str = found.conformance().rstrip() + "\n"
-    return said
+    syntaxes: dict[tuple[str, ...], str] = {}
+    rows = []
+    for one in capabilities.capabilities():
+        named_as = syntaxes.setdefault(one.transfer_syntax_uids, "ABCDEFGH"[len(syntaxes)])
+        rows.append((one.sop_class, f"`{one.sop_class_uid}`", named_as, one.role, "•" if one.makes_jobs else ""))
+    lists = [(letter, "; ".join(uids.UID(one).name for one in listed)) for listed, letter in syntaxes.items()]
+    numbers = [(name.replace("_", " "), f"{value:,.10g}") for name, value in capabilities.entity_limits().items()]
+    return "\n".join(
+        (
+            table(("SOP class", "UID", "transfer syntaxes", "role", "makes jobs"), rows),
+            table(("transfer syntaxes", ""), lists),
+            table(("limit", ""), numbers),
+        )
+    )
+
+
+def deidentification() -> str:
+    """What is said in an instance that was de-identified, and what is refused."""
+    profile = module("pacs.deidentify")
+    if profile is None:
+        return _NOT_HERE
+    cleaned = profile.deidentify(sample(_SAMPLES[0]), lambda value: f"2.25.{len(value)}").data
+    dataset = pydicom.dcmread(io.BytesIO(cleaned), stop_before_pixels=True)
+    rows = [
+        (
+            f"({element.tag.group:04X},{element.tag.element:04X}) {dictionary_description(element.tag)}",
+            "; ".join(map(coded, element.value)) if element.VR == "SQ" else text_of(element),
+        )
+        for element in dataset.group_dataset(0x0012)
+    ]
+    refused = (profile.BURNED_IN, profile.NOT_AN_IMAGE, profile.NOT_DEIDENTIFIABLE)
+    codes_of = ", ".join(f"`{code}`" for code in refused)
+    return f"{table(('attribute', 'value'), rows)}\nWhat can't be de-identified is refused: {codes_of}.\n"
 
 
 TABLES: dict[str, Table] = {
@@ -637,8 +676,8 @@ TABLES: dict[str, Table] = {
     "reasons": reasons,
     "limits": limits,
     "pacs-statuses": pacs_statuses,
-    "dimse": lambda: said_by("dimse.conformance"),
-    "deidentification": lambda: said_by("deidentify.conformance"),
+    "dimse": dimse,
+    "deidentification": deidentification,
     "transfer-syntaxes": transfer_syntaxes,
     "unread": unread,
     "read-classes": read_classes,
