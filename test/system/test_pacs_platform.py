@@ -266,9 +266,14 @@ def test_what_a_person_forgot_is_named(platform: Platform, orthanc: Orthanc) -> 
     forgotten = {**clean_environment(), **platform.env, "PACS_API_KEY": "wrong"}
     said = subprocess.run([*CLI, "studies"], env=forgotten, capture_output=True, text=True, timeout=60)
     assert (said.returncode, "set PACS_API_KEY" in said.stderr) == (1, True)
-    orthanc.store(slices(1, series=f"{SERIES}.9"))
+    other = slices(1, series=f"{SERIES}.9")
+    other[0].SeriesDescription = "red\x1b[31m alert"
+    orthanc.store(other)
     said = run(platform, "studies", STUDY, "--picture", "/tmp/none.png")
     assert (said.returncode, "SEVERAL_SERIES" in said.stderr) == (1, True)
+    said = run(platform, "studies", STUDY)
+    assert "alert" in said.stdout and "\x1b" not in said.stdout, "a header commands the terminal"
+    assert "2004-01-19" in said.stdout
 
 
 def test_a2_descriptions_are_for_the_operator_alone(platform: Platform) -> None:

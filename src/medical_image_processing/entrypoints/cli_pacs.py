@@ -52,7 +52,7 @@ def studies(
     lines = []
     for study, its in groupby(sorted(found, key=_study_of), key=_study_of):
         several = list(its)
-        lines.append((study, _in_words(several[0]["date"], several[0]["study_description"])))
+        lines.append((study, _in_words(_date(several[0]["date"]), several[0]["study_description"])))
         lines += [(f"  {one['series_id']}", _series_in_words(one)) for one in several]
     output.print_named(lines)
     if len(found) == limit:
@@ -114,7 +114,15 @@ def _reading_of(access: dict[str, Any]) -> tuple[str, str | None, str, str]:
 
 
 def _in_words(*texts: str | None) -> str:
-    return ", ".join(text for text in texts if text)
+    """Those that there are. What came out of headers may hold anything, and a terminal would obey it."""
+    words = ", ".join(text for text in texts if text)
+    return "".join(character if character.isprintable() else "�" for character in words)
+
+
+def _date(text: str | None) -> str:
+    """A DA (PS3.5, section 6.2) for people."""
+    is_date = text is not None and len(text) == 8 and text.isascii() and text.isdecimal()
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if text and is_date else text or ""
 
 
 def _find(client: Client, which: str | None, limit: int) -> list[dict[str, Any]]:
