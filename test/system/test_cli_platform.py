@@ -192,11 +192,21 @@ def test_life_of_an_algorithm(mip: Mip, ct: list[str], tmp_path: Path) -> None:
     outputs = ("--output", "seg", "--output", "SR")
     assert mip.json("algorithms", "update", name, *outputs)["outputs"] == ["SEG", "SR"]
     assert "SEG, SR" in mip.text("algorithms", "show", name)
+    assert mip.json("algorithms", "update", name, "--store-results")["store_results"] is True
+    assert "back into the PACS" in mip.text("algorithms", "show", name)
+    assert mip.json("algorithms", "update", name, "--no-store-results")["store_results"] is False
 
     assert mip.json("algorithms", "scale", name, "1", "--wait")["status"] == "ACTIVE"
     job = mip.json("process", name, *ct, "--output", str(tmp_path / "result.dcm"))
     assert [found["kind"] for found in job["result"]["outputs"]] == ["SEG", "SR"]
-    assert pydicom.dcmread(tmp_path / "result.dcm").Modality == "SEG"
+    assert job["files"] == [str(tmp_path / "result.dcm"), str(tmp_path / "result_sr.dcm")]
+    assert [pydicom.dcmread(file).Modality for file in job["files"]] == ["SEG", "SR"]
+    outputs = ("--output", "SC", "--output", "SEG", "--output", "SR")
+    mip.json("algorithms", "update", name, *outputs, "--wait")
+    said = mip.text("process", name, *ct, "--output", str(tmp_path / "all.dcm"))
+    for file, modality in (("all.dcm", "OT"), ("all_seg.dcm", "SEG"), ("all_sr.dcm", "SR")):
+        assert file in "".join(said.split())
+        assert pydicom.dcmread(tmp_path / file).Modality == modality
     assert mip.json("algorithms", "scale", name, "0", "--wait")["status"] == "INACTIVE"
     assert f"scale {name} 1" in mip.run("algorithms", "remove", name).stderr
     assert mip.run("algorithms", "remove", name, "--hard").exit_code == 2, "nobody was asked"

@@ -24,6 +24,7 @@ from platform_process import CLI, Platform, clean_environment
 
 pytestmark = pytest.mark.needs("Orthanc", "setpriv")
 
+ROOT = Path(__file__).resolve().parents[2]
 STUDY, SERIES = "1.2.826.0.1.3680043.10.543.1", "1.2.826.0.1.3680043.10.543.1.1"
 ALGORITHM = {
     "algo_id": "processing_1",
@@ -142,6 +143,23 @@ def test_paths_of_the_earlier_system_are_told_what_to_be(client: Client) -> None
     assert "DICOM UIDs" in job["error"]["message"]
 
 
+def test_the_command_line_saves_every_output_and_says_that_they_are_stored(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    outputs = ["SC", "SEG", "SR"]
+    client.call("PATCH", "admin", "algorithms", "processing_1", body={"outputs": outputs})
+    try:
+        await_that(lambda: client.call("GET", "admin", "algorithms", "processing_1")["status"] == "ACTIVE")
+        names = ("--study", STUDY, "--series", SERIES, "--store", "--output", str(tmp_path / "all.dcm"))
+        said = run(platform, "process", "processing_1", *names)
+        assert said.returncode == 0, said.stderr
+        assert re.search(r"^stored +done", said.stdout, re.MULTILINE), said.stdout
+        files = [tmp_path / name for name in ("all.dcm", "all_seg.dcm", "all_sr.dcm")]
+        assert [pydicom.dcmread(file).Modality for file in files] == ["OT", "SEG", "SR"]
+    finally:
+        client.call("PATCH", "admin", "algorithms", "processing_1", body={"outputs": ["SC"]})
+
+
 def test_results_go_back_into_the_pacs_once(client: Client, orthanc: Orthanc) -> None:
     before = stored_uids(orthanc)
     job = process(client, store=True)
@@ -166,12 +184,15 @@ def test_the_command_line_shows_no_patient(platform: Platform) -> None:
     shown = run(platform, "studies", "--json")
     assert SERIES in shown.stdout and '"modality": "CT"' in shown.stdout
     assert "CompressedSamples" not in shown.stdout, "the patient's name is nobody's business"
+    for command in (("studies",), ("accesses", "--study", STUDY)):
+        said = run(platform, *command).stdout
+        assert STUDY in said.split() and SERIES in said.split(), "a name that is folded can't be copied"
     jobs = run(platform, "jobs", "list", "--json")
     assert '"stored"' in jobs.stdout
 
 
 def test_the_pages_commands_run_as_written(platform: Platform, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "pacs.md").read_text()
+    page = (ROOT / "docs" / "pacs.md").read_text()
     [session] = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     mip = " ".join(shlex.quote(part) for part in CLI)
     session = re.sub(r"^mip ", f"{mip} ", session, flags=re.MULTILINE)
@@ -189,6 +210,32 @@ def test_the_pages_commands_run_as_written(platform: Platform, tmp_path: Path) -
     assert (tmp_path / "middle.png").exists() and (tmp_path / "result.dcm").exists()
 
 
+def test_the_readme_s_session_over_a_pacs_runs_as_written(orthanc: Orthanc, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    [start] = [block for block in blocks if "dicom-web" in block]
+    [session] = [block for block in blocks if "--picture" in block]
+    (tmp_path / "password").write_text(orthanc.password)
+    options = shlex.split(start.replace("~/pacs-password", str(tmp_path / "password")))[2:]
+    pacs = options[options.index("--pacs") + 1]
+    assert pacs == "http://localhost:8042/dicom-web", "as in the issue"
+    rest = [option for option in options if option not in ("--pacs", pacs, "--runtime", "process")]
+    with Platform(tmp_path / "home", pacs=orthanc.base, options=rest) as platform:
+        session = session.replace("SERIES_UID", SERIES).replace("STUDY_UID", STUDY)
+        session = session.replace("~/.mip/env", str(platform.home / "env")).replace("./mip ", f"{ROOT / 'mip'} ")
+        ran = subprocess.run(
+            ["/bin/sh", "-eu", "-c", session],
+            cwd=tmp_path,
+            env=clean_environment(HOME=str(tmp_path)),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    made = ("middle.png", "result.dcm", "result_seg.dcm", "result_sr.dcm")
+    assert all((tmp_path / name).exists() for name in made)
+    assert re.search(r"^stored +done", ran.stdout, re.MULTILINE)
+
+
 def test_a1_what_an_algorithm_gets_tells_nothing_of_the_pacs(platform: Platform, orthanc: Orthanc) -> None:
     """Its environment and its process know neither address nor password; nor do the logs and the shell's file."""
     secret, port = orthanc.password, orthanc.base.split(":")[2].split("/")[0]
@@ -203,7 +250,8 @@ def test_a1_what_an_algorithm_gets_tells_nothing_of_the_pacs(platform: Platform,
         assert secret.encode() not in _read(worker / "environ")
         assert f":{port}/dicom-web".encode() not in _read(worker / "environ")
     for file in (platform.log, platform.home / "env", *platform.home.glob("logs/**/*.log")):
-        assert secret not in file.read_text(errors="replace")
+        said = file.read_text(errors="replace")
+        assert secret not in said and f":{port}/dicom-web" not in said and SERIES not in said
     assert stat.S_IMODE((platform.home / "pacs-cache").stat().st_mode) == 0o700
 
 
@@ -212,6 +260,20 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError:
         return b""
+
+
+def test_what_a_person_forgot_is_named(platform: Platform, orthanc: Orthanc) -> None:
+    forgotten = {**clean_environment(), **platform.env, "PACS_API_KEY": "wrong"}
+    said = subprocess.run([*CLI, "studies"], env=forgotten, capture_output=True, text=True, timeout=60)
+    assert (said.returncode, "set PACS_API_KEY" in said.stderr) == (1, True)
+    other = slices(1, series=f"{SERIES}.9")
+    other[0].SeriesDescription = "red\x1b[31m alert"
+    orthanc.store(other)
+    said = run(platform, "studies", STUDY, "--picture", "/tmp/none.png")
+    assert (said.returncode, "SEVERAL_SERIES" in said.stderr) == (1, True)
+    said = run(platform, "studies", STUDY)
+    assert "alert" in said.stdout and "\x1b" not in said.stdout, "a header commands the terminal"
+    assert "2004-01-19" in said.stdout
 
 
 def test_a2_descriptions_are_for_the_operator_alone(platform: Platform) -> None:

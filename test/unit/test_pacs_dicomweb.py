@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from pacs_support import Pacs, serve_dicomweb
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
+from medical_image_processing.errors import MipError
+from medical_image_processing.pacs.dicomweb import DicomwebArchive
+from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.retrieve import DicomwebServer
 from orthanc import Orthanc, running_orthanc
 
@@ -135,6 +139,40 @@ def test_a_server_that_is_down_is_said_to_be_so() -> None:
     with serve_dicomweb(DicomwebServer("http://127.0.0.1:9")) as pacs:
         answer = pacs.get("/studies")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_UNAVAILABLE")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "said"),
+    [
+        ("https", None, "TLS fails"),
+        ("http", "127.0.0.1:9", "nothing listens there"),
+        ("http", "no-such-host.invalid", "no host of that name"),
+    ],
+)
+def test_what_a_person_typed_wrongly_is_told(scheme: str, host: str | None, said: str, orthanc: Orthanc) -> None:
+    address = orthanc.base.replace("http://", f"{scheme}://")
+    if host is not None:
+        address = f"{scheme}://{host}/dicom-web"
+    with serve_dicomweb(DicomwebServer(address, orthanc.authorization())) as pacs:
+        answer = pacs.get("/studies")
+    assert answer.status_code == 503 and said in answer.json()["error"]["message"]
+
+
+def test_an_address_that_is_no_dicomweb_root_is_trouble_and_no_missing_study(orthanc: Orthanc) -> None:
+    server = DicomwebServer(orthanc.base.replace("/dicom-web", "/dicomweb"), orthanc.authorization())
+    with serve_dicomweb(server) as pacs:
+        answer = pacs.get(f"/studies/{STUDY}/images?series_id={SERIES}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "PACS_REFUSED")
+    assert "address" in answer.json()["error"]["message"]
+
+    async def ask() -> MipError | None:
+        archive = DicomwebArchive(server, LinkSigner())
+        await archive.check()
+        await archive.close()
+        return archive.trouble
+
+    trouble = asyncio.run(ask())
+    assert trouble is not None and trouble.code == "PACS_REFUSED"
 
 
 INSTANCE = {"0020000D": {"Value": [STUDY]}, "0020000E": {"Value": [SERIES]}, "00080018": {"Value": ["1.2"]}}

@@ -54,6 +54,15 @@ def test_a_client_certificate_is_loaded(tmp_path: Path) -> None:
         replace(given, client_key=secret_file(tmp_path)).server()
 
 
+def test_a_secret_that_others_can_read_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = secret_file(tmp_path)
+    for mode, warns in ((0o600, False), (0o640, True), (0o604, True)):
+        file.chmod(mode)
+        caplog.clear()
+        PacsOptions(HTTP, user="mip", password_file=file).server()
+        assert ("chmod 600" in caplog.text) is warns and SECRET not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -116,6 +116,7 @@ def failed(reason: int) -> dict[str, Any]:
         (409, {FAILED: "PATIENT^NAME"}, "STORE_REFUSED"),
         (400, b"PATIENT^NAME", "STORE_REFUSED"),
         (404, b"", "STORE_REFUSED"),
+        (410, b"", "STORE_REFUSED"),
         (415, b"", "STORE_REFUSED"),
         (401, b"", "PACS_UNAVAILABLE"),
         (429, b"", "PACS_UNAVAILABLE"),

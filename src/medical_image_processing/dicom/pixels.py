@@ -24,6 +24,7 @@ from pydicom.uid import (
     JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
@@ -42,6 +43,7 @@ _MAX_COMPRESSION = 1000
 _ALWAYS_ALLOWED_BYTES = 64 * 2**20
 
 _LITTLE_ENDIAN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
+_NATIVE = _LITTLE_ENDIAN | {ExplicitVRBigEndian}
 _JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL})
 _PIXEL_TAGS = (header.PIXEL_DATA, 0x7FE00008, 0x7FE00009)
 _ENCODED_PIXEL_TAGS = frozenset(
@@ -305,14 +307,25 @@ def _luminance(colours: Pixels) -> Pixels:
     return luminance.astype(np.int32) if colours.dtype.itemsize <= 2 else luminance
 
 
+def decoders_of(syntax: UID) -> tuple[str, ...]:
+    """What decodes pixels in ``syntax``, in the order in which it is tried; nothing where they can't be read."""
+    if syntax in _NATIVE:
+        return ("pydicom",)
+    own = ("imagecodecs",) if syntax in jpeg.SYNTAXES else ("OpenCV",) if syntax in _JPEG_2000 else ()
+    return (*own, *_plugins(syntax))
+
+
+def _plugins(syntax: UID) -> tuple[str, ...]:
+    try:
+        return tuple(get_decoder(syntax).available_plugins)
+    except NotImplementedError:
+        return ()
+
+
 def _why_undecodable(syntax: Any) -> str:
     known = syntax.name != syntax
     name = f"'{syntax.name}'" if known else "an unknown transfer syntax"
-    try:
-        has_decoder = known and get_decoder(syntax).is_available
-    except NotImplementedError:
-        has_decoder = False
-    if has_decoder:
+    if known and (syntax in _NATIVE or _plugins(syntax)):
         return f"The pixel data, {name}, can't be decoded; it or its header is broken. Fetch the file again."
     return f"There is no decoder for {name}; send uncompressed, JPEG, JPEG-LS, JPEG 2000 or RLE."
 

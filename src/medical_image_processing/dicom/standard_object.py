@@ -19,9 +19,11 @@ from typing import Any
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from medical_image_processing.dicom import header
 from medical_image_processing.dicom.derived import Making, carried_on, contributing_equipment, made_uid
+from medical_image_processing.dicom.encode import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from medical_image_processing.dicom.image import Image, Vector, as_slices
 from medical_image_processing.errors import InputRejected
 
@@ -73,6 +75,9 @@ def finished(
     made: Dataset, image: Image, making: Making, *, uids: Iterable[str], description: str, is_image: bool
 ) -> bytes:
     """The DICOM file of what highdicom ``made``. ``uids``: what its invented UIDs are made from instead."""
+    # The file is this implementation's, whatever library it was built with.
+    made.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    made.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     _set_times(made, making)
     made.SeriesDescription = description[:64]
     _replace_invented_uids(made, tuple(uids))

@@ -28,9 +28,9 @@ from medical_image_processing.entrypoints.pacs_options import CACHE_MIB, PacsOpt
 from medical_image_processing.errors import InvalidRequest, MipError, Unavailable
 
 _EPILOG = (
-    "algorithms, jobs, keys and process call the platform at MIP_API_BASE (else http://127.0.0.1:8080), with the "
-    "keys in MIP_ADMIN_KEY and MIP_CLIENT_KEY; `. HOME/env` sets them, and `mip env` prints those of AWS. "
-    "Research use only."
+    "algorithms, jobs, keys, process, studies and accesses call the platform at MIP_API_BASE (else "
+    "http://127.0.0.1:8080), with the keys in MIP_ADMIN_KEY, MIP_CLIENT_KEY and PACS_API_KEY; `. HOME/env` sets "
+    "them, and `mip env` prints those of AWS. Research use only."
 )
 
 

@@ -55,6 +55,14 @@ Outputs = Annotated[
         show_default=False,
     ),
 ]
+StoreResults = Annotated[
+    bool | None,
+    typer.Option(
+        "--store-results/--no-store-results",
+        help="Put results back into the PACS, where a job doesn't say.",
+        show_default=False,
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is ACTIVE, and has stayed so for 1.5 s.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="The longest to wait.")]
 
@@ -72,6 +80,7 @@ def register(
     min_count: MinCount = None,
     max_count: MaxCount = None,
     outputs: Outputs = None,
+    store_results: StoreResults = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The POST body as JSON, - for standard input; options override it."),
@@ -89,7 +98,7 @@ def register(
     /app/worker.sh, the entry point of our base image. Results are Secondary Captures, which any viewer shows;
     --output SC --output SEG --output SR adds a Segmentation and a Structured Report of what it measures.
     """
-    given = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs)
+    given = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs, store_results)
     body = {**_DEFAULTS, **_read_spec(file), **given}
     named = body.pop("algorithm_id", None) or body.get("algo_id") or algo_id
     if named != algo_id:
@@ -165,6 +174,7 @@ def update(
     min_count: MinCount = None,
     max_count: MaxCount = None,
     outputs: Outputs = None,
+    store_results: StoreResults = None,
     if_revision: Annotated[
         int | None,
         typer.Option(metavar="N", help="Only if it is still at this revision.", show_default=False),
@@ -178,7 +188,7 @@ def update(
     Jobs that run end as they began, the next start with the change. --env replaces all variables, --output all
     outputs.
     """
-    body = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs)
+    body = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs, store_results)
     if not body:
         raise typer.BadParameter("name at least one thing to change, for example --memory 4096")
     headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
@@ -305,6 +315,7 @@ def _fields(
     min_count: int | None,
     max_count: int | None,
     outputs: list[str] | None,
+    store_results: bool | None,
 ) -> dict[str, Any]:
     """The body's fields that were given."""
     fields = {
@@ -317,6 +328,7 @@ def _fields(
         "min_count": min_count,
         "max_count": max_count,
         "outputs": [kind.upper() for kind in outputs] if outputs else None,
+        "store_results": store_results,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -414,6 +426,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
             ("workers", _workers(record)),
             ("env", "\n".join(f"{name}={value}" for name, value in record["env"].items())),
             ("outputs", ", ".join(record["outputs"])),
+            ("results", "go back into the PACS" if record["store_results"] else None),
             ("queue", resources["queue_url"]),
             ("task", resources["task_definition"]),
             ("service", resources["service"]),

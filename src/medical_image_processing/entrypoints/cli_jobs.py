@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from medical_image_processing.errors import AlgorithmFailed, MipError, Unavailab
 SUCCEEDED = "SUCCEEDED"
 _POLL_S = 0.5
 _PATIENCE_S = 30.0
+_STORED_S = 10.0
 
 app = typer.Typer(no_args_is_help=True, help="Look at jobs.")
 
@@ -50,7 +52,11 @@ def process(
     ] = None,
     job_id: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="An id of one's own: sent twice, it is one job.", show_default=False),
+        typer.Option(
+            metavar="ID",
+            help="An id of one's own: sent twice for one --client-id, it is one job.",
+            show_default=False,
+        ),
     ] = None,
     client_id: Annotated[
         str | None,
@@ -71,7 +77,12 @@ def process(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result and fetch it.")] = True,
     file: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Where the result goes; else JOB_ID.dcm, here."),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Where the result goes, else JOB_ID.dcm, here. Of several outputs the others go beside it: "
+            "FILE_seg.dcm, FILE_sr.dcm.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -138,20 +149,19 @@ def list_jobs(
     if not page["jobs"]:
         output.print_note("no such jobs; `mip process --help` says how to send one")
         return
+    # Of the two there is room for one, if no name is to be folded.
+    last = "stored" if any(job.get("stored") for job in page["jobs"]) else "time"
     rows = [
         (
             job["job_id"],
             job["algo_id"],
             output.state(job["status"]),
             output.ago(job["created_at"]),
-            time_taken(job),
-            (job.get("stored") or {}).get("status", ""),
+            time_taken(job) if last == "time" else (job.get("stored") or {}).get("status", ""),
         )
         for job in page["jobs"]
     ]
-    columns = len(rows[0]) if any(row[-1] for row in rows) else len(rows[0]) - 1
-    headings = ("job", "algorithm", "state", "sent", "time", "stored")[:columns]
-    output.print_table(headings, [row[:columns] for row in rows], right=("time",))
+    output.print_table(("job", "algorithm", "state", "sent", last), rows, right=("time",))
     output.print_more(page["next_cursor"])
 
 
@@ -257,19 +267,54 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
         if as_json:
             output.print_json(job)
         raise failure(job)
-    size = client.download(job["result"]["dicom"]["url"], file)
+    job = _until_stored(client, job)
+    files = _files(job["result"], file)
+    sizes = {target: client.download(url, target) for target, url in files.items()}
     if as_json:
-        output.print_json({**job, "output": str(file)})
+        output.print_json({**job, "output": str(file), "files": [str(target) for target in files]})
         return
     output.print_fields(
         [
             ("job", job["job_id"]),
             ("state", output.state(job["status"])),
             ("time", time_taken(job)),
-            ("output", f"{file} ({output.size(size)})"),
+            *(("output", f"{target} ({output.size(size)})") for target, size in sizes.items()),
             ("stored", _stored(job)),
         ]
     )
+
+
+def _until_stored(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+    """The job once its results are in the PACS, can't be, or meet some trouble; it is not waited for long."""
+    deadline = time.monotonic() + _STORED_S
+    while (stored := job.get("stored")) and stored["status"] == "pending" and not stored["error"]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_S / 5)
+        job = client.call("GET", "jobs", job["job_id"])
+    return job
+
+
+def _files(result: dict[str, Any], file: Path) -> dict[Path, str]:
+    """Where each output goes, and its link: the first into ``file``, the others beside it, named by their kind."""
+    first = result["dicom"]
+    files: dict[Path, str] = {file: first["url"]}
+    for item in result["outputs"]:
+        if (item["bucket"], item["key"]) == (first["bucket"], first["key"]):
+            continue
+        suffix = file.suffix if item["kind"] != "other" else _suffix(item["key"])
+        name = f"{file.stem}_{item['kind'].lower()}"
+        target, number = file.with_name(f"{name}{suffix}"), 2
+        while target in files:  # two of a kind
+            target, number = file.with_name(f"{name}_{number}{suffix}"), number + 1
+        files[target] = item["url"]
+    return files
+
+
+def _suffix(key: str) -> str:
+    """That of a file whose name an algorithm chose, unless it is an odd one."""
+    suffix = PurePosixPath(key).suffix
+    return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else ""
 
 
 def failure(job: dict[str, Any]) -> MipError:

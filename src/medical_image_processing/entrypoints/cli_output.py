@@ -95,6 +95,16 @@ def print_fields(fields: Sequence[tuple[str, str | Text | None]]) -> None:
     OUT.print(table)
 
 
+def print_named(lines: Sequence[tuple[str, str]]) -> None:
+    """Names that one copies, never cut or folded, and words about each, which go on below the first of them."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, overflow="ignore")
+    table.add_column()
+    for name, words in lines:
+        table.add_row(Text(name), Text(words))
+    OUT.print(table)
+
+
 def state(status: str) -> Text:
     """A state, coloured on a terminal."""
     return Text(status, style=_STYLES.get(status, ""))

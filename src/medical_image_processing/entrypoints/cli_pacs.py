@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.entrypoints.cli_output import AsJson
 from medical_image_processing.entrypoints.client import Client
-from medical_image_processing.errors import NotFound
+from medical_image_processing.errors import InvalidRequest, NotFound
 
 
 def studies(
@@ -36,6 +37,8 @@ def studies(
     with Client.from_environment() as client:
         found = _find(client, which, limit)
         if picture is not None:
+            if len(found) > 1:
+                raise InvalidRequest("SEVERAL_SERIES", f"the study has {len(found)} series; name the one you mean")
             size = _write_picture(client, found[0], picture)
             if not as_json:
                 output.print_note(f"{picture} ({output.size(size)})")
@@ -46,19 +49,12 @@ def studies(
     if not found:
         output.print_note("the PACS holds no images yet")
         return
-    rows = [
-        (
-            one["study_id"],
-            one["series_id"],
-            one["date"] or "",
-            one["modality"] or "",
-            "" if one["images"] is None else str(one["images"]),
-            " / ".join(text for text in (one["study_description"], one["series_description"]) if text),
-        )
-        for one in found
-    ]
-    headings = ("study", "series", "date", "modality", "images", "description")
-    output.print_table(headings, rows, right=("images",))
+    lines = []
+    for study, its in groupby(sorted(found, key=_study_of), key=_study_of):
+        several = list(its)
+        lines.append((study, _in_words(_date(several[0]["date"]), several[0]["study_description"])))
+        lines += [(f"  {one['series_id']}", _series_in_words(one)) for one in several]
+    output.print_named(lines)
     if len(found) == limit:
         output.print_note("there may be more; --limit shows more of them")
 
@@ -82,7 +78,8 @@ def accesses(
 ) -> None:
     """List who read which image, newest first.
 
-    Needs the admin key. `operator` is whoever used the operator's own key to the PACS API.
+    Each reading has its study, its series, and below them the images. Needs the admin key. `operator` is
+    whoever used the operator's own key to the PACS API.
     """
     params = {"study": study, "algo": algo, "job": job, "limit": limit, "cursor": cursor}
     with Client.from_environment() as client:
@@ -93,19 +90,39 @@ def accesses(
     if not page["accesses"]:
         output.print_note("nobody read such images")
         return
-    rows = [
-        (
-            output.ago(one["at"]),
-            one["algo_id"],
-            one["job_id"] or "",
-            one["study_uid"],
-            one["series_uid"],
-            one["image_uid"],
-        )
-        for one in page["accesses"]
-    ]
-    output.print_table(("read", "by", "for job", "study", "series", "image"), rows)
+    lines = []
+    for (algo_id, job_id, *uids), its in groupby(page["accesses"], key=_reading_of):
+        several = list(its)
+        by = _in_words(algo_id, f"job {job_id}" if job_id else "", output.ago(several[0]["at"]))
+        lines += [by, *(f"  {uid}" for uid in uids), *(f"    {one['image_uid']}" for one in several)]
+    output.print_named([(line, "") for line in lines])
     output.print_more(page["next_cursor"])
+
+
+def _study_of(series: dict[str, Any]) -> str:
+    return str(series["study_id"])
+
+
+def _series_in_words(series: dict[str, Any]) -> str:
+    count = series["images"]
+    instances = "" if count is None else "1 instance" if count == 1 else f"{count} instances"
+    return _in_words(series["modality"], instances, series["series_description"])
+
+
+def _reading_of(access: dict[str, Any]) -> tuple[str, str | None, str, str]:
+    return access["algo_id"], access["job_id"], access["study_uid"], access["series_uid"]
+
+
+def _in_words(*texts: str | None) -> str:
+    """Those that there are. What came out of headers may hold anything, and a terminal would obey it."""
+    words = ", ".join(text for text in texts if text)
+    return "".join(character if character.isprintable() else "�" for character in words)
+
+
+def _date(text: str | None) -> str:
+    """A DA (PS3.5, section 6.2) for people."""
+    is_date = text is not None and len(text) == 8 and text.isascii() and text.isdecimal()
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if text and is_date else text or ""
 
 
 def _find(client: Client, which: str | None, limit: int) -> list[dict[str, Any]]:

@@ -42,6 +42,9 @@ PONG_S = 20.0
 _LOOPBACK_ADMIN_KEY = "dev-admin"
 _LOOPBACK_PACS_KEY = "devkey"
 
+_CLIENT_KEY = "MIP_CLIENT_KEY"
+_KEYS = {"admin": "MIP_ADMIN_KEY", "pacs": "PACS_API_KEY"}
+"""Which variable holds the key that opens what lies below a first segment, where it is not the client's."""
 _ERRORS: Mapping[int, Callable[[str, str], MipError]] = {
     401: Unauthorized,
     403: Forbidden,
@@ -147,7 +150,7 @@ class Client:
             # A key that was just rotated opens within a minute; until then the one before does.
             answer = self._send(method, url, body, wanted, {**sent, **self._key("admin")})
         if not answer.is_success:
-            raise _error(answer, self.base)
+            raise _error(answer, self.base, _KEYS.get(path[0], _CLIENT_KEY))
         if not answer.content:
             return None
         try:
@@ -267,15 +270,14 @@ def _is_loopback(base: str) -> bool:
         return False
 
 
-def _error(answer: httpx.Response, base: str) -> MipError:
+def _error(answer: httpx.Response, base: str, key: str = _CLIENT_KEY) -> MipError:
     try:
         said = answer.json()["error"]
         code, message = str(said["code"]), str(said["message"])
     except (ValueError, KeyError, TypeError):
         return Unavailable("NOT_A_PLATFORM", f"{base} answered {answer.status_code}; check MIP_API_BASE")
     if answer.status_code == 401:
-        name = "MIP_ADMIN_KEY" if code.startswith("ADMIN") else "MIP_CLIENT_KEY"
-        message = f"{message}: set {name}, or run `. HOME/env` of the platform"
+        message = f"{message}: set {key}, or run `. HOME/env` of the platform"
     if answer.status_code >= 500:
         return Unavailable(code, message)
     return _ERRORS.get(answer.status_code, InvalidRequest)(code, message)

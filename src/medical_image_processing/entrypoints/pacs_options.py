@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import ipaddress
 import logging
+import os
 import ssl
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -133,6 +135,8 @@ def _is_local(base: str) -> bool:
 def _read_secret(option: str, file: Path) -> str:
     try:
         with file.expanduser().open("rb") as stream:
+            if os.fstat(stream.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH):
+                _LOG.warning("%s: other users can read the file; `chmod 600` it", option)
             content = stream.read(_MOST_SECRET_BYTES + 1)
         text = content.decode().rstrip("\r\n")
     except OSError as error:

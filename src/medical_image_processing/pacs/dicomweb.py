@@ -27,7 +27,14 @@ from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.http import Headers, Request, not_get, send_answer, send_chunks, send_start
 from medical_image_processing.pacs.instances import Instance, Instances, Series
 from medical_image_processing.pacs.links import LinkSigner
-from medical_image_processing.pacs.retrieve import DicomwebServer, Limits, Retriever, problem, unavailable
+from medical_image_processing.pacs.retrieve import (
+    DicomwebServer,
+    Limits,
+    Retriever,
+    problem,
+    unavailable,
+    why_unreachable,
+)
 
 _LOG = logging.getLogger(__name__)
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -191,7 +198,7 @@ class DicomwebArchive:
         except TimeoutError as error:
             raise unavailable(f"it takes longer than {self._limits.total_s:g} s to store a result") from error
         except _BROKEN as error:
-            raise unavailable(f"it can't be reached: {type(error).__name__}") from error
+            raise unavailable(f"it can't be reached: {why_unreachable(error)}") from error
 
     async def _instances(self, study_uid: str, series_uid: str | None, **how: Any) -> list[Instance]:
         below = f"/studies/{study_uid}" + (f"/series/{series_uid}" if series_uid else "")
@@ -221,11 +228,11 @@ class DicomwebArchive:
         try:
             answer = await self._send(self._client.build_request("GET", address, params=query, headers=headers))
         except NotFound as error:
-            if address == "/studies":
-                raise PermanentError(
-                    "PACS_REFUSED", "the DICOMweb server has no /studies; is its address right?"
-                ) from error
-            return []
+            if address != "/studies":
+                return []
+            fault = PermanentError("PACS_REFUSED", "the DICOMweb server has no /studies; is its address right?")
+            self._note(fault)
+            raise fault from error
         try:
             return [] if answer.status_code == 204 else _dicom_json(await _bounded(answer))
         finally:
@@ -235,7 +242,7 @@ class DicomwebArchive:
         try:
             answer = await self._client.send(request, stream=True)
         except _BROKEN as error:
-            self._note(unavailable(f"it can't be reached: {type(error).__name__}"))
+            self._note(unavailable(f"it can't be reached: {why_unreachable(error)}"))
             assert self.trouble is not None
             raise self.trouble from error
         fault = problem(answer.status_code, answer.headers.get("retry-after"))
@@ -255,6 +262,7 @@ class DicomwebArchive:
     async def _nothing(self, study_uid: str, series_uid: str | None) -> NotFound:
         if series_uid is not None and await self._instances(study_uid, None, limit=1):
             return NotFound("SERIES_NOT_FOUND", "the study asked for has no such series; check series_id")
+        await self._search("/studies", limit=1)  # what is no DICOMweb root has no study either
         return NotFound("STUDY_NOT_FOUND", _NO_STUDY)
 
 

@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 _BASE = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[A-Za-z0-9._~-]{1,64}){0,8}")
-_STATUS: tuple[tuple[type[MipError], int], ...] = (
+STATUS: tuple[tuple[type[MipError], int], ...] = (
     (InvalidRequest, 422),
     (Unauthorized, 401),
     (Forbidden, 403),
@@ -38,6 +38,7 @@ _STATUS: tuple[tuple[type[MipError], int], ...] = (
     (Conflict, 409),
     (TransientError, 503),
 )
+"""What is answered to each kind of failure; 500 to any other."""
 _PREFLIGHT: Headers = (
     (b"access-control-allow-methods", b"GET, HEAD"),
     (b"access-control-allow-headers", b"x-api-key, x-job-id, range"),
@@ -107,7 +108,7 @@ def error_answer(status: int, code: str, message: str, headers: Headers = ()) ->
 
 def failure_answer(error: MipError) -> Answer:
     """The answer that states ``error``."""
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
     retry: Headers = ()
     if isinstance(error, TransientError):
         retry = ((b"retry-after", b"%d" % max(1, round(error.retry_after_s))),)

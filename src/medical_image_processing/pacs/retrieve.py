@@ -7,6 +7,7 @@ Every wait has a limit, and so has all of it; Everything here blocks.
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 import threading
 import time
@@ -70,7 +71,7 @@ class Retriever:
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 if is_fresh or isinstance(error, TimeoutError):
-                    raise unavailable(f"it can't be reached: {type(error).__name__}") from error
+                    raise unavailable(f"it can't be reached: {why_unreachable(error)}") from error
                 connection, is_fresh = self._new(), True
         if (fault := problem(response.status, response.headers.get("retry-after"))) is not None:
             connection.close()
@@ -109,7 +110,7 @@ class Retriever:
         try:
             made.connect()
         except OSError as error:
-            raise unavailable(f"it can't be reached: {type(error).__name__}") from error
+            raise unavailable(f"it can't be reached: {why_unreachable(error)}") from error
         made.sock.settimeout(self._limits.wait_s)
         return made
 
@@ -186,6 +187,28 @@ def problem(status: int, retry_after: str | None = None) -> MipError | None:
     return PermanentError(
         "PACS_REFUSED", f"the DICOMweb server answers {status}; is its address the DICOMweb root?"
     )
+
+
+def why_unreachable(error: BaseException) -> str:
+    """What a person can act on, from the failure itself or from what caused it; nothing of what a peer wrote."""
+    found: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in found:
+        found.append(one)
+        one = one.__cause__ or one.__context__
+    for kind, why in (
+        (
+            ssl.SSLCertVerificationError,
+            "its certificate is not one that is trusted; --pacs-ca-file names who signs it",
+        ),
+        (ssl.SSLError, "TLS fails; is its address https, and does it want a client certificate?"),
+        (socket.gaierror, "there is no host of that name"),
+        (ConnectionRefusedError, "nothing listens there; is it running, and is the port right?"),
+        (TimeoutError, "it does not answer in time"),
+    ):
+        if any(isinstance(one, kind) for one in found):
+            return why
+    return type(error).__name__
 
 
 def unavailable(what: str, retry_after_s: float = 5.0) -> Unavailable:

@@ -114,7 +114,7 @@ def _fault(status: int, body: bytes) -> MipError | None:
         return None
     if any(reason in _PASSING for reason in reasons):
         return unavailable("it could not store the result now")
-    if reasons or status in (400, 404, 405, 409, 411, 413, 415, 501):
+    if reasons or status in (400, 404, 405, 406, 409, 410, 411, 413, 415, 501):
         why = f"reason {reasons[0]:#06x}" if reasons else f"status {status}"
         return PermanentError(
             "STORE_REFUSED", f"the DICOMweb server does not take the result: {why} (PS3.18, 10.5)"

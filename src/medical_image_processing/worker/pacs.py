@@ -33,6 +33,7 @@ INPUT_TIMEOUT_S = 300.0
 _MAX_LISTING_BYTES = 2**26
 _ATTEMPTS = 3
 _MOST_FILES = 100_000
+_MOST_SAID = 300
 _UID = re.compile(r"[0-9.]{1,64}")
 _PATHS = (
     ". Where the PACS is a DICOMweb server, ids are DICOM UIDs (digits and dots), not paths: see `mip studies`"
@@ -197,7 +198,9 @@ class PacsClient:
 
         response = _from_pacs(ask)
         if response.status in _LINK_GONE:
-            raise _LinkGone("PACS_UNAVAILABLE", "the PACS API gave a link that is refused")
+            raise _LinkGone(
+                "PACS_UNAVAILABLE", "the PACS lists an image that it does not give; was it removed just now?"
+            )
         return response.body
 
     def _get_files(self, job: JobMessage, urls: list[str], deadline: float) -> list[bytes]:
@@ -325,11 +328,11 @@ def _nonsense() -> Unavailable:
 
 
 def _checked(response: Response, job: JobMessage) -> Response:
-    _check_status(response.status, job)
+    _check_status(response.status, job, response.body)
     return response
 
 
-def _check_status(status: int, job: JobMessage) -> None:
+def _check_status(status: int, job: JobMessage, body: bytes = b"") -> None:
     if status < 300:
         return
     if status == 404:
@@ -337,8 +340,19 @@ def _check_status(status: int, job: JobMessage) -> None:
     if status in (401, 403):
         raise PermanentError("PACS_DENIED", "the PACS API refuses the algorithm's key; check PACS_API_KEY")
     if status >= 500 or status in (408, 429):
-        raise Unavailable("PACS_UNAVAILABLE", f"the PACS API answers {status}")
+        raise Unavailable("PACS_UNAVAILABLE", _trouble(body) or f"the PACS API answers {status}")
     raise PermanentError("PACS_REFUSED", f"the PACS API refuses the request with {status}; check the ids")
+
+
+def _trouble(body: bytes) -> str:
+    """What the PACS API says of the PACS behind it, for whoever sent the job; "" for anything else."""
+    try:
+        error = json.loads(body)["error"]
+        code, message = error["code"], error["message"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return ""
+    is_known = code in ("PACS_UNAVAILABLE", "PACS_REFUSED") and isinstance(message, str)
+    return message[:_MOST_SAID] if is_known else ""
 
 
 def _not_found(job: JobMessage) -> MipError:
