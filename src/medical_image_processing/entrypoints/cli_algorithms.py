@@ -55,6 +55,14 @@ Outputs = Annotated[
         show_default=False,
     ),
 ]
+Deidentify = Annotated[
+    bool | None,
+    typer.Option(
+        "--deidentify",
+        help="Give it images without what identifies the patient; results get it back. Can't be changed later.",
+        show_default=False,
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is ACTIVE, and has stayed so for 1.5 s.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="The longest to wait.")]
 
@@ -72,6 +80,7 @@ def register(
     min_count: MinCount = None,
     max_count: MaxCount = None,
     outputs: Outputs = None,
+    deidentify: Deidentify = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The POST body as JSON, - for standard input; options override it."),
@@ -90,6 +99,8 @@ def register(
     --output SC --output SEG --output SR adds a Segmentation and a Structured Report of what it measures.
     """
     given = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs)
+    if deidentify is not None:
+        given["deidentify"] = deidentify
     body = {**_DEFAULTS, **_read_spec(file), **given}
     named = body.pop("algorithm_id", None) or body.get("algo_id") or algo_id
     if named != algo_id:
@@ -414,6 +425,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
             ("workers", _workers(record)),
             ("env", "\n".join(f"{name}={value}" for name, value in record["env"].items())),
             ("outputs", ", ".join(record["outputs"])),
+            ("images", "de-identified" if record.get("deidentify") else None),
             ("queue", resources["queue_url"]),
             ("task", resources["task_definition"]),
             ("service", resources["service"]),

@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from medical_image_processing.dicom.multipart import Kind, Parts, location
 from medical_image_processing.dicom.read import parse
 from medical_image_processing.errors import InputRejected, MipError, PermanentError, TransientError, Unavailable
-from medical_image_processing.model.job import JobMessage, Scope
+from medical_image_processing.model.job import JobError, JobMessage, Scope
 from medical_image_processing.worker import log
 from medical_image_processing.worker.arriving import ArrivingFiles, Unwanted
 from medical_image_processing.worker.aws import retried
@@ -38,6 +38,7 @@ _PATHS = (
     ". Where the PACS is a DICOMweb server, ids are DICOM UIDs (digits and dots), not paths: see `mip studies`"
 )
 T = TypeVar("T")
+_REASONS = frozenset({"BURNED_IN_ANNOTATION", "NOT_DEIDENTIFIABLE"})
 _LINK_GONE = (401, 403, 404, 409, 410)
 
 
@@ -62,7 +63,7 @@ class PacsClient:
         Of a study, those of its largest series. Those of a series may still arrive while they are read, and what
         is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
-        ``TOO_LARGE``; TransientError ``PACS_UNAVAILABLE``.
+        ``TOO_LARGE``, ``BURNED_IN_ANNOTATION``, ``NOT_DEIDENTIFIABLE``; TransientError ``PACS_UNAVAILABLE``.
         """
         deadline = time.monotonic() + INPUT_TIMEOUT_S
         try:
@@ -93,7 +94,7 @@ class PacsClient:
                 left = _left(deadline)
                 call = self._http.stream(self._origin, f"{listing}&bundle=1", headers, total_s=left)
                 answer = stack.enter_context(call)
-                _check_status(answer.status, job)
+                _check_status(answer.status, job, lambda: _whole(answer))
                 return answer
 
             try:
@@ -325,11 +326,11 @@ def _nonsense() -> Unavailable:
 
 
 def _checked(response: Response, job: JobMessage) -> Response:
-    _check_status(response.status, job)
+    _check_status(response.status, job, lambda: response.body)
     return response
 
 
-def _check_status(status: int, job: JobMessage) -> None:
+def _check_status(status: int, job: JobMessage, body: Callable[[], bytes]) -> None:
     if status < 300:
         return
     if status == 404:
@@ -338,7 +339,18 @@ def _check_status(status: int, job: JobMessage) -> None:
         raise PermanentError("PACS_DENIED", "the PACS API refuses the algorithm's key; check PACS_API_KEY")
     if status >= 500 or status in (408, 429):
         raise Unavailable("PACS_UNAVAILABLE", f"the PACS API answers {status}")
+    if status == 422 and (stated := _stated(body())) is not None:
+        raise InputRejected(stated.code, stated.message)
     raise PermanentError("PACS_REFUSED", f"the PACS API refuses the request with {status}; check the ids")
+
+
+def _stated(body: bytes) -> JobError | None:
+    """The reason that the PACS API gives for an image that can't be had."""
+    try:
+        error = JobError.model_validate(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return error if error.code in _REASONS else None
 
 
 def _not_found(job: JobMessage) -> MipError:

@@ -1,0 +1,83 @@
+"""Gives results their patient back: :class:`ports.reidentification.Reidentifier` over an archive."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from medical_image_processing.errors import NotFound, PermanentError
+from medical_image_processing.model.job import JobMessage
+from medical_image_processing.pacs.deidentified import ReadableArchive
+from medical_image_processing.pacs.reidentify import read_result, reidentify
+from medical_image_processing.ports.pseudonyms import Pseudonyms
+
+_UID = re.compile(r"[0-9.]{1,64}")
+MAX_RESULT_BYTES = 2**30
+
+
+class ArchiveReidentifier:
+    """Implements the port; ``archive`` is the PACS as it is. One job at a time: its objects lie in memory."""
+
+    def __init__(self, archive: ReadableArchive, pseudonyms: Pseudonyms) -> None:
+        self._archive = archive
+        self._pseudonyms = pseudonyms
+        self._room = asyncio.Semaphore(1)
+
+    async def reidentify(self, job: JobMessage, files: Sequence[Path]) -> Sequence[bytes]:
+        """As the port says."""
+        source = await self._source(job)
+        async with self._room:
+            results = [read_result(data) for data in await asyncio.to_thread(_read, files)]
+            uids = await asyncio.to_thread(lambda: set[str]().union(*(result.uids for result in results)))
+            known = await self._pseudonyms.real(uids)
+            real = {one: name for one, name in known.items() if _UID.fullmatch(name)}  # no path
+            return await asyncio.to_thread(reidentify, results, source, real)
+
+    async def real_uids(self, uids: Sequence[str]) -> list[str]:
+        """As the port says."""
+        known = await self._pseudonyms.real(uids)
+        if any(uid not in known for uid in uids):
+            raise PermanentError(
+                "RESULT_UNKNOWN_UID", "the result's provenance names images that were not given out"
+            )
+        return [known[uid] for uid in uids]
+
+    async def _source(self, job: JobMessage) -> bytes:
+        """An image that the job is about: patient and study are the same in all of them."""
+        place = job.pacs
+        ids = [one for one in (place.study_id, place.series_id, place.image_id) if one is not None]
+        known = await self._pseudonyms.real(ids)
+        if len(known) < len(set(ids)):
+            raise _gone()
+        study, series, image = (None if one is None else known[one] for one in _parts(job))
+        assert study is not None
+        try:
+            if series is not None and image is not None:
+                found = await self._archive.image(study, series, image)
+            else:
+                found = (await self._archive.images(study, series))[0]
+            return await self._archive.content(found.study_uid, found.series_uid, found.sop_uid)
+        except (NotFound, IndexError) as error:
+            raise _gone() from error
+
+
+def _parts(job: JobMessage) -> tuple[str, str | None, str | None]:
+    return job.pacs.study_id, job.pacs.series_id, job.pacs.image_id
+
+
+def _read(files: Sequence[Path]) -> list[bytes]:
+    if sum(file.stat().st_size for file in files) > MAX_RESULT_BYTES:
+        raise PermanentError(
+            "RESULT_TOO_LARGE",
+            f"the results are over {MAX_RESULT_BYTES >> 20} MiB, more than can be given a patient",
+        )
+    return [file.read_bytes() for file in files]
+
+
+def _gone() -> PermanentError:
+    return PermanentError(
+        "SOURCE_GONE",
+        "the images of the job are no longer in the PACS, so its result can't be given its patient back",
+    )
