@@ -1,11 +1,12 @@
 """A worker that keeps every byte it is given: our own, behind a proxy that writes down what the platform sends.
 
-As a script, ``recording_worker.py FOLDER``: the command of a record. ``FOLDER/environment.json`` is the environment it
-was started with, ``FOLDER/*.received`` what came over each of its connections.
+As a script, ``recording_worker.py FOLDER``: the command of a record. ``FOLDER/environment.json`` is the
+environment it was started with, ``FOLDER/*.received`` what came over each of its connections.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -72,10 +73,8 @@ def _pass(source: socket.socket, sink: socket.socket, record: Any) -> None:
         pass
     finally:
         for end in (source, sink):
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 if __name__ == "__main__":

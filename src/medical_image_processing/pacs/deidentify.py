@@ -4,9 +4,10 @@
 What becomes of which attribute is the table E.1-1 as dicom-anonymizer keeps it, and so are the dummy values. Going
 through the data set is done here: that library takes the top level alone, and draws UIDs at random.
 
-Beyond the table goes what it can't list: private and unknown elements, whole overlays and curves, names that no
-row of it mentions, and any text that repeats what the patient is called by. Pixels are handed on as they are, so
-an instance whose pixels may show a name is refused. Everything here blocks.
+Beyond the table goes what it has no row for and may well tell who it is: private and unknown elements, whole
+overlays and curves, names, dates, addresses and long texts, what is said of the patient in words, and any text
+that repeats what the patient is called by. Pixels are handed on as they are, so an instance whose pixels may show
+a name is refused. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ _REGISTERED = "1.2.840.10008."
 """UIDs of the standard itself (PS3.6, annex A); no instance has one."""
 _PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _FREE_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT"})
+_LONG_TEXT = frozenset({"LT", "PN", "ST", "UC", "UR", "UT"})
+_CODE_VALUES = (0x00080119, 0x00080120)
+"""Long Code Value and URN Code Value, of a coding scheme."""
+_DUMMY_TIMES = {"DA": "19000101", "DT": "19000101000000", "TM": "000000"}
 _OFTEN_BURNED_IN = (
     "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture
     "1.2.840.10008.5.1.4.1.1.3",  # Ultrasound Multi-frame
@@ -125,19 +130,20 @@ class _Cleaning:
             if _is_beyond_table(tag):
                 del dataset[tag]
             else:
-                self._clean_element(dataset, tag, _action(tag))
+                self._clean_element(dataset, tag)
 
-    def _clean_element(self, dataset: Dataset, tag: BaseTag, action: Any) -> None:
+    def _clean_element(self, dataset: Dataset, tag: BaseTag) -> None:
         vr = _vr(dataset, tag)
+        action = _action(tag, vr)
         if action is library.delete or vr is None or (vr == "SQ" and action in _DELETING):
             del dataset[tag]
         elif vr == "SQ":
             self._clean_sequence(dataset, tag, action)
         elif vr == "UI":
-            self._replace_uids(dataset, tag)
+            self._replace_uids(dataset, tag, action)
         elif action is not None:
             _apply(dataset, tag, action)
-        elif vr == "PN" or (vr in _FREE_TEXT and self._names_patient(dataset, tag)):
+        elif vr in _FREE_TEXT and self._names_patient(dataset, tag):
             del dataset[tag]
 
     def _clean_sequence(self, dataset: Dataset, tag: BaseTag, action: Any) -> None:
@@ -150,8 +156,8 @@ class _Cleaning:
                 for inner in [one for one in list(item.keys()) if item[one].VR not in ("SQ", "UI")]:
                     _apply(item, inner, action)
 
-    def _replace_uids(self, dataset: Dataset, tag: BaseTag) -> None:
-        if keyword_for_tag(tag).endswith(("ClassUID", "TransferSyntaxUID")):
+    def _replace_uids(self, dataset: Dataset, tag: BaseTag, action: Any) -> None:
+        if action is None and keyword_for_tag(tag).endswith(("ClassUID", "TransferSyntaxUID")):
             return
         element = dataset[tag]
         values = element.value if element.VM > 1 else [element.value]
@@ -170,9 +176,14 @@ class _Cleaning:
         return any(identifier in value for identifier in self._identifiers)
 
 
-def _action(tag: BaseTag) -> Any:
-    """The library's action for the attribute; None where the profile keeps it."""
-    return _SINGLE.get(int(tag))
+def _action(tag: BaseTag, vr: str | None) -> Any:
+    """The library's action for the attribute; where the table has no row, by what it may hold. None: kept."""
+    action = _SINGLE.get(int(tag))
+    if action is not None or int(tag) in _CODE_VALUES:
+        return action
+    if vr in _LONG_TEXT or (tag.group == 0x0010 and (vr in _FREE_TEXT or vr == "SQ")):
+        return library.delete
+    return library.replace if vr in ("DA", "DT", "TM") else None
 
 
 def _tables() -> dict[int, Any]:
@@ -204,6 +215,9 @@ def _vr(dataset: Dataset, tag: BaseTag) -> str | None:
 
 
 def _apply(dataset: Dataset, tag: BaseTag, action: Any) -> None:
+    if (vr := dataset[tag].VR) in _DUMMY_TIMES:  # the library's are of the year 1, which validators refuse
+        dataset[tag].value = "" if action is library.empty else _DUMMY_TIMES[vr]
+        return
     try:
         action(dataset, (tag.group, tag.element))
     except NotImplementedError:  # a VR that the library has no dummy of
