@@ -50,7 +50,7 @@ class DeidentifiedArchive:
     """Implements :class:`pacs.archive.Archive` over another one.
 
     Ids are pseudonyms of whatever the archive takes as an id, a UID or a path. InputRejected
-    ``NOT_DEIDENTIFIABLE`` and ``BURNED_IN_ANNOTATION`` for what must not go out.
+    ``NOT_AN_IMAGE``, ``NOT_DEIDENTIFIABLE`` and ``BURNED_IN_ANNOTATION`` for what must not go out.
     """
 
     def __init__(self, archive: ReadableArchive, pseudonyms: Pseudonyms, links: LinkSigner) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pydicom
 from dicomanonymizer import simpledicomanonymizer as library
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
@@ -31,6 +32,7 @@ from medical_image_processing.errors import InputRejected
 __all__ = ["Deidentified", "deidentify", "is_registered", "read_dataset", "write_dataset"]
 
 NOT_DEIDENTIFIABLE = "NOT_DEIDENTIFIABLE"
+NOT_AN_IMAGE = "NOT_AN_IMAGE"
 BURNED_IN = "BURNED_IN_ANNOTATION"
 
 _TABLE = "dicomfields_2026c"
@@ -49,6 +51,7 @@ _OFTEN_BURNED_IN = (
     "1.2.840.10008.5.1.4.1.1.77.1",  # Visible Light: photographs, video, slides with their labels
 )
 """SOP classes whose pixels show names unless their header says that they don't."""
+_UNDEFINED = 0xFFFFFFFF
 _SHORTEST_IDENTIFIER = 4
 _METHOD = "PS3.15 Basic Application Level Confidentiality Profile"
 
@@ -69,8 +72,8 @@ class Deidentified(NamedTuple):
 def deidentify(data: bytes, pseudonym: Pseudonym) -> Deidentified:
     """The instance with the profile applied, in its own transfer syntax.
 
-    InputRejected ``BURNED_IN_ANNOTATION`` where its pixels show, or may well show, who it is;
-    ``NOT_DEIDENTIFIABLE`` for what is no image, lacks its UIDs, or can't be read through.
+    InputRejected ``BURNED_IN_ANNOTATION`` where its pixels show, or may well show, who it is; ``NOT_AN_IMAGE``;
+    ``NOT_DEIDENTIFIABLE`` for what lacks its UIDs, or can't be read through.
     """
     try:
         dataset = read_dataset(data)
@@ -92,8 +95,13 @@ def deidentify(data: bytes, pseudonym: Pseudonym) -> Deidentified:
 
 
 def read_dataset(data: bytes) -> Dataset:
-    """The whole data set, its elements raw until they are asked for."""
-    return pydicom.dcmread(io.BytesIO(data), force=True)
+    """The whole data set, its elements raw until they are asked for. ValueError where the file was cut."""
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag)
+        if isinstance(element, RawDataElement) and element.length not in (len(element.value or b""), _UNDEFINED):
+            raise ValueError("the file ends too early")
+    return dataset
 
 
 def write_dataset(dataset: Dataset) -> bytes:
@@ -230,7 +238,7 @@ def _check(dataset: Dataset) -> None:
             raise InputRejected(NOT_DEIDENTIFIABLE, f"an image can't be de-identified: it has no {keyword}")
     if not any(tag in dataset for tag in _PIXELS):
         raise InputRejected(
-            NOT_DEIDENTIFIABLE,
+            NOT_AN_IMAGE,
             "an object of the study is no image (a report, a document, a plan), and only images are "
             "de-identified; name a series of images",
         )

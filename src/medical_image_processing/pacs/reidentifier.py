@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medical_image_processing.errors import NotFound, PermanentError
-from medical_image_processing.model.job import JobMessage
+from medical_image_processing.model.job import JobMessage, Scope
 from medical_image_processing.pacs.deidentified import ReadableArchive
+from medical_image_processing.pacs.deidentify import deidentify
 from medical_image_processing.pacs.reidentify import read_result, reidentify
 from medical_image_processing.ports.pseudonyms import Pseudonyms
 
@@ -33,7 +34,8 @@ class ArchiveReidentifier:
             uids = await asyncio.to_thread(lambda: set[str]().union(*(result.uids for result in results)))
             known = await self._pseudonyms.real(uids)
             real = {one: name for one, name in known.items() if _UID.fullmatch(name)}  # no path
-            return await asyncio.to_thread(reidentify, results, source, real)
+            seen = await asyncio.to_thread(deidentify, source, self._pseudonyms.of)
+            return await asyncio.to_thread(reidentify, results, source, seen.data, real)
 
     async def real_uids(self, uids: Sequence[str]) -> list[str]:
         """As the port says."""
@@ -47,24 +49,20 @@ class ArchiveReidentifier:
     async def _source(self, job: JobMessage) -> bytes:
         """An image that the job is about: patient and study are the same in all of them."""
         place = job.pacs
-        ids = [one for one in (place.study_id, place.series_id, place.image_id) if one is not None]
+        below = {Scope.STUDY: [], Scope.SERIES: [place.series_id], Scope.IMAGE: [place.series_id, place.image_id]}
+        ids = [place.study_id, *(one for one in below[place.scope] if one is not None)]
         known = await self._pseudonyms.real(ids)
-        if len(known) < len(set(ids)):
+        if any(one not in known for one in ids):
             raise _gone()
-        study, series, image = (None if one is None else known[one] for one in _parts(job))
-        assert study is not None
+        study, *rest = (known[one] for one in ids)
         try:
-            if series is not None and image is not None:
-                found = await self._archive.image(study, series, image)
+            if place.scope is Scope.IMAGE:
+                found = await self._archive.image(study, *rest)
             else:
-                found = (await self._archive.images(study, series))[0]
+                found = (await self._archive.images(study, rest[0] if rest else None))[0]
             return await self._archive.content(found.study_uid, found.series_uid, found.sop_uid)
         except (NotFound, IndexError) as error:
             raise _gone() from error
-
-
-def _parts(job: JobMessage) -> tuple[str, str | None, str | None]:
-    return job.pacs.study_id, job.pacs.series_id, job.pacs.image_id
 
 
 def _read(files: Sequence[Path]) -> list[bytes]:

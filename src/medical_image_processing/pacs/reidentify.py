@@ -1,7 +1,8 @@
 """Results of an algorithm that saw pseudonyms, as objects of the patient: the way back of ``deidentify``.
 
 Patient and study come from the image in the PACS, and every UID that stands for another becomes that again, at any
-depth. UIDs of the result's own stay. Either all of it can be mapped, or nothing is made. Everything here blocks.
+depth. What an algorithm copied from its input, a dummy date say, is as in the source again. The result's own UIDs
+stay. Either all of it can be mapped, or nothing is made. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -52,20 +53,21 @@ def read_result(data: bytes) -> Result:
     raise _not_dicom("it lacks its UIDs")
 
 
-def reidentify(results: Sequence[Result], source: bytes, real: Mapping[str, str]) -> list[bytes]:
-    """The files, in order. ``source`` is an image of the patient, ``real`` what is known behind pseudonyms.
+def reidentify(results: Sequence[Result], source: bytes, seen: bytes, real: Mapping[str, str]) -> list[bytes]:
+    """The files, in order. ``source`` is an image of the patient, ``seen`` the same as the algorithm saw it,
+    ``real`` what is known behind pseudonyms.
 
     PermanentError ``RESULT_OF_OTHER_STUDY`` where a result says it is of another study than the source, or refers
     to one; ``RESULT_UNKNOWN_UID`` where it refers to what is neither an image that went out nor another of
     ``results``; ``NOT_DICOM``.
     """
-    original = read_dataset(source)
+    original, shown = read_dataset(source), read_dataset(seen)
     own = {str(result.dataset.get(tag).value) for result in results for tag in (_SERIES, _INSTANCE)}
     study = str(original.get("StudyInstanceUID", ""))
     try:
         for result in results:
             _check(result.dataset, study, real, own)
-        return [_of_patient(result.dataset, original, real) for result in results]
+        return [_of_patient(result.dataset, original, shown, real) for result in results]
     except PermanentError:
         raise
     except Exception as error:
@@ -86,7 +88,7 @@ def _check(dataset: Dataset, study: str, real: Mapping[str, str], own: set[str])
             )
 
 
-def _of_patient(dataset: Dataset, original: Dataset, real: Mapping[str, str]) -> bytes:
+def _of_patient(dataset: Dataset, original: Dataset, shown: Dataset, real: Mapping[str, str]) -> bytes:
     for holder, tag, uid in list(_uids(dataset)):
         if uid in real:
             _replace(holder, tag, uid, real[uid])
@@ -97,6 +99,7 @@ def _of_patient(dataset: Dataset, original: Dataset, real: Mapping[str, str]) ->
         _carry_bytes(dataset, original)
     else:
         _carry_text(dataset, original)
+    _restore_copied(dataset, original, shown)
     return write_dataset(dataset)
 
 
@@ -114,6 +117,14 @@ def _carry_text(dataset: Dataset, original: Dataset) -> None:
     for tag in _carried(original):
         dataset[tag] = original[tag]
     dataset.SpecificCharacterSet = "ISO_IR 192"
+
+
+def _restore_copied(dataset: Dataset, original: Dataset, shown: Dataset) -> None:
+    """What has the value that only the algorithm's input had."""
+    for tag in set(dataset.keys()) & set(original.keys()) & set(shown.keys()):
+        was = shown[tag]
+        if was.VR not in ("SQ", "UI") and dataset[tag].value == was.value != original[tag].value:
+            dataset[tag] = original[tag]
 
 
 def _carried(original: Dataset) -> list[BaseTag]:

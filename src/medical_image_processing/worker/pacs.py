@@ -38,7 +38,9 @@ _PATHS = (
     ". Where the PACS is a DICOMweb server, ids are DICOM UIDs (digits and dots), not paths: see `mip studies`"
 )
 T = TypeVar("T")
-_REASONS = frozenset({"BURNED_IN_ANNOTATION", "NOT_DEIDENTIFIABLE"})
+_NO_IMAGE = "NOT_AN_IMAGE"
+_REASONS = frozenset({"BURNED_IN_ANNOTATION", "NOT_DEIDENTIFIABLE", _NO_IMAGE})
+"""Why the PACS API gives an algorithm that may not know the patient no image."""
 _LINK_GONE = (401, 403, 404, 409, 410)
 
 
@@ -63,7 +65,8 @@ class PacsClient:
         Of a study, those of its largest series. Those of a series may still arrive while they are read, and what
         is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
-        ``TOO_LARGE``, ``BURNED_IN_ANNOTATION``, ``NOT_DEIDENTIFIABLE``; TransientError ``PACS_UNAVAILABLE``.
+        ``TOO_LARGE``, ``BURNED_IN_ANNOTATION``, ``NOT_DEIDENTIFIABLE``, ``NOT_AN_IMAGE``;
+        TransientError ``PACS_UNAVAILABLE``.
         """
         deadline = time.monotonic() + INPUT_TIMEOUT_S
         try:
@@ -205,21 +208,31 @@ class PacsClient:
         if not urls:
             raise _not_found(job)
         total = 0
+        reports: list[InputRejected] = []
 
-        def get(url: str) -> bytes:
+        def get(url: str) -> bytes | None:
             nonlocal total
             # Several threads may pass the limit together by a few files; what matters is that it ends there.
-            data = self._get_file(job, url, max(0, self._max_bytes - total), deadline)
+            try:
+                data = self._get_file(job, url, max(0, self._max_bytes - total), deadline)
+            except InputRejected as error:
+                if error.code != _NO_IMAGE or job.pacs.scope is not Scope.STUDY:
+                    raise
+                reports.append(error)  # a study has them beside its images
+                return None
             total += len(data)
             return data
 
         with ThreadPoolExecutor(min(_PARALLEL, len(urls))) as pool:
             futures = [pool.submit(get, url) for url in urls]
             try:
-                return [future.result() for future in futures]
+                files = [data for future in futures if (data := future.result()) is not None]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        if not files:
+            raise reports[0]
+        return files
 
 
 def largest_series(files: list[bytes]) -> list[bytes]:
