@@ -13,7 +13,7 @@ SECRET = bytes(range(32))
 UID, PATH = "1.2.276.0.7230010.3.1", "DOE_JANE/ct/one.dcm"
 
 
-def test_d1_a_pseudonym_is_a_uid_the_same_after_a_restart_and_another_with_another_secret(tmp_path: Path) -> None:
+def test_n1_a_pseudonym_is_a_uid_the_same_after_a_restart_and_another_with_another_secret(tmp_path: Path) -> None:
     async def run() -> None:
         database = Database(tmp_path / "mip.db")
         try:
@@ -30,7 +30,7 @@ def test_d1_a_pseudonym_is_a_uid_the_same_after_a_restart_and_another_with_anoth
     asyncio.run(run())
 
 
-def test_d2_what_was_kept_is_found_again_by_another_process(tmp_path: Path) -> None:
+def test_n2_what_was_kept_is_found_again_by_another_process(tmp_path: Path) -> None:
     async def keep() -> list[str]:
         database = Database(tmp_path / "mip.db")
         pseudonyms = SqlitePseudonyms(database, secret=SECRET)
@@ -51,7 +51,7 @@ def test_d2_what_was_kept_is_found_again_by_another_process(tmp_path: Path) -> N
     assert asyncio.run(find(asked)) == dict(zip(asked, [UID, PATH], strict=True))
 
 
-def test_d3_what_was_never_kept_is_not_found(tmp_path: Path) -> None:
+def test_n3_what_was_never_kept_is_not_found(tmp_path: Path) -> None:
     async def run() -> None:
         database = Database(tmp_path / "mip.db")
         try:

@@ -20,7 +20,8 @@ from botocore.exceptions import ClientError
 
 import identified
 import recording_worker
-from api_calls import Api, until
+from api_calls import Api, error_of, until
+from dicomweb_proxy import running_proxy
 from identified import SERIES, STUDY, found_in, sop_uid
 from orthanc import running_orthanc
 from platform_process import Platform, unconfined
@@ -272,3 +273,54 @@ def series_of(stage: Stage) -> set[str]:
     base, key = stage.platform.env["PACS_API_BASE"], stage.platform.env["PACS_API_KEY"]
     answer = httpx.get(f"{base}/series", headers={"x-api-key": key}, params={"study_id": STUDY})
     return {one["series_id"] for one in answer.json()}
+
+
+def test_deidentify_is_chosen_once(stage: Stage) -> None:
+    for algo_id, value in ((ALGORITHM, False), (KNOWING, True)):
+        answer = stage.api.http.patch(f"/admin/algorithms/{algo_id}", json={"deidentify": value})
+        assert (answer.status_code, error_of(answer)) == (409, "DEIDENTIFY_FIXED")
+    assert stage.api.http.patch(f"/admin/algorithms/{ALGORITHM}", json={"deidentify": True}).status_code == 200
+
+
+def test_images_that_show_a_name_fail_the_job_with_the_reason(tmp_path: Path) -> None:
+    """In a series that is fetched whole, and in an image that is fetched by its link."""
+    write_folder(tmp_path / "pacs")
+    last = tmp_path / "pacs" / identified.PATH / f"GRUENWALDT{COUNT - 1}.dcm"
+    image = pydicom.dcmread(last)
+    image.BurnedInAnnotation = "YES"
+    image.save_as(last)
+    report = tmp_path / "pacs" / "report.dcm"
+    image.SeriesInstanceUID, image.SOPInstanceUID = f"{identified.ROOT}.66", f"{identified.ROOT}.67"
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    del image.PixelData
+    image.save_as(report)
+    with started(tmp_path, "folder", tmp_path / "pacs", []) as stage:
+        shown = {**SCOPES["image"], "image_id": sop_uid(COUNT - 1)}
+        for pacs in (SCOPES["series"], shown, SCOPES["study"]):
+            assert stage.api.fails(ALGORITHM, pacs=pacs) == "BURNED_IN_ANNOTATION"
+        report_only = {"study_id": STUDY, "series_id": str(image.SeriesInstanceUID), "scope": "series"}
+        assert stage.api.fails(ALGORITHM, pacs=report_only) == "NOT_AN_IMAGE"
+        last.unlink()
+        assert stage.api.succeeds(ALGORITHM, pacs=SCOPES["study"]), "a report beside the images is left out"
+        assert found_in(recording_worker.received(stage.record)) == set()
+
+
+@pytest.mark.needs("Orthanc")
+def test_j1_j2_a_platform_killed_before_a_result_has_its_patient_gives_it_later(tmp_path: Path) -> None:
+    with running_orthanc(tmp_path) as orthanc, running_proxy(orthanc.base) as proxy:
+        orthanc.store(identified.images(COUNT))
+        (tmp_path / "password").write_text(orthanc.password)
+        options = ["--pacs-user", orthanc.user, "--pacs-password-file", str(tmp_path / "password")]
+        with started(tmp_path, "orthanc", proxy.base, options) as stage:
+            # The worker asks for the series; only the way back asks which instances it has.
+            proxy.refuse = lambda method, path: 503 if path.partition("?")[0].endswith("/instances") else None
+            job_id = stage.api.process(ALGORITHM, pacs=SCOPES["series"])
+            until(lambda: (stage.api.job(job_id)["error"] or {}).get("code") == "PACS_UNAVAILABLE", "it waits")
+            stage.platform.kill()
+            proxy.refuse = lambda *_: None
+            stage.platform.start()
+            job = Api(stage.platform).until_ended(job_id, wait_s=90)
+            assert job["status"] == "SUCCEEDED", job["error"]
+            made = pydicom.dcmread(BytesIO(stage.api.download(job["result"]["dicom"]["url"])))
+            assert (made.PatientID, made.StudyInstanceUID) == (identified.PATIENT_ID, STUDY)
+            assert len(list((stage.platform.home / "output" / "_reidentified").rglob("*.dcm"))) == len(OUTPUTS)

@@ -7,6 +7,7 @@ algorithm of the job, and its result lies where that algorithm may write (law A1
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,8 +84,10 @@ class Delivery:
                     _LOG.warning("delivery waits: %s", error)
                     await asyncio.sleep(error.retry_after_s)
         finally:
-            for task in self._beside.values():
+            beside = list(self._beside.values())
+            for task in beside:
                 task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def deliver(self, messages: Sequence[ReceivedMessage]) -> None:
         """Handle one batch of result messages, then take it off the queue."""
@@ -128,8 +131,12 @@ class Delivery:
                 await self._queues.delete(naming.RESULTS_QUEUE, [message.receipt_handle])
         except TransientError as error:
             _LOG.warning("the result of job %s waits for its patient: %s", report.job_id, error)
+            stated = JobError(code=error.code, message=error.message)
+            waiting = replace(report, status=JobStatus.RUNNING, result=None, error=stated)
+            with contextlib.suppress(TransientError):
+                await self._jobs.apply([waiting])
         finally:
-            del self._beside[report.job_id]
+            self._beside.pop(report.job_id, None)
 
     async def _with_patient(self, report: Report) -> Report:
         """The report with objects of the patient, or the failure to make them. TransientError: not now."""

@@ -47,13 +47,14 @@ class Reidentification:
         async with AsyncExitStack() as stack:
             files = [await stack.enter_async_context(self._files.local(*one)) for one in named]
             made = await self._reidentifier.reidentify(job, files)
+        provenance = await self._provenance(result.provenance)
         keys = {one: _key(algo_id, job_id, data) for one, data in zip(named, made, strict=True)}
         for one, data in zip(named, made, strict=True):
             await self._objects.put(keys[one], data)
         return JobResult(
             dicom=result.dicom.model_copy(update={"key": keys[result.dicom.bucket, result.dicom.key]}),
             outputs=tuple(one.model_copy(update={"key": keys[one.bucket, one.key]}) for one in result.outputs),
-            provenance=await self._provenance(result.provenance),
+            provenance=provenance,
         )
 
     async def _provenance(self, said: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -2,9 +2,9 @@
 
 Clauses, each a test in ``test/contract/test_pseudonyms_embedded.py``:
 
-- D1 the same name has the same pseudonym, across restarts; without the platform's secret it can't be guessed
-- D2 what :meth:`keep` has returned for is found by its pseudonym, whatever is killed
-- D3 what was never kept is not found
+- N1 the same name has the same pseudonym, across restarts; without the platform's secret it can't be guessed
+- N2 what :meth:`keep` has returned for is found by its pseudonym, whatever is killed
+- N3 what was never kept is not found
 """
 
 from __future__ import annotations

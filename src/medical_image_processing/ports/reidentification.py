@@ -2,8 +2,8 @@
 
 Clauses, each a test in ``test/contract/test_reidentification_embedded.py``:
 
-- R1 the same result for the same job makes the same objects, however often (law J2)
-- R2 a job's place is what its message says, whatever a result claims
+- V1 the same result for the same job makes the same objects, however often (law J2)
+- V2 a job's place is what its message says, whatever a result claims
 """
 
 from __future__ import annotations
