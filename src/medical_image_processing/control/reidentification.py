@@ -6,6 +6,7 @@ name made from its content: done again after a crash, it is the same, and a late
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from contextlib import AsyncExitStack
 from typing import Any
@@ -13,7 +14,12 @@ from typing import Any
 from medical_image_processing import naming
 from medical_image_processing.errors import PermanentError
 from medical_image_processing.model.job import JobResult
-from medical_image_processing.ports.reidentification import JobMessages, ReidentifiedObjects, Reidentifier
+from medical_image_processing.ports.reidentification import (
+    JobMessages,
+    PatientsObject,
+    ReidentifiedObjects,
+    Reidentifier,
+)
 from medical_image_processing.ports.storing import ResultFiles
 
 _DICOM = "application/dicom"
@@ -46,11 +52,12 @@ class Reidentification:
             )
         async with AsyncExitStack() as stack:
             files = [await stack.enter_async_context(self._files.local(*one)) for one in named]
-            made = await self._reidentifier.reidentify(job, files)
-        provenance = await self._provenance(result.provenance)
-        keys = {one: _key(algo_id, job_id, data) for one, data in zip(named, made, strict=True)}
-        for one, data in zip(named, made, strict=True):
-            await self._objects.put(keys[one], data)
+            made = await stack.enter_async_context(self._reidentifier.reidentified(job, files))
+            provenance = await self._provenance(result.provenance)
+            keys = {}
+            for one, content in zip(named, made, strict=True):
+                keys[one] = naming.reidentified_key(algo_id, job_id, await asyncio.to_thread(_digest, content))
+                await self._objects.put(keys[one], content)
         return JobResult(
             dicom=result.dicom.model_copy(update={"key": keys[result.dicom.bucket, result.dicom.key]}),
             outputs=tuple(one.model_copy(update={"key": keys[one.bucket, one.key]}) for one in result.outputs),
@@ -69,5 +76,8 @@ class Reidentification:
         return {**(said or {}), "input": {**source, "sop_instance_uids": await self._reidentifier.real_uids(uids)}}
 
 
-def _key(algo_id: str, job_id: str, data: bytes) -> str:
-    return naming.reidentified_key(algo_id, job_id, hashlib.sha256(data).hexdigest()[:32])
+def _digest(content: PatientsObject) -> str:
+    digest = hashlib.sha256()
+    for piece in content.pieces():
+        digest.update(piece)
+    return digest.hexdigest()[:32]

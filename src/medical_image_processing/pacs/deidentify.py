@@ -29,8 +29,6 @@ from medical_image_processing.dicom import header, read  # noqa: F401 - it keeps
 from medical_image_processing.dicom.encode import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from medical_image_processing.errors import InputRejected
 
-__all__ = ["Deidentified", "deidentify", "is_registered", "read_dataset", "write_dataset"]
-
 NOT_DEIDENTIFIABLE = "NOT_DEIDENTIFIABLE"
 NOT_AN_IMAGE = "NOT_AN_IMAGE"
 BURNED_IN = "BURNED_IN_ANNOTATION"
@@ -51,7 +49,7 @@ _OFTEN_BURNED_IN = (
     "1.2.840.10008.5.1.4.1.1.77.1",  # Visible Light: photographs, video, slides with their labels
 )
 """SOP classes whose pixels show names unless their header says that they don't."""
-_UNDEFINED = 0xFFFFFFFF
+UNDEFINED = 0xFFFFFFFF
 _SHORTEST_IDENTIFIER = 4
 _METHOD = "PS3.15 Basic Application Level Confidentiality Profile"
 
@@ -97,11 +95,16 @@ def deidentify(data: bytes, pseudonym: Pseudonym) -> Deidentified:
 def read_dataset(data: bytes) -> Dataset:
     """The whole data set, its elements raw until they are asked for. ValueError where the file was cut."""
     dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+    check_whole(dataset)
+    return dataset
+
+
+def check_whole(dataset: Dataset) -> None:
+    """Raise ValueError where the file ended within a value."""
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag)
-        if isinstance(element, RawDataElement) and element.length not in (len(element.value or b""), _UNDEFINED):
+        if isinstance(element, RawDataElement) and element.length not in (len(element.value or b""), UNDEFINED):
             raise ValueError("the file ends too early")
-    return dataset
 
 
 def write_dataset(dataset: Dataset) -> bytes:
@@ -109,7 +112,7 @@ def write_dataset(dataset: Dataset) -> bytes:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(dataset.SOPClassUID)
     meta.MediaStorageSOPInstanceUID = UID(dataset.SOPInstanceUID)
-    meta.TransferSyntaxUID = _transfer_syntax(dataset)
+    meta.TransferSyntaxUID = transfer_syntax(dataset)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     dataset.file_meta = meta
@@ -287,7 +290,8 @@ def _say_so(dataset: Dataset) -> None:
     dataset.LongitudinalTemporalInformationModified = "REMOVED"
 
 
-def _transfer_syntax(dataset: Dataset) -> UID:
+def transfer_syntax(dataset: Dataset) -> UID:
+    """What the file says, else what it was read by."""
     meta = getattr(dataset, "file_meta", None)
     said = meta.get("TransferSyntaxUID") if meta is not None else None
     if said:

@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from medical_image_processing.errors import NotFound, PermanentError
 from medical_image_processing.model.job import JobMessage, Scope
 from medical_image_processing.pacs.deidentified import ReadableArchive
 from medical_image_processing.pacs.deidentify import deidentify
-from medical_image_processing.pacs.reidentify import read_result, reidentify
+from medical_image_processing.pacs.reidentify import Reidentified, read_result, reidentify
 from medical_image_processing.ports.pseudonyms import Pseudonyms
 
 _UID = re.compile(r"[0-9.]{1,64}")
-MAX_RESULT_BYTES = 2**30
 
 
 class ArchiveReidentifier:
-    """Implements the port; ``archive`` is the PACS as it is. One job at a time: its objects lie in memory."""
+    """Implements the port; ``archive`` is the PACS as it is. One job at a time."""
 
     def __init__(self, archive: ReadableArchive, pseudonyms: Pseudonyms) -> None:
         self._archive = archive
         self._pseudonyms = pseudonyms
         self._room = asyncio.Semaphore(1)
 
-    async def reidentify(self, job: JobMessage, files: Sequence[Path]) -> Sequence[bytes]:
+    @asynccontextmanager
+    async def reidentified(self, job: JobMessage, files: Sequence[Path]) -> AsyncIterator[Sequence[Reidentified]]:
         """As the port says."""
         source = await self._source(job)
         async with self._room:
-            results = [read_result(data) for data in await asyncio.to_thread(_read, files)]
-            uids = await asyncio.to_thread(lambda: set[str]().union(*(result.uids for result in results)))
-            known = await self._pseudonyms.real(uids)
-            real = {one: name for one, name in known.items() if _UID.fullmatch(name)}  # no path
-            seen = await asyncio.to_thread(deidentify, source, self._pseudonyms.of)
-            return await asyncio.to_thread(reidentify, results, source, seen.data, real)
+            with ExitStack() as stack:
+                # Opened once: what an algorithm writes in their place meanwhile is another file.
+                opened = [stack.enter_context(file.open("rb")) for file in files]
+                yield await self._made(opened, source)
+
+    async def _made(self, files: Sequence[BinaryIO], source: bytes) -> Sequence[Reidentified]:
+        results = await asyncio.to_thread(lambda: [read_result(file) for file in files])
+        uids = await asyncio.to_thread(lambda: set[str]().union(*(result.uids for result in results)))
+        known = await self._pseudonyms.real(uids)
+        real = {one: name for one, name in known.items() if _UID.fullmatch(name)}  # no path
+        seen = await asyncio.to_thread(deidentify, source, self._pseudonyms.of)
+        return await asyncio.to_thread(reidentify, results, source, seen.data, real)
 
     async def real_uids(self, uids: Sequence[str]) -> list[str]:
         """As the port says."""
@@ -63,15 +71,6 @@ class ArchiveReidentifier:
             return await self._archive.content(found.study_uid, found.series_uid, found.sop_uid)
         except (NotFound, IndexError) as error:
             raise _gone() from error
-
-
-def _read(files: Sequence[Path]) -> list[bytes]:
-    if sum(file.stat().st_size for file in files) > MAX_RESULT_BYTES:
-        raise PermanentError(
-            "RESULT_TOO_LARGE",
-            f"the results are over {MAX_RESULT_BYTES >> 20} MiB, more than can be given a patient",
-        )
-    return [file.read_bytes() for file in files]
 
 
 def _gone() -> PermanentError:

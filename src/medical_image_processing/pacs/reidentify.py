@@ -2,22 +2,33 @@
 
 Patient and study come from the image in the PACS, and every UID that stands for another becomes that again, at any
 depth. What an algorithm copied from its input, a dummy date say, is as in the source again. The result's own UIDs
-stay. Either all of it can be mapped, or nothing is made. Everything here blocks.
+stay. Either all of it can be mapped, or nothing is made. Pixels are not taken into memory: a new head is put
+before them. Everything here blocks.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
+import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from medical_image_processing.dicom import header
 from medical_image_processing.errors import PermanentError
-from medical_image_processing.pacs.deidentify import is_registered, read_dataset, write_dataset
+from medical_image_processing.pacs.deidentify import (
+    UNDEFINED,
+    check_whole,
+    is_registered,
+    read_dataset,
+    transfer_syntax,
+    write_dataset,
+)
 
+_PIECE = 2**20
 _STUDY = Tag(header.STUDY_INSTANCE_UID)
 _SERIES = Tag(header.SERIES_INSTANCE_UID)
 _INSTANCE = Tag(header.SOP_INSTANCE_UID)
@@ -32,9 +43,11 @@ _REPLACED = frozenset({*_PATIENT_AND_STUDY, *_DEIDENTIFIED} - {header.SPECIFIC_C
 
 
 class Result(NamedTuple):
-    """A DICOM object that an algorithm made."""
+    """A DICOM object that an algorithm made: what comes before its pixels, and where in ``file`` these begin."""
 
     dataset: Dataset
+    file: BinaryIO
+    pixels_at: int
 
     @property
     def uids(self) -> set[str]:
@@ -42,20 +55,37 @@ class Result(NamedTuple):
         return {uid for _, _, uid in _uids(self.dataset) if not is_registered(uid)}
 
 
-def read_result(data: bytes) -> Result:
+class Reidentified(NamedTuple):
+    """The same object as one of the patient. Its file must stay open."""
+
+    head: bytes
+    file: BinaryIO
+    pixels_at: int
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its bytes, from the start each time."""
+        yield self.head
+        self.file.seek(self.pixels_at)
+        while piece := self.file.read(_PIECE):
+            yield piece
+
+
+def read_result(file: BinaryIO) -> Result:
     """PermanentError ``NOT_DICOM``."""
     try:
-        dataset = read_dataset(data)
+        dataset, pixels_at = _read_head(file)
         if all(dataset.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")):
-            return Result(dataset)
+            return Result(dataset, file, pixels_at)
     except Exception as error:  # pydicom raises whatever a broken file leads it to, and quotes it
         raise _not_dicom(type(error).__name__) from None
     raise _not_dicom("it lacks its UIDs")
 
 
-def reidentify(results: Sequence[Result], source: bytes, seen: bytes, real: Mapping[str, str]) -> list[bytes]:
-    """The files, in order. ``source`` is an image of the patient, ``seen`` the same as the algorithm saw it,
-    ``real`` what is known behind pseudonyms.
+def reidentify(
+    results: Sequence[Result], source: bytes, seen: bytes, real: Mapping[str, str]
+) -> list[Reidentified]:
+    """The results as the patient's, in order. ``source`` is an image of the patient, ``seen`` the same as the
+    algorithm saw it, ``real`` what is known behind pseudonyms.
 
     PermanentError ``RESULT_OF_OTHER_STUDY`` where a result says it is of another study than the source, or refers
     to one; ``RESULT_UNKNOWN_UID`` where it refers to what is neither an image that went out nor another of
@@ -67,11 +97,33 @@ def reidentify(results: Sequence[Result], source: bytes, seen: bytes, real: Mapp
     try:
         for result in results:
             _check(result.dataset, study, real, own)
-        return [_of_patient(result.dataset, original, shown, real) for result in results]
+        heads = [_of_patient(result.dataset, original, shown, real) for result in results]
     except PermanentError:
         raise
     except Exception as error:
         raise _not_dicom(type(error).__name__) from None
+    return [Reidentified(head, one.file, one.pixels_at) for head, one in zip(heads, results, strict=True)]
+
+
+def _read_head(file: BinaryIO) -> tuple[Dataset, int]:
+    """What comes before the pixels, and where these begin: the file's end where there are none."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+    syntax = transfer_syntax(dataset)
+    if syntax.is_deflated:
+        file.seek(0)
+        return read_dataset(file.read()), size
+    if dataset.original_encoding != (syntax.is_implicit_VR, syntax.is_little_endian):
+        raise ValueError("the encoding is not that of the transfer syntax")
+    check_whole(dataset)
+    pixels_at = file.tell()
+    order: Literal["little", "big"] = "little" if syntax.is_little_endian else "big"
+    start = file.read(8 if syntax.is_implicit_VR else 12)  # the element's tag, VR and length (PS3.5, 7.1)
+    length = int.from_bytes(start[-4:], order)
+    if start and length != UNDEFINED and pixels_at + len(start) + length > size:
+        raise ValueError("the file ends too early")
+    return dataset, pixels_at
 
 
 def _check(dataset: Dataset, study: str, real: Mapping[str, str], own: set[str]) -> None:

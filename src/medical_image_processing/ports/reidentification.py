@@ -8,7 +8,8 @@ Clauses, each a test in ``test/contract/test_reidentification_embedded.py``:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -22,15 +23,24 @@ class JobMessages(Protocol):
         """The message as the algorithm got it, or None."""
 
 
+class PatientsObject(Protocol):
+    """A DICOM object that may be large."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its bytes, from the start each time. Blocks."""
+
+
 class Reidentifier(Protocol):
     """Gives results their patient back. PermanentError where that can't be, TransientError when the PACS is in
     trouble."""
 
-    async def reidentify(self, job: JobMessage, files: Sequence[Path]) -> Sequence[bytes]:
-        """The DICOM objects of one job, which may refer to each other, as objects of the patient.
+    def reidentified(
+        self, job: JobMessage, files: Sequence[Path]
+    ) -> AbstractAsyncContextManager[Sequence[PatientsObject]]:
+        """The DICOM objects of one job, which may refer to each other, as objects of the patient, for a while.
 
-        Patient and study are those of the images that ``job`` is about. ``NOT_DICOM``, ``RESULT_TOO_LARGE``,
-        ``RESULT_UNKNOWN_UID``, ``RESULT_OF_OTHER_STUDY``, ``SOURCE_GONE``.
+        Patient and study are those of the images that ``job`` is about. ``NOT_DICOM``, ``RESULT_UNKNOWN_UID``,
+        ``RESULT_OF_OTHER_STUDY``, ``SOURCE_GONE``.
         """
 
     async def real_uids(self, uids: Sequence[str]) -> list[str]:
@@ -40,5 +50,5 @@ class Reidentifier(Protocol):
 class ReidentifiedObjects(Protocol):
     """Where they are put: in the output bucket, out of the algorithms' reach."""
 
-    async def put(self, key: str, data: bytes) -> None:
+    async def put(self, key: str, content: PatientsObject) -> None:
         """Durably, and whole or not at all."""

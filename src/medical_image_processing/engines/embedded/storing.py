@@ -15,6 +15,7 @@ from medical_image_processing.engines.embedded.object_keys import is_storable
 from medical_image_processing.engines.embedded.objects import ObjectStore
 from medical_image_processing.errors import NotFound, Unavailable
 from medical_image_processing.model.job import Job, JobError, StoreStatus
+from medical_image_processing.ports.reidentification import PatientsObject
 
 
 class SqliteResultsToStore:
@@ -79,14 +80,15 @@ class OutputFiles:
             raise NotFound("RESULT_GONE", "the result is no longer in the output folder; process the images again")
         yield path
 
-    async def put(self, key: str, data: bytes) -> None:
+    async def put(self, key: str, content: PatientsObject) -> None:
         """A new object; where there is one under the key, it is replaced at once."""
-        await asyncio.to_thread(self._put, key, data)
+        await asyncio.to_thread(self._put, key, content)
 
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, content: PatientsObject) -> None:
         upload = self._objects.begin()
         try:
-            upload.write([data])
+            for piece in content.pieces():
+                upload.write([piece])
             upload.commit(key, {})
         except AwsError as error:
             raise Unavailable(
