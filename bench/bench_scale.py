@@ -154,6 +154,7 @@ async def _fill(home: Path) -> None:
         allow_origins=(),
         add_pacs_key=lambda *_: None,
         remove_pacs_key=lambda _: None,
+        pseudonym_secret=bytes(32),
     )
     engine = EmbeddedEngine(settings)
     await engine.open()

@@ -25,6 +25,9 @@ ALGORITHM_IMAGES = "mip-algos"
 PACS_IMAGE = "mip-pacs"
 """Repositories of container images."""
 
+REIDENTIFIED = "_reidentified"
+"""The prefix of the output bucket where results that were given their patient back lie. No algorithm has it."""
+
 ROLE_PATH = "/mip/"
 """IAM path of the algorithms' roles, and of nothing else."""
 
@@ -111,6 +114,11 @@ def output_key(
     return f"{output_prefix(algo_id)}{folder}/{name}"
 
 
+def reidentified_key(algo_id: str, job_id: str, content: str) -> str:
+    """The key of a result that was given its patient back; ``content`` names its bytes."""
+    return f"{REIDENTIFIED}/{algo_id}/{job_id}/{content}.dcm"
+
+
 def is_output_key(
     algo_id: str, key: str, *, legacy: bool, is_algorithm: Callable[[str], bool] = lambda _: False
 ) -> bool:
@@ -121,6 +129,8 @@ def is_output_key(
     """
     if any(segment in ("", ".", "..") for segment in key.split("/")):
         return False  # clients and file systems would resolve these to another place
+    if key.startswith(f"{REIDENTIFIED}/"):
+        return False
     if key.startswith(output_prefix(algo_id)):
         return True
     return legacy and key.endswith(f"_{algo_id}.dcm") and not is_algorithm(key.partition("/")[0])

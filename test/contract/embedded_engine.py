@@ -178,6 +178,7 @@ async def running_engine(folder: Path, workers: Workers) -> AsyncIterator[Engine
             allow_origins=(),
             add_pacs_key=pacs_keys.add,
             remove_pacs_key=pacs_keys.remove,
+            pseudonym_secret=bytes(32),
         )
     )
     index = FolderIndex(folder / "pacs")

@@ -23,6 +23,17 @@ from oidc_issuer import AUDIENCE, Issuer
 
 ORIGIN = "https://app.example"
 
+CHECKED_OTHERWISE = {
+    "N1": "AWS does not de-identify, and says so at registration (here).",
+    "N2": "The same.",
+    "N3": "The same.",
+    "V1": "The same.",
+    "V2": "The same.",
+    "T1": "Nothing is stored on AWS: a job that asks for it is refused (test_pacs_series.py).",
+    "T2": "The same.",
+    "T3": "The same.",
+}
+
 
 class Apis:
     """Both Lambdas over one stage."""
@@ -69,6 +80,16 @@ def test_an_algorithm_is_registered_read_changed_and_listed(apis: Apis) -> None:
     assert made.json["status"] == "PENDING" and made.headers["etag"] == '"1"'
     assert changed.json["revision"] == 2
     assert "listed" in [record["algorithm_id"] for record in listed.json["algorithms"]]
+
+
+def test_an_algorithm_that_may_not_know_the_patient_is_refused(apis: Apis) -> None:
+    body = {"algo_id": "unknowing", **SEED_BODY, "deidentify": True}
+    answer = call(apis.admin, "POST", "/admin/algorithms", body, **apis.key)
+    assert (answer.status, answer.code) == (422, "DEIDENTIFY_UNSUPPORTED")
+    assert call(apis.admin, "GET", "/admin/algorithms/unknowing", **apis.key).status == 404
+    call(apis.admin, "POST", "/admin/algorithms", {"algo_id": "knowing", **SEED_BODY}, **apis.key)
+    changed = call(apis.admin, "PATCH", "/admin/algorithms/knowing", {"deidentify": True}, **apis.key)
+    assert (changed.status, changed.code) == (409, "DEIDENTIFY_FIXED")
 
 
 def test_each_lambda_has_its_own_routes_only(apis: Apis) -> None:

@@ -15,6 +15,7 @@ from medical_image_processing import naming
 from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
+from medical_image_processing.engines.embedded.objects import ObjectStore
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.storing import OutputFiles, SqliteResultsToStore
 from medical_image_processing.errors import MipError, PermanentError, Unavailable
@@ -39,7 +40,7 @@ class Place:
         queues = FifoQueues(self.database)
         self.jobs = SqliteJobs(self.database, queues, clock=lambda: self.now)
         self.to_store = SqliteResultsToStore(self.database, clock=lambda: self.now)
-        self.files = OutputFiles(self.output, bucket=BUCKET)
+        self.files = OutputFiles(ObjectStore(self.output, bucket=BUCKET))
         dead = naming.dead_letter_queue(ALGO)
         await queues.create(dead, redrive_to=None)
         await queues.create(naming.queue(ALGO), redrive_to=dead)

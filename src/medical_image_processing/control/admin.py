@@ -3,22 +3,34 @@ the provisioner does the rest."""
 
 from __future__ import annotations
 
-from medical_image_processing.errors import Conflict, NotFound, StaleRevision
+from medical_image_processing.errors import Conflict, InvalidRequest, NotFound, StaleRevision
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
 from medical_image_processing.model.page import Page
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.registry import Registry
 
+DEIDENTIFY_UNSUPPORTED = "DEIDENTIFY_UNSUPPORTED"
+
 
 class Admin:
-    """Changes the registry on behalf of an admin, named ``actor`` in the audit."""
+    """Changes the registry on behalf of an admin, named ``actor`` in the audit. ``can_deidentify``: whether this
+    platform takes the patient out of what algorithms get."""
 
-    def __init__(self, registry: Registry, jobs: Jobs) -> None:
+    def __init__(self, registry: Registry, jobs: Jobs, *, can_deidentify: bool = False) -> None:
         self._registry = registry
         self._jobs = jobs
+        self._can_deidentify = can_deidentify
 
     async def register(self, spec: AlgorithmSpec, *, actor: str) -> tuple[Algorithm, bool]:
-        """The record, and whether it is new. The same spec again is no error; another one is a Conflict."""
+        """The record, and whether it is new. The same spec again is no error; another one is a Conflict.
+
+        InvalidRequest ``DEIDENTIFY_UNSUPPORTED``.
+        """
+        if spec.deidentify and not self._can_deidentify:
+            raise InvalidRequest(
+                DEIDENTIFY_UNSUPPORTED,
+                "deidentify: this platform hands images out as they are; leave it out, or run `mip up`",
+            )
         try:
             return await self._registry.create(spec, actor=actor), True
         except Conflict:
@@ -41,12 +53,21 @@ class Admin:
     async def update(
         self, algo_id: str, patch: AlgorithmPatch, *, actor: str, if_revision: int | None = None
     ) -> Algorithm:
-        """Change the desired state. StaleRevision when ``if_revision`` is not the newest (law P6)."""
+        """Change the desired state. StaleRevision when ``if_revision`` is not the newest (law P6).
+
+        Conflict ``DEIDENTIFY_FIXED``: jobs that wait were written for what the record said, and workers that run
+        may hold what it let them have.
+        """
         record = await self._changeable(algo_id)
         _check_revision(record, if_revision)
         spec = patch.apply_to(record.spec())
         if spec == record.spec():
             return record
+        if spec.deidentify != record.deidentify:
+            raise Conflict(
+                "DEIDENTIFY_FIXED",
+                f"deidentify of '{algo_id}' can't be changed; delete it with hard=true and register it anew",
+            )
         # An algorithm that runs goes on taking jobs while its workers are replaced.
         status = record.status if record.takes_jobs and spec.desired_count else _waiting(record, spec)
         return await self._registry.update(

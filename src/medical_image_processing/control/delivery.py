@@ -7,14 +7,17 @@ algorithm of the job, and its result lies where that algorithm may write (law A1
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import ValidationError
 
 from medical_image_processing import naming
 from medical_image_processing.control.pushing import push_all
-from medical_image_processing.errors import TransientError
+from medical_image_processing.control.reidentification import Reidentification
+from medical_image_processing.errors import MipError, TransientError
 from medical_image_processing.model.job import (
     JobError,
     JobMessage,
@@ -31,6 +34,7 @@ from medical_image_processing.ports.registry import Registry
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 100
+_SIDE_BY_SIDE = 4
 _MOST_PLACES = 10
 LOST_AFTER_S = 900.0
 """How long a job's message must have been gone before it is sent again. A worker of the earlier system may delete
@@ -44,38 +48,117 @@ _GIVEN_UP = JobError(
 
 
 class Delivery:
-    """Results and dead letters in, states and pushes out. Every step may be repeated after a crash."""
+    """Results and dead letters in, states and pushes out. Every step may be repeated after a crash.
 
-    def __init__(self, queues: Queues, jobs: Jobs, registry: Registry, push: Push, *, output_bucket: str) -> None:
+    ``reidentification`` is for results of algorithms with ``deidentify``; without it there are none. It takes a
+    PACS, so it happens beside the other results.
+    """
+
+    def __init__(
+        self,
+        queues: Queues,
+        jobs: Jobs,
+        registry: Registry,
+        push: Push,
+        *,
+        output_bucket: str,
+        reidentification: Reidentification | None = None,
+    ) -> None:
         self._queues = queues
         self._jobs = jobs
         self._registry = registry
         self._push = push
         self._bucket = output_bucket
+        self._reidentification = reidentification
+        self._beside: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(_SIDE_BY_SIDE)
 
     async def run(self) -> None:
         """Deliver until cancelled."""
-        while True:
-            try:
-                messages = await self._queues.receive(naming.RESULTS_QUEUE, limit=_BATCH, wait_s=20)
-                await self.deliver(messages)
-            except TransientError as error:
-                _LOG.warning("delivery waits: %s", error)
-                await asyncio.sleep(error.retry_after_s)
+        try:
+            while True:
+                try:
+                    messages = await self._queues.receive(naming.RESULTS_QUEUE, limit=_BATCH, wait_s=20)
+                    await self.deliver(messages)
+                except TransientError as error:
+                    _LOG.warning("delivery waits: %s", error)
+                    await asyncio.sleep(error.retry_after_s)
+        finally:
+            beside = list(self._beside.values())
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def deliver(self, messages: Sequence[ReceivedMessage]) -> None:
         """Handle one batch of result messages, then take it off the queue."""
         if not messages:
             return
-        await self.handle(messages)
-        await self._queues.delete(naming.RESULTS_QUEUE, [message.receipt_handle for message in messages])
+        later = await self.handle(messages)
+        held = {message.receipt_handle for message, _ in later}
+        done = [message.receipt_handle for message in messages if message.receipt_handle not in held]
+        if done:
+            await self._queues.delete(naming.RESULTS_QUEUE, done)
+        for message, report in later:
+            if report.job_id not in self._beside:  # else its lease has ended, and what goes on will end it
+                task = asyncio.create_task(self._deliver_beside(message, report))
+                self._beside[report.job_id] = task
 
-    async def handle(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Apply the messages and push what they finished. May be repeated until they are off the queue."""
-        read = [(message, report) for message in messages if (report := await self._read(message)) is not None]
+    async def handle(self, messages: Sequence[ReceivedMessage]) -> list[tuple[ReceivedMessage, Report]]:
+        """Apply the messages and push what they finished. May be repeated until they are off the queue.
+
+        Those that it returns wait for their patient, and must stay on the queue.
+        """
+        all_read = [(message, report) for message in messages if (report := await self._read(message)) is not None]
+        later = [one for one in all_read if await self._waits_for_patient(one[1])]
+        read = [one for one in all_read if one not in later] if later else all_read
         # Received again, a message may have ended its job before a crash that came between the end and the push.
         again = {report.job_id for message, report in read if message.receive_count > 1}
         await self._finish([report for _, report in read], again=again)
+        return later
+
+    async def _waits_for_patient(self, report: Report) -> bool:
+        if self._reidentification is None or report.result is None:
+            return False
+        algorithm = await self._registry.get(report.algo_id)
+        return algorithm is not None and algorithm.deidentify
+
+    async def _deliver_beside(self, message: ReceivedMessage, report: Report) -> None:
+        """One result of an algorithm that knew no patient. On trouble that passes the message just comes again."""
+        try:
+            async with self._room:
+                made = await self._with_patient(report)
+                await self._finish([made], again={report.job_id} if message.receive_count > 1 else set())
+                await self._queues.delete(naming.RESULTS_QUEUE, [message.receipt_handle])
+        except TransientError as error:
+            _LOG.warning("the result of job %s waits for its patient: %s", report.job_id, error)
+            stated = JobError(code=error.code, message=error.message)
+            waiting = replace(report, status=JobStatus.RUNNING, result=None, error=stated)
+            with contextlib.suppress(TransientError):
+                await self._jobs.apply([waiting])
+        finally:
+            self._beside.pop(report.job_id, None)
+
+    async def _with_patient(self, report: Report) -> Report:
+        """The report with objects of the patient, or the failure to make them. TransientError: not now."""
+        assert self._reidentification is not None and report.result is not None
+        job = await self._jobs.get(report.job_id)
+        if job is None or job.algo_id != report.algo_id or job.finished_at is not None:
+            return report  # it changes nothing
+        try:
+            result = await self._reidentification.of_patient(report.job_id, report.algo_id, report.result)
+            return replace(report, result=result)
+        except TransientError:
+            raise
+        except MipError as error:
+            stated = JobError(code=error.code, message=error.message)
+        except Exception as error:
+            # Nobody foresaw it. Its text may quote anything (A3).
+            _LOG.error("the result of job %s can't be given its patient: %s", report.job_id, type(error).__name__)
+            stated = JobError(
+                code="REIDENTIFY_FAILED",
+                message=f"giving the result its patient back failed ({type(error).__name__}); see the log",
+            )
+        return replace(report, status=JobStatus.FAILED, result=None, error=stated)
 
     async def bury(self) -> int:
         """Fail the jobs whose messages went to a dead-letter queue (law J5); how many messages that were."""

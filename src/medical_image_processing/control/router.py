@@ -6,26 +6,37 @@ import secrets
 import uuid
 
 from medical_image_processing import naming
+from medical_image_processing.control.admin import DEIDENTIFY_UNSUPPORTED
 from medical_image_processing.errors import Conflict, InvalidRequest, MipError, NotFound, Throttled
 from medical_image_processing.model.algorithm import Algorithm
-from medical_image_processing.model.job import JobMessage, ProcessRequest
+from medical_image_processing.model.job import JobMessage, PacsRef, ProcessRequest
 from medical_image_processing.ports.jobs import Accepted, Jobs
+from medical_image_processing.ports.pseudonyms import Pseudonyms
 from medical_image_processing.ports.queues import Queues
 from medical_image_processing.ports.registry import Registry
 
 
 class Router:
     """Turns a request into a job. ``queue_limit``: messages one algorithm's queue may hold. ``can_store``: whether
-    this platform puts results back into its PACS."""
+    this platform puts results back into its PACS. ``pseudonyms``: what algorithms with ``deidentify`` get for ids;
+    without them they get no jobs."""
 
     def __init__(
-        self, registry: Registry, jobs: Jobs, queues: Queues, *, queue_limit: int, can_store: bool = False
+        self,
+        registry: Registry,
+        jobs: Jobs,
+        queues: Queues,
+        *,
+        queue_limit: int,
+        can_store: bool = False,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self._registry = registry
         self._jobs = jobs
         self._queues = queues
         self._queue_limit = queue_limit
         self._can_store = can_store
+        self._pseudonyms = pseudonyms
 
     async def submit(
         self, algo_id: str, request: ProcessRequest, *, sender: str | None = None, client_id: str | None = None
@@ -34,7 +45,7 @@ class Router:
 
         For a request that names no client_id: ``sender``, whose it is, and the ``client_id`` it gets.
         NotFound ``UNKNOWN_ALGORITHM``; Conflict ``ALGORITHM_NOT_ACTIVE``, ``JOB_ID_TAKEN``; Throttled
-        ``QUEUE_FULL``; InvalidRequest ``STORE_NOT_AVAILABLE``.
+        ``QUEUE_FULL``; InvalidRequest ``STORE_NOT_AVAILABLE``, ``DEIDENTIFY_UNSUPPORTED``.
         """
         if request.store and not self._can_store:
             raise InvalidRequest(
@@ -52,11 +63,20 @@ class Router:
             job_id=request.job_id or str(uuid.uuid4()),
             client_id=request.client_id or client_id or new_client_id(),
             algo_id=algo_id,
-            pacs=request.pacs,
+            pacs=await self._deidentified(request.pacs) if algorithm.deidentify else request.pacs,
             parameters=request.parameters,
             store=(algorithm.store_results if request.store is None else request.store) or None,
         )
         return await self._jobs.accept(message, fingerprint)
+
+    async def _deidentified(self, place: PacsRef) -> PacsRef:
+        """The place as the algorithm may know it: a PACS path may be a patient's name."""
+        if self._pseudonyms is None:
+            raise InvalidRequest(DEIDENTIFY_UNSUPPORTED, "this platform can't de-identify what an algorithm gets")
+        ids = {name: getattr(place, name) for name in ("study_id", "series_id", "image_id")}
+        given = {name: one for name, one in ids.items() if one is not None}
+        await self._pseudonyms.keep(given.values())
+        return place.model_copy(update={name: self._pseudonyms.of(one) for name, one in given.items()})
 
     async def _check_takes_jobs(self, algo_id: str) -> Algorithm:
         algorithm = await self._registry.get(algo_id)

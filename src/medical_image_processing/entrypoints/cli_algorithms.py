@@ -63,6 +63,14 @@ StoreResults = Annotated[
         show_default=False,
     ),
 ]
+Deidentify = Annotated[
+    bool | None,
+    typer.Option(
+        "--deidentify",
+        help="Give it images without what identifies the patient; results get it back. Can't be changed later.",
+        show_default=False,
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is ACTIVE, and has stayed so for 1.5 s.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="The longest to wait.")]
 
@@ -81,6 +89,7 @@ def register(
     max_count: MaxCount = None,
     outputs: Outputs = None,
     store_results: StoreResults = None,
+    deidentify: Deidentify = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The POST body as JSON, - for standard input; options override it."),
@@ -99,6 +108,8 @@ def register(
     --output SC --output SEG --output SR adds a Segmentation and a Structured Report of what it measures.
     """
     given = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs, store_results)
+    if deidentify is not None:
+        given["deidentify"] = deidentify
     body = {**_DEFAULTS, **_read_spec(file), **given}
     named = body.pop("algorithm_id", None) or body.get("algo_id") or algo_id
     if named != algo_id:
@@ -427,6 +438,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
             ("env", "\n".join(f"{name}={value}" for name, value in record["env"].items())),
             ("outputs", ", ".join(record["outputs"])),
             ("results", "go back into the PACS" if record["store_results"] else None),
+            ("images", "de-identified" if record.get("deidentify") else None),
             ("queue", resources["queue_url"]),
             ("task", resources["task_definition"]),
             ("service", resources["service"]),

@@ -27,6 +27,7 @@ class Secrets:
     operator_access_key_id: str
     operator_secret_access_key: str
     link_secret: str
+    pseudonym_secret: str
 
 
 class Home:
@@ -73,6 +74,7 @@ class Home:
             "operator_access_key_id": f"MIPOPERATOR{secrets.token_hex(4).upper()}",
             "operator_secret_access_key": secrets.token_urlsafe(30),
             "link_secret": secrets.token_hex(32),
+            "pseudonym_secret": secrets.token_hex(32),
         }
         found = Secrets(**{**random, **kept})
         if asdict(found) != kept:

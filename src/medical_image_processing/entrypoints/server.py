@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -30,6 +31,7 @@ from medical_image_processing.api.websocket import PING_INTERVAL_S, PING_TIMEOUT
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.control.provisioner.loop import Provisioner
+from medical_image_processing.control.reidentification import Reidentification
 from medical_image_processing.control.router import Router
 from medical_image_processing.control.scaler import Scaler
 from medical_image_processing.control.storing import Storing
@@ -44,8 +46,11 @@ from medical_image_processing.entrypoints.workplace import Workplace, open_workp
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.pacs.app import PacsApp
+from medical_image_processing.pacs.archive import Archive
+from medical_image_processing.pacs.deidentified import DeidentifiedArchive
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
+from medical_image_processing.pacs.reidentifier import ArchiveReidentifier
 from medical_image_processing.ports.keys import digest
 
 _LOG = logging.getLogger(__name__)
@@ -141,10 +146,12 @@ class _Platform:
                 allow_origins=settings.allow_origins,
                 add_pacs_key=workers_keys.add,
                 remove_pacs_key=workers_keys.remove,
+                pseudonym_secret=bytes.fromhex(secrets.pseudonym_secret),
             )
         )
         links = LinkSigner(bytes.fromhex(secrets.link_secret))
         self._pacs = pacs = await asyncio.to_thread(open_pacs, settings, links)
+        deidentified = DeidentifiedArchive(pacs.archive, engine.pseudonyms, links)
         try:
             await engine.open()
             if settings.client_keys is not None:
@@ -154,13 +161,25 @@ class _Platform:
                 pacs.archive,
                 on_access=engine.access_record.note,
                 allow_origins=settings.allow_origins,
-                serve_file=pacs.archive.serve,
             )
+
+            async def archive_for(algo_id: str) -> Archive[Any]:
+                record = await engine.registry.get(algo_id)
+                # One that is gone while its key still opens something gets no more than it may have had.
+                return deidentified if record is None or record.deidentify else pacs.archive
+
             operator_keys = HashedKeys({digest(secrets.pacs_key): "operator"})
-            operators_pacs = pacs_for(keys=operator_keys, describe=pacs.archive.describe)
-            self._assemble(operators_pacs, pacs_for(keys=workers_keys))
+            self._assemble(
+                pacs_for(keys=operator_keys, serve_file=pacs.archive.serve, describe=pacs.archive.describe),
+                pacs_for(
+                    keys=workers_keys,
+                    serve_file=deidentified.serve_or(pacs.archive.serve),
+                    archive_for=archive_for,
+                ),
+            )
             yield
         finally:
+            deidentified.close()
             await pacs.close()
             await engine.close()
 
@@ -175,17 +194,28 @@ class _Platform:
         self._scaler = Scaler(engine.registry, engine.resources, engine.jobs)
         engine.listen(on_change=self._provisioner.notify, on_finish=metrics.job_finished)
         self._delivery = Delivery(
-            engine.queues, engine.jobs, engine.registry, hub, output_bucket=engine.output_bucket
+            engine.queues,
+            engine.jobs,
+            engine.registry,
+            hub,
+            output_bucket=engine.output_bucket,
+            reidentification=Reidentification(
+                engine.jobs,
+                engine.output_files,
+                engine.output_files,
+                ArchiveReidentifier(self._pacs.archive, engine.pseudonyms),
+            ),
         )
         self._storing = Storing(engine.results_to_store, engine.output_files, self._pacs.writer)
         parts = Parts(
-            admin=Admin(engine.registry, engine.jobs),
+            admin=Admin(engine.registry, engine.jobs, can_deidentify=True),
             router=Router(
                 engine.registry,
                 engine.jobs,
                 engine.queues,
                 queue_limit=settings.queue_limit,
                 can_store=True,
+                pseudonyms=engine.pseudonyms,
             ),
             jobs=engine.jobs,
             keys=engine.keys,

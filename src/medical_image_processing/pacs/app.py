@@ -42,6 +42,9 @@ Describe = Callable[[str | None, str | None, int], Awaitable[Sequence[SeriesDesc
 """``describe(study_id, series_id, limit)``: all series, those of a study, or the one."""
 ServeFile = Callable[[Request, Headers, Receive, Send], Awaitable[None]]
 
+ArchiveFor = Callable[[str], Awaitable[Archive[Any]]]
+"""``archive_for(algo)``: what the holder of a key may see of the archive."""
+
 COUNT_HEADER = b"x-image-count"
 """How many images a bundle has."""
 _BUNDLE_TYPE = b'multipart/related; type="application/dicom"; boundary=' + BOUNDARY.encode()
@@ -64,6 +67,11 @@ def create_app(
     return PacsApp(archive, keys, on_access, allow_origins=allow_origins, serve_file=archive.serve)
 
 
+class _Caller(NamedTuple):
+    algo: str
+    archive: Archive[Any]
+
+
 class _Download(NamedTuple):
     algo: str
     bundle: Bundle
@@ -76,7 +84,8 @@ class PacsApp:
     images' UIDs ("" where a header lacks them) and the ``x-job-id`` header; when it raises, no link is given.
     ``allow_origins`` are the web origins whose pages may call, ``*`` for all. ``serve_file`` answers what lies
     below ``/files/``, where the archive's links lead there. ``describe`` tells what series there are, at
-    ``/series``: for the operator, since algorithms need no descriptions.
+    ``/series``: for the operator, since algorithms need no descriptions. ``archive_for`` chooses what each caller
+    sees instead of ``archive``.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class PacsApp:
         allow_origins: Iterable[str] = (),
         serve_file: ServeFile | None = None,
         describe: Describe | None = None,
+        archive_for: ArchiveFor | None = None,
     ) -> None:
         self._archive = archive
         self._keys = keys
@@ -95,6 +105,7 @@ class PacsApp:
         self._allow_origins = frozenset(allow_origins)
         self._serve_file = serve_file
         self._describe = describe
+        self._archive_for = archive_for
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -128,25 +139,25 @@ class PacsApp:
     async def _answer(self, request: Request, cors: Headers) -> Answer | _Download:
         if request.method != "GET":
             return not_get(request, cors)
-        algo = await self._caller(request)
+        algo, archive = caller = await self._caller(request)
         if request.path == "/studies":
-            return json_answer(await self._archive.studies())
+            return json_answer(await archive.studies())
         if request.path == "/series" and self._describe is not None:
             return await self._descriptions(request, self._describe)
         readings = list(_readings(request.path))
         if not readings:
             raise NotFound("UNKNOWN_ROUTE", "the PACS API has no such address")
-        study_id, series_id, image_id = await self._choose(readings)
+        study_id, series_id, image_id = await _choose(archive, readings)
         if series_id is not None and image_id is not None:
-            return await self._link(request, algo, await self._archive.image(study_id, series_id, image_id))
+            return await self._link(request, caller, await archive.image(study_id, series_id, image_id))
         series_id = request.query("series_id")
         if series_id is not None:
             _check_id("series_id", series_id)
             if request.query("bundle") == "1":
-                bundle = await self._archive.bundle(study_id, series_id)
+                bundle = await archive.bundle(study_id, series_id)
                 if bundle is not None:
                     return _Download(algo, bundle)
-        return await self._links_of(request, algo, await self._archive.images(study_id, series_id))
+        return await self._links_of(request, caller, await archive.images(study_id, series_id))
 
     async def _descriptions(self, request: Request, describe: Describe) -> Answer:
         asked = {name: request.query(name) for name in ("study_id", "series_id")}
@@ -159,28 +170,23 @@ class PacsApp:
         found = await describe(asked["study_id"], asked["series_id"], int(limit))
         return json_answer([one._asdict() for one in found])
 
-    async def _caller(self, request: Request) -> str:
+    async def _caller(self, request: Request) -> _Caller:
         key = request.header(b"x-api-key")
         algo = await self._keys.algo_for(key) if key else None
         if algo is None:
             raise Unauthorized("UNAUTHORIZED", "the x-api-key header is missing or wrong")
-        return algo
+        return _Caller(algo, self._archive if self._archive_for is None else await self._archive_for(algo))
 
-    async def _choose(self, readings: list[Reading]) -> Reading:
-        """The reading that names something. There are several only where an id has a segment "images"."""
-        known = await self._archive.first_known(readings) if len(readings) > 1 else None
-        return known or readings[0]
-
-    async def _link(self, request: Request, algo: str, image: Image) -> Answer:
-        await self._note(request, algo, [image])
-        [link] = await self._archive.links([image], request.base_url())
+    async def _link(self, request: Request, caller: _Caller, image: Image) -> Answer:
+        await self._note(request, caller.algo, [image])
+        [link] = await caller.archive.links([image], request.base_url())
         expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(link.expires_at))
         return json_answer({"url": link.url, "expires": expires})
 
-    async def _links_of(self, request: Request, algo: str, images: Sequence[Image]) -> Answer:
+    async def _links_of(self, request: Request, caller: _Caller, images: Sequence[Image]) -> Answer:
         if images:
-            await self._note(request, algo, images)
-        links = await self._archive.links(images, request.base_url())
+            await self._note(request, caller.algo, images)
+        links = await caller.archive.links(images, request.base_url())
         named = zip(images, links, strict=True)
         return json_answer([{"url": link.url, "key": image.key} for image, link in named])
 
@@ -208,6 +214,12 @@ class PacsApp:
         if job_id is not None and not _NAME.fullmatch(job_id):
             job_id = None
         await self._on_access(algo, [(one.study_uid, one.series_uid, one.sop_uid) for one in images], job_id)
+
+
+async def _choose(archive: Archive[Any], readings: list[Reading]) -> Reading:
+    """The reading that names something. There are several only where an id has a segment "images"."""
+    known = await archive.first_known(readings) if len(readings) > 1 else None
+    return known or readings[0]
 
 
 def _readings(path: str) -> Iterator[Reading]:

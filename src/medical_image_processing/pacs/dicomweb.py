@@ -156,6 +156,11 @@ class DicomwebArchive:
         series = await self._series(study_id, series_id)
         return Bundle(series.images, run_in(self._threads, self._instances_of.series(series)))
 
+    async def content(self, study_uid: str, series_uid: str, sop_uid: str) -> bytes:
+        """An instance's file, whole."""
+        pieces = self._instances_of.one(Instance(study_uid, series_uid, sop_uid))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, b"".join, pieces)
+
     async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
         """The first ``limit`` series; of a study, or the one with that UID."""
         if not _are_uids(study_id or "0", series_id or "0"):

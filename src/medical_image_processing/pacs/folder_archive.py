@@ -83,6 +83,12 @@ class FolderArchive:
                     yield piece
         yield packer.end()
 
+    async def content(self, study_uid: str, series_uid: str, sop_uid: str) -> bytes:
+        """An image's file, whole."""
+        image = await self._index.image(study_uid, series_uid, sop_uid)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._files.threads, lambda: b"".join(self._files.blocks(image)))
+
     async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
         """The first ``limit`` series; of a study, or the one with that UID."""
         found = await self._index.series(study_id, series_id, limit)

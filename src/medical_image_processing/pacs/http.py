@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from medical_image_processing.errors import (
     Conflict,
     Forbidden,
+    InputRejected,
     InvalidRequest,
     MipError,
     NotFound,
@@ -32,6 +33,7 @@ _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 _BASE = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[A-Za-z0-9._~-]{1,64}){0,8}")
 STATUS: tuple[tuple[type[MipError], int], ...] = (
     (InvalidRequest, 422),
+    (InputRejected, 422),
     (Unauthorized, 401),
     (Forbidden, 403),
     (NotFound, 404),

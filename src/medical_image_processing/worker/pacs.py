@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from medical_image_processing.dicom.multipart import Kind, Parts, location
 from medical_image_processing.dicom.read import parse
 from medical_image_processing.errors import InputRejected, MipError, PermanentError, TransientError, Unavailable
-from medical_image_processing.model.job import JobMessage, Scope
+from medical_image_processing.model.job import JobError, JobMessage, Scope
 from medical_image_processing.worker import log
 from medical_image_processing.worker.arriving import ArrivingFiles, Unwanted
 from medical_image_processing.worker.aws import retried
@@ -39,6 +39,9 @@ _PATHS = (
     ". Where the PACS is a DICOMweb server, ids are DICOM UIDs (digits and dots), not paths: see `mip studies`"
 )
 T = TypeVar("T")
+_NO_IMAGE = "NOT_AN_IMAGE"
+_REASONS = frozenset({"BURNED_IN_ANNOTATION", "NOT_DEIDENTIFIABLE", _NO_IMAGE})
+"""Why the PACS API gives an algorithm that may not know the patient no image."""
 _LINK_GONE = (401, 403, 404, 409, 410)
 
 
@@ -63,7 +66,8 @@ class PacsClient:
         Of a study, those of its largest series. Those of a series may still arrive while they are read, and what
         is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
-        ``TOO_LARGE``; TransientError ``PACS_UNAVAILABLE``.
+        ``TOO_LARGE``, ``BURNED_IN_ANNOTATION``, ``NOT_DEIDENTIFIABLE``, ``NOT_AN_IMAGE``;
+        TransientError ``PACS_UNAVAILABLE``.
         """
         deadline = time.monotonic() + INPUT_TIMEOUT_S
         try:
@@ -94,7 +98,7 @@ class PacsClient:
                 left = _left(deadline)
                 call = self._http.stream(self._origin, f"{listing}&bundle=1", headers, total_s=left)
                 answer = stack.enter_context(call)
-                _check_status(answer.status, job)
+                _check_status(answer.status, job, lambda: _whole(answer))
                 return answer
 
             try:
@@ -207,21 +211,31 @@ class PacsClient:
         if not urls:
             raise _not_found(job)
         total = 0
+        reports: list[InputRejected] = []
 
-        def get(url: str) -> bytes:
+        def get(url: str) -> bytes | None:
             nonlocal total
             # Several threads may pass the limit together by a few files; what matters is that it ends there.
-            data = self._get_file(job, url, max(0, self._max_bytes - total), deadline)
+            try:
+                data = self._get_file(job, url, max(0, self._max_bytes - total), deadline)
+            except InputRejected as error:
+                if error.code != _NO_IMAGE or job.pacs.scope is not Scope.STUDY:
+                    raise
+                reports.append(error)  # a study has them beside its images
+                return None
             total += len(data)
             return data
 
         with ThreadPoolExecutor(min(_PARALLEL, len(urls))) as pool:
             futures = [pool.submit(get, url) for url in urls]
             try:
-                return [future.result() for future in futures]
+                files = [data for future in futures if (data := future.result()) is not None]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        if not files:
+            raise reports[0]
+        return files
 
 
 def largest_series(files: list[bytes]) -> list[bytes]:
@@ -328,11 +342,11 @@ def _nonsense() -> Unavailable:
 
 
 def _checked(response: Response, job: JobMessage) -> Response:
-    _check_status(response.status, job, response.body)
+    _check_status(response.status, job, lambda: response.body)
     return response
 
 
-def _check_status(status: int, job: JobMessage, body: bytes = b"") -> None:
+def _check_status(status: int, job: JobMessage, body: Callable[[], bytes]) -> None:
     if status < 300:
         return
     if status == 404:
@@ -340,19 +354,21 @@ def _check_status(status: int, job: JobMessage, body: bytes = b"") -> None:
     if status in (401, 403):
         raise PermanentError("PACS_DENIED", "the PACS API refuses the algorithm's key; check PACS_API_KEY")
     if status >= 500 or status in (408, 429):
-        raise Unavailable("PACS_UNAVAILABLE", _trouble(body) or f"the PACS API answers {status}")
+        said = _stated(body())
+        known = said is not None and said.code in ("PACS_UNAVAILABLE", "PACS_REFUSED")
+        message = said.message[:_MOST_SAID] if said is not None and known else f"the PACS API answers {status}"
+        raise Unavailable("PACS_UNAVAILABLE", message)
+    if status == 422 and (stated := _stated(body())) is not None and stated.code in _REASONS:
+        raise InputRejected(stated.code, stated.message)
     raise PermanentError("PACS_REFUSED", f"the PACS API refuses the request with {status}; check the ids")
 
 
-def _trouble(body: bytes) -> str:
-    """What the PACS API says of the PACS behind it, for whoever sent the job; "" for anything else."""
+def _stated(body: bytes) -> JobError | None:
+    """The reason that the PACS API gives; None for anything else."""
     try:
-        error = json.loads(body)["error"]
-        code, message = error["code"], error["message"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        return ""
-    is_known = code in ("PACS_UNAVAILABLE", "PACS_REFUSED") and isinstance(message, str)
-    return message[:_MOST_SAID] if is_known else ""
+        return JobError.model_validate(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _not_found(job: JobMessage) -> MipError:

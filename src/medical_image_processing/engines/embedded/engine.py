@@ -21,6 +21,7 @@ from medical_image_processing.engines.embedded.keys import SqliteKeys
 from medical_image_processing.engines.embedded.log_groups import LogGroups
 from medical_image_processing.engines.embedded.objects import ObjectStore
 from medical_image_processing.engines.embedded.outputs import SignedOutputs
+from medical_image_processing.engines.embedded.pseudonyms import SqlitePseudonyms
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
 from medical_image_processing.engines.embedded.resources import VISIBILITY_S, EmbeddedResources
@@ -45,7 +46,8 @@ class EngineSettings:
     """What the engine must know. ``worker_base`` is the workers' own address of SQS, S3 and the PACS API.
 
     ``create_runtime`` makes what runs the workers, given where their logs go. ``add_pacs_key(digest, algo_id)``
-    lets an algorithm read from the PACS API, ``remove_pacs_key(digest)`` shuts it out.
+    lets an algorithm read from the PACS API, ``remove_pacs_key(digest)`` shuts it out. Pseudonyms are
+    made with ``pseudonym_secret``.
     """
 
     home: Path
@@ -56,6 +58,7 @@ class EngineSettings:
     allow_origins: tuple[str, ...]
     add_pacs_key: Callable[[str, str], None]
     remove_pacs_key: Callable[[str], None]
+    pseudonym_secret: bytes
 
 
 class EmbeddedEngine:
@@ -74,7 +77,9 @@ class EmbeddedEngine:
         self.registry = SqliteRegistry(self.database, clock=time.time)
         self.jobs = SqliteJobs(self.database, self.queues, clock=time.time)
         self.results_to_store = SqliteResultsToStore(self.database, clock=time.time)
-        self.output_files = OutputFiles(settings.home / "output", bucket=self.output_bucket)
+        self._objects = ObjectStore(settings.home / "output", bucket=self.output_bucket)
+        self.output_files = OutputFiles(self._objects)
+        self.pseudonyms = SqlitePseudonyms(self.database, secret=settings.pseudonym_secret)
         self.keys = SqliteKeys(self.database, clock=time.time)
         self.access_record = AccessRecord(self.database, clock=time.time)
         self.credentials = Credentials(is_algorithm=self.registry.knows)
@@ -121,10 +126,9 @@ class EmbeddedEngine:
 
     def create_aws_app(self) -> ASGIApp:
         """SQS and S3 for the workers."""
-        objects = ObjectStore(self._settings.home / "output", bucket=self.output_bucket)
         return create_aws_app(
             self.queues,
-            objects,
+            self._objects,
             self.credentials,
             region=REGION,
             account=ACCOUNT,

@@ -96,6 +96,11 @@ class SqliteJobs:
         rows = self._database.read("SELECT * FROM jobs WHERE job_id = ?", job_id)
         return read_job(rows[0]) if rows else None
 
+    async def message(self, job_id: str) -> JobMessage | None:
+        """What stood on the queue for the job, or None (ports.reidentification)."""
+        rows = self._database.read("SELECT body FROM jobs WHERE job_id = ?", job_id)
+        return JobMessage.model_validate_json(rows[0]["body"]) if rows else None
+
     async def page(
         self,
         *,

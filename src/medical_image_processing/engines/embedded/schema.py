@@ -138,6 +138,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX audit_reads_by_job ON audit (json_extract(details, '$.job_id'), seq) WHERE action = 'read';
     CREATE INDEX audit_reads_by_actor ON audit (actor, seq) WHERE action = 'read';
     """,
+    """
+    -- What stands for a UID or a PACS id in what de-identifying algorithms get.
+    CREATE TABLE pseudonyms (pseudonym TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID;
+    """,
 )
 
 

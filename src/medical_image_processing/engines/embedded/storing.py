@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from medical_image_processing.engines.embedded.aws_error import AwsError
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import read_job
 from medical_image_processing.engines.embedded.object_keys import is_storable
-from medical_image_processing.errors import NotFound
+from medical_image_processing.engines.embedded.objects import ObjectStore
+from medical_image_processing.errors import NotFound, Unavailable
 from medical_image_processing.model.job import Job, JobError, StoreStatus
+from medical_image_processing.ports.reidentification import PatientsObject
 
 
 class SqliteResultsToStore:
@@ -61,11 +64,13 @@ class SqliteResultsToStore:
 
 
 class OutputFiles:
-    """Implements :class:`ports.storing.ResultFiles` over the folder that is the output bucket."""
+    """Implements :class:`ports.storing.ResultFiles` and :class:`ports.reidentification.ReidentifiedObjects` over
+    the folder that is the output bucket."""
 
-    def __init__(self, root: Path, *, bucket: str) -> None:
-        self._root = root
-        self._bucket = bucket
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+        self._root = objects.root
+        self._bucket = objects.bucket
 
     @asynccontextmanager
     async def local(self, bucket: str, key: str) -> AsyncIterator[Path]:
@@ -74,3 +79,20 @@ class OutputFiles:
         if bucket != self._bucket or not is_storable(key) or not await asyncio.to_thread(path.is_file):
             raise NotFound("RESULT_GONE", "the result is no longer in the output folder; process the images again")
         yield path
+
+    async def put(self, key: str, content: PatientsObject) -> None:
+        """A new object; where there is one under the key, it is replaced at once."""
+        await asyncio.to_thread(self._put, key, content)
+
+    def _put(self, key: str, content: PatientsObject) -> None:
+        upload = self._objects.begin()
+        try:
+            for piece in content.pieces():
+                upload.write([piece])
+            upload.commit(key, {})
+        except AwsError as error:
+            raise Unavailable(
+                "STORAGE_FULL", "a result can't be written to the output folder; free some space"
+            ) from error
+        finally:
+            upload.abort()
