@@ -180,13 +180,15 @@ def test_a_record_says_that_all_results_are_stored_and_a_job_that_its_own_is_not
         client.call("PATCH", "admin", "algorithms", "processing_1", body={"store_results": False})
 
 
-def test_the_command_line_shows_no_patient(platform: Platform) -> None:
+def test_the_command_line_shows_no_patient(platform: Platform, client: Client) -> None:
+    assert process(client)["status"] == "SUCCEEDED", "somebody has read the series"
     shown = run(platform, "studies", "--json")
     assert SERIES in shown.stdout and '"modality": "CT"' in shown.stdout
     assert "CompressedSamples" not in shown.stdout, "the patient's name is nobody's business"
     for command in (("studies",), ("accesses", "--study", STUDY)):
-        said = run(platform, *command).stdout
-        assert STUDY in said.split() and SERIES in said.split(), "a name that is folded can't be copied"
+        done = run(platform, *command)
+        assert done.returncode == 0, done.stderr
+        assert {STUDY, SERIES} <= set(done.stdout.split()), "a name that is folded can't be copied"
     jobs = run(platform, "jobs", "list", "--json")
     assert '"stored"' in jobs.stdout
 
