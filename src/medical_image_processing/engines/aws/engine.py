@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medical_image_processing.engines.aws.admin_keys import SecretKeys
@@ -24,6 +25,7 @@ from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.engines.aws.registry import DynamoRegistry
 from medical_image_processing.engines.aws.senders import TaskRoles
 from medical_image_processing.engines.aws.settings import AwsSettings
+from medical_image_processing.engines.aws.storing import DynamoResultsToStore, S3ResultFiles
 from medical_image_processing.engines.aws.tables import Table
 from medical_image_processing.model.job import Job
 
@@ -75,6 +77,15 @@ class AwsEngine:
         """ports.jobs."""
         table = self._table(self.settings.jobs_table)
         return DynamoJobs(table, self.queues, self.registry, self.audit, self.open_jobs, clock=time.time)
+
+    @cached_property
+    def results_to_store(self) -> DynamoResultsToStore:
+        """ports.storing."""
+        return DynamoResultsToStore(self._table(self.settings.jobs_table), clock=time.time)
+
+    def result_files(self, folder: Path) -> S3ResultFiles:
+        """ports.storing; below ``folder`` are the copies."""
+        return S3ResultFiles(self.clients.client("s3"), self.settings.output_bucket, folder)
 
     @cached_property
     def keys(self) -> DynamoKeys:

@@ -1,0 +1,126 @@
+"""Results on their way back into the PACS: the contract on the AWS engine, and what only it must see to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aws_engine import AwsStores, create_queues
+
+from aws_emulator import REGION, AwsEmulator
+from aws_tables import JOBS, create_tables, table
+from medical_image_processing import naming
+from medical_image_processing.engines.aws.storing import DynamoResultsToStore, S3ResultFiles
+from medical_image_processing.errors import NotFound, Unavailable
+from medical_image_processing.testing.registry_contract import refused
+from medical_image_processing.testing.storing_contract import ALGO, StoringContract, StoringPlace
+
+
+class StillStores(AwsStores):
+    """Stores whose clock stands still."""
+
+    def __init__(self, account: AwsEmulator, now: float) -> None:
+        self._now = now
+        super().__init__(account)
+
+    def clock(self) -> float:
+        return self._now + self.ahead_s
+
+
+class Place:
+    """Jobs in DynamoDB, their results in a bucket."""
+
+    def __init__(self, emulator: AwsEmulator, folder: Path) -> None:
+        self.account = emulator.fresh_account()
+        self.bucket = naming.output_bucket(self.account.account, REGION)
+        self.folder = folder
+        self._now = float(int(time.time()))
+        self._open()
+        create_tables(self.account, self.stores.clients)
+        create_queues(self.stores.clients, ALGO)
+        self.s3.create_bucket(Bucket=self.bucket)
+
+    def _open(self) -> None:
+        self.stores = stores = StillStores(self.account, self._now)
+        self.s3 = stores.clients.client("s3").boto
+        self.jobs = stores.jobs
+        self.to_store = DynamoResultsToStore(table(stores.clients, JOBS), clock=stores.clock)
+        self.files = S3ResultFiles(stores.clients.client("s3"), self.bucket, self.folder)
+
+    def close(self) -> None:
+        self.stores.clients.close()
+
+    async def restart(self) -> None:
+        self._now = self.stores.clock()
+        self.close()
+        await asyncio.to_thread(self._open)
+
+    def pass_time(self, seconds: float) -> None:
+        self.stores.ahead_s += seconds
+
+    async def put_result(self, key: str, content: bytes) -> None:
+        await asyncio.to_thread(self.s3.put_object, Bucket=self.bucket, Key=key, Body=content)
+
+    async def remove_result(self, key: str) -> None:
+        await asyncio.to_thread(self.s3.delete_object, Bucket=self.bucket, Key=key)
+
+
+@pytest.fixture
+def place(aws_emulator: AwsEmulator, tmp_path: Path) -> Place:
+    return Place(aws_emulator, tmp_path)
+
+
+def on(place: Place, work: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        await asyncio.wait_for(work(), 60)
+
+    try:
+        asyncio.run(limited())
+    finally:
+        place.close()
+
+
+class TestAwsStoring(StoringContract):
+    @pytest.fixture(autouse=True)
+    def _place(self, place: Place) -> None:
+        self.place = place
+
+    def run(self, work: Callable[[StoringPlace], Awaitable[None]]) -> None:
+        on(self.place, lambda: work(self.place))
+
+
+def test_a_copy_of_a_result_is_there_while_it_is_needed_and_no_longer(place: Place) -> None:
+    async def work() -> None:
+        content = bytes(3 * 2**20) + b"end"
+        await place.put_result("liver/large.dcm", content)
+        async with place.files.local(place.bucket, "liver/large.dcm") as file:
+            assert file.read_bytes() == content
+        assert list(place.folder.iterdir()) == []
+
+        async def open_it(bucket: str, key: str) -> None:
+            async with place.files.local(bucket, key):
+                raise AssertionError("it was there")
+
+        await refused(NotFound, "RESULT_GONE", open_it(place.bucket, "liver/other.dcm"))
+        await refused(NotFound, "RESULT_GONE", open_it("anothers", "liver/large.dcm"))
+        assert list(place.folder.iterdir()) == []
+
+    on(place, work)
+
+
+def test_a_disk_that_can_not_be_written_is_a_passing_trouble(place: Place) -> None:
+    async def work() -> None:
+        await place.put_result("liver/one.dcm", b"DICM")
+        files = S3ResultFiles(place.stores.clients.client("s3"), place.bucket, place.folder / "not-there")
+
+        async def open_it() -> None:
+            async with files.local(place.bucket, "liver/one.dcm"):
+                raise AssertionError("it was there")
+
+        error = await refused(Unavailable, "STORAGE_FULL", open_it())
+        assert str(place.folder) not in str(error)
+
+    on(place, work)
