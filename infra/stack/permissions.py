@@ -44,6 +44,15 @@ def jobs(of: dynamodb.Table, *actions: str) -> list[iam.PolicyStatement]:
     return [table("Jobs", of, *actions), allow("FindJobs", ["dynamodb:Query"], indexes)]
 
 
+def store_results(of: dynamodb.Table, output: s3.IBucket) -> list[iam.PolicyStatement]:
+    """Take results to the PACS: which ones, the files, and how that went."""
+    return [
+        allow("FindResultsToStore", ["dynamodb:Query"], [f"{of.table_arn}/index/to_store"]),
+        table("NoteWhatWasStored", of, "dynamodb:BatchGetItem", "dynamodb:UpdateItem"),
+        allow("ReadResults", ["s3:GetObject"], [output.arn_for_objects("*")]),
+    ]
+
+
 def look_at_open_jobs(of: dynamodb.Table) -> list[iam.PolicyStatement]:
     """All jobs that are not ended, a window at a time."""
     return [allow("LookAtOpenJobs", ["dynamodb:Scan"], [f"{of.table_arn}/index/open"])]

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import secrets
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from aws_engine import AwsStores, create_queues
 
 from aws_emulator import REGION, AwsEmulator
-from aws_tables import JOBS, create_tables, table
+from aws_tables import AUDIT, JOBS, KEYS, create_tables, table
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.storing import DynamoResultsToStore, S3ResultFiles
 from medical_image_processing.errors import NotFound, Unavailable
+from medical_image_processing.model.job import Stored, StoreStatus
 from medical_image_processing.testing.registry_contract import refused
-from medical_image_processing.testing.storing_contract import ALGO, StoringContract, StoringPlace
+from medical_image_processing.testing.storing_contract import (
+    ALGO,
+    RESULTS,
+    StoringContract,
+    StoringPlace,
+    end,
+    stored,
+    succeed,
+)
+from orthanc import PASSWORD, USER, Orthanc, running_orthanc
+from platform_process import clean_environment
 
 
 class StillStores(AwsStores):
@@ -122,5 +139,72 @@ def test_a_disk_that_can_not_be_written_is_a_passing_trouble(place: Place) -> No
 
         error = await refused(Unavailable, "STORAGE_FULL", open_it())
         assert str(place.folder) not in str(error)
+
+    on(place, work)
+
+
+@contextmanager
+def service(place: Place, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The PACS API as a process of its own, as its container runs it."""
+    folder = place.folder / secrets.token_hex(4)
+    folder.mkdir()
+    environment = {
+        **clean_environment(),
+        **place.account.environment,
+        "MIP_DICOMWEB_URL": f"http://127.0.0.1:{port}/dicom-web",
+        "MIP_DICOMWEB_AUTHORIZATION": "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode(),
+        "MIP_KEYS_TABLE": KEYS,
+        "MIP_AUDIT_TABLE": AUDIT,
+        "MIP_JOBS_TABLE": JOBS,
+        "OUTPUT_BUCKET": place.bucket,
+        "MIP_PACS_PORT": "0",
+        "MIP_PACS_FOLDER": str(folder),
+        "MIP_PACS_CACHE_MIB": "16",
+    }
+    command = [sys.executable, "-m", "medical_image_processing.entrypoints.pacs_service"]
+    process = subprocess.Popen(command, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def in_orthanc(orthanc: Orthanc) -> list[str]:
+    """The instances that it has, each as often as it has it."""
+    found = orthanc.client.get("/dicom-web/instances", params={"includefield": "00080018"})
+    return sorted(item["00080018"]["Value"][0] for item in found.json()) if found.content else []
+
+
+async def until_stored(place: Place, job_id: str, status: StoreStatus) -> Stored:
+    async with asyncio.timeout(40):
+        while True:
+            now = await stored(place, job_id)
+            if now is not None and now.status is status and (now.attempts or status is not StoreStatus.PENDING):
+                return now
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.needs("Orthanc", "setpriv")
+def test_t1_t3_tasks_of_the_pacs_api_store_side_by_side_and_die_and_orthanc_has_each_instance_once(
+    place: Place, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async def work() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        await succeed(place, "before")
+        with service(place, port) as first, service(place, port):
+            waits = await until_stored(place, "before", StoreStatus.PENDING)
+            assert waits.error is not None and waits.error.code == "PACS_UNAVAILABLE"
+            first.kill()
+            with running_orthanc(tmp_path_factory.mktemp("orthanc"), port=port) as orthanc, service(place, port):
+                await asyncio.gather(*(succeed(place, f"j{number}") for number in range(6)))
+                for job_id in ("before", *(f"j{number}" for number in range(6))):
+                    await until_stored(place, job_id, StoreStatus.DONE)
+                assert in_orthanc(orthanc) == ["1.2.0", "1.2.1"]
+                await place.remove_result(RESULTS[0])
+                await end(place, "gone")
+                gone = await until_stored(place, "gone", StoreStatus.FAILED)
+                assert gone.error is not None and gone.error.code == "RESULT_GONE"
 
     on(place, work)

@@ -85,7 +85,7 @@ def running_service(stage: AwsStage) -> Iterator[Service]:
     }
     asyncio.run(engine.pacs_keys.let_in(digest(KEY), "algo_1"))
     server = uvicorn.Server(
-        uvicorn.Config(create_service(environment, clients), lifespan="off", log_level="error")
+        uvicorn.Config(create_service(environment, clients).app, lifespan="off", log_level="error")
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -3,7 +3,8 @@ the provisioner does the rest."""
 
 from __future__ import annotations
 
-from medical_image_processing.errors import Conflict, NotFound, StaleRevision
+from medical_image_processing.control.router import CAN_NOT_STORE
+from medical_image_processing.errors import Conflict, InvalidRequest, NotFound, StaleRevision
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
 from medical_image_processing.model.page import Page
 from medical_image_processing.ports.jobs import Jobs
@@ -11,14 +12,22 @@ from medical_image_processing.ports.registry import Registry
 
 
 class Admin:
-    """Changes the registry on behalf of an admin, named ``actor`` in the audit."""
+    """Changes the registry on behalf of an admin, named ``actor`` in the audit.
 
-    def __init__(self, registry: Registry, jobs: Jobs) -> None:
+    ``can_store``: whether this platform puts results back into its PACS.
+    """
+
+    def __init__(self, registry: Registry, jobs: Jobs, *, can_store: bool = False) -> None:
         self._registry = registry
         self._jobs = jobs
+        self._can_store = can_store
 
     async def register(self, spec: AlgorithmSpec, *, actor: str) -> tuple[Algorithm, bool]:
-        """The record, and whether it is new. The same spec again is no error; another one is a Conflict."""
+        """The record, and whether it is new. The same spec again is no error; another one is a Conflict.
+
+        InvalidRequest ``STORE_NOT_AVAILABLE``, as of :meth:`update`.
+        """
+        self._check_can_store(spec.store_results)
         try:
             return await self._registry.create(spec, actor=actor), True
         except Conflict:
@@ -42,6 +51,7 @@ class Admin:
         self, algo_id: str, patch: AlgorithmPatch, *, actor: str, if_revision: int | None = None
     ) -> Algorithm:
         """Change the desired state. StaleRevision when ``if_revision`` is not the newest (law P6)."""
+        self._check_can_store(patch.store_results)
         record = await self._changeable(algo_id)
         _check_revision(record, if_revision)
         spec = patch.apply_to(record.spec())
@@ -77,6 +87,10 @@ class Admin:
             actor=actor,
             action="delete",
         )
+
+    def _check_can_store(self, asked: bool | None) -> None:
+        if asked and not self._can_store:
+            raise InvalidRequest("STORE_NOT_AVAILABLE", f"store_results: {CAN_NOT_STORE}; leave it out")
 
     async def _changeable(self, algo_id: str) -> Algorithm:
         record = await self.get(algo_id)

@@ -13,6 +13,8 @@ from medical_image_processing.ports.jobs import Accepted, Jobs
 from medical_image_processing.ports.queues import Queues
 from medical_image_processing.ports.registry import Registry
 
+CAN_NOT_STORE = "this platform's PACS takes no results (on AWS only a DICOMweb server does)"
+
 
 class Router:
     """Turns a request into a job. ``queue_limit``: messages one algorithm's queue may hold. ``can_store``: whether
@@ -37,12 +39,11 @@ class Router:
         ``QUEUE_FULL``; InvalidRequest ``STORE_NOT_AVAILABLE``.
         """
         if request.store and not self._can_store:
-            raise InvalidRequest(
-                "STORE_NOT_AVAILABLE", "store: this platform can't put results into the PACS; leave it out"
-            )
+            raise InvalidRequest("STORE_NOT_AVAILABLE", f"store: {CAN_NOT_STORE}; leave it out")
         fingerprint = request.fingerprint(algo_id, sender=sender)
         try:
             algorithm = await self._check_takes_jobs(algo_id)
+            store = self._is_to_store(algorithm, request)
         except MipError:
             known = await self._jobs.find(request.job_id, fingerprint) if request.job_id else None
             if known is None:
@@ -54,9 +55,19 @@ class Router:
             algo_id=algo_id,
             pacs=request.pacs,
             parameters=request.parameters,
-            store=(algorithm.store_results if request.store is None else request.store) or None,
+            store=store or None,
         )
         return await self._jobs.accept(message, fingerprint)
+
+    def _is_to_store(self, algorithm: Algorithm, request: ProcessRequest) -> bool:
+        store = algorithm.store_results if request.store is None else request.store
+        if store and not self._can_store:  # the record is from when it could
+            raise InvalidRequest(
+                "STORE_NOT_AVAILABLE",
+                f"'{algorithm.algorithm_id}' says store_results, and {CAN_NOT_STORE}; "
+                'change the record, or say "store": false',
+            )
+        return store
 
     async def _check_takes_jobs(self, algo_id: str) -> Algorithm:
         algorithm = await self._registry.get(algo_id)

@@ -31,7 +31,7 @@ from medical_image_processing.ports.jobs import Jobs, Report
 from medical_image_processing.ports.storing import ResultFiles, ResultsToStore
 
 ALGO = "liver"
-KEYS = (f"{ALGO}/s/one.dcm", f"{ALGO}/s/two.dcm")
+RESULTS = (f"{ALGO}/s/one.dcm", f"{ALGO}/s/two.dcm")
 _DOWN = Unavailable("PACS_UNAVAILABLE", "it is down", retry_after_s=1)
 _PAUSES_S = (1, 2, 4, 8, 16, 32, 64, 128, 256, LAST_PAUSE_S, LAST_PAUSE_S)
 
@@ -77,12 +77,19 @@ async def succeed(
     place: StoringPlace, job_id: str, *, store: bool = True, status: JobStatus = JobStatus.SUCCEEDED
 ) -> None:
     """A job that ended. If well, its results are two instances and a table that is nowhere."""
-    for number, key in enumerate(KEYS):
+    for number, key in enumerate(RESULTS):
         await place.put_result(key, an_instance(f"1.2.{number}"))
+    await end(place, job_id, store=store, status=status)
+
+
+async def end(
+    place: StoringPlace, job_id: str, *, store: bool = True, status: JobStatus = JobStatus.SUCCEEDED
+) -> None:
+    """The same, whether its results are there or not."""
     await accept(place, job_id, store=store)
-    outputs = tuple(Output(kind="SC", bucket=place.bucket, key=key) for key in KEYS)
+    outputs = tuple(Output(kind="SC", bucket=place.bucket, key=key) for key in RESULTS)
     table = Output(kind="other", bucket=place.bucket, key="no/such/table", media_type="text/csv")
-    result = JobResult(dicom=StoredObject(bucket=place.bucket, key=KEYS[0]), outputs=(*outputs, table))
+    result = JobResult(dicom=StoredObject(bucket=place.bucket, key=RESULTS[0]), outputs=(*outputs, table))
     if status is JobStatus.SUCCEEDED:
         report = Report(job_id, ALGO, status, result=result)
     else:
@@ -207,7 +214,7 @@ class StoringContract:
     def test_t2_a_result_that_is_gone_is_said_to_be_so(self) -> None:
         async def work(place: StoringPlace) -> None:
             await succeed(place, "asked")
-            await place.remove_result(KEYS[1])
+            await place.remove_result(RESULTS[1])
             await Storing(place.to_store, place.files, Pacs()).store_due()
             now = await stored(place, "asked")
             assert now is not None and now.error is not None

@@ -16,7 +16,7 @@ from medical_image_processing.entrypoints.lambdas.runtime import asgi_handler
 def create(engine: AwsEngine) -> ASGIApp:
     """The application."""
     routes = create_router(
-        Admin(engine.registry, engine.jobs),
+        Admin(engine.registry, engine.jobs, can_store=engine.settings.can_store),
         engine.jobs,
         engine.keys,
         engine.logs,
