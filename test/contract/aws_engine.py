@@ -13,6 +13,7 @@ from functools import partial
 from aws_emulator import AwsEmulator
 from aws_tables import ALGORITHMS, AUDIT, JOBS, KEYS, create_tables, table
 from medical_image_processing import naming
+from medical_image_processing.engines.aws.access_record import AccessRecord
 from medical_image_processing.engines.aws.audit import DynamoAudit
 from medical_image_processing.engines.aws.clients import AwsClients
 from medical_image_processing.engines.aws.jobs import DynamoJobs
@@ -44,6 +45,7 @@ class AwsStores:
         results_url = f"{endpoint or account.endpoint}/{account.account}/{naming.RESULTS_QUEUE}"
         of = partial(table, self.clients)
         self.audit = DynamoAudit(of(AUDIT), clock=self.clock)
+        self.access_record = AccessRecord(of(AUDIT), clock=self.clock)
         self.registry = DynamoRegistry(of(ALGORITHMS), self.audit, clock=self.clock)
         self.keys = DynamoKeys(of(KEYS), self.audit, clock=self.clock)
         self.pacs_keys = PacsKeyTable(of(KEYS))

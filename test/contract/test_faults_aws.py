@@ -74,7 +74,8 @@ PORT_CALLS: dict[str, PortCall] = {
     ),
     "registry.set_status": lambda s: set_status(s.registry, AlgorithmStatus.ACTIVE),
     "registry.remove": lambda s: s.registry.remove("removed", revision=1, actor="a"),
-    "audit.note": lambda s: s.audit.note(ALGO, [("1.2", "1.2.3", "1.2.3.4")], "j"),
+    "access_record.page": lambda s: s.access_record.page(study_uid="1.2"),
+    "access_record.note": lambda s: s.access_record.note(ALGO, [("1.2", "1.2.3", "1.2.3.4")], "j"),
     "keys.find": lambda s: s.keys.find("f" * 64),
     "keys.add": lambda s: s.keys.add("a" * 64, name="new", role=KeyRole.CLIENT, client_ids=[], actor="a"),
     "keys.grant_client_id": lambda s: s.keys.grant_client_id("kept", "c"),
@@ -228,7 +229,7 @@ def test_what_a_batch_left_over_is_asked_for_again(stores: AwsStores, proxy: Fau
         async with prepared(stores, proxy, leave_all):
             page = await stores.jobs.page(client_ids=["client-1"])
             assert len(page.items) == 4
-            await stores.audit.note(ALGO, [("1.2", "1.2.3", "1.2.3.4")], "j")
+            await stores.access_record.note(ALGO, [("1.2", "1.2.3", "1.2.3.4")], "j")
             assert len(await stores.audit.entries("1.2")) == 1
         assert len(left) == 4
 

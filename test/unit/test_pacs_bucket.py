@@ -170,7 +170,7 @@ def test_who_read_what_for_which_job_is_on_record_before_the_link_is_given(servi
         if entry.details["job_id"] == "job-7"
     ]
     assert (entry.actor, entry.action) == ("algo_1", "read")
-    assert (entry.details["series"], entry.details["image"]) == ("series-1", "image-1")
+    assert (entry.details["series"], entry.details["images"]) == ("series-1", ["image-1"])
 
 
 def test_pages_of_the_allowed_origin_may_call(service: Service) -> None:

@@ -122,7 +122,7 @@ def _app(
 ) -> ASGIApp:
     keys = ServiceKeys(engine.pacs_keys, environment.get("MIP_PACS_OPERATOR_KEY"))
     origins = engine.settings.allow_origins
-    return PacsApp(archive, keys, engine.audit.note, allow_origins=origins, serve_file=serve_file)
+    return PacsApp(archive, keys, engine.access_record.note, allow_origins=origins, serve_file=serve_file)
 
 
 def _dicomweb(url: str, environment: Mapping[str, str]) -> DicomwebArchive:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medical_image_processing.engines.aws.access_record import AccessRecord
 from medical_image_processing.engines.aws.admin_keys import SecretKeys
 from medical_image_processing.engines.aws.audit import DynamoAudit
 from medical_image_processing.engines.aws.clients import AwsClients
@@ -43,8 +44,13 @@ class AwsEngine:
 
     @cached_property
     def audit(self) -> DynamoAudit:
-        """Who changed what, and who read which image."""
+        """Who changed what."""
         return DynamoAudit(self._table(self.settings.audit_table), clock=time.time)
+
+    @cached_property
+    def access_record(self) -> AccessRecord:
+        """ports.accesses: who read which image."""
+        return AccessRecord(self._table(self.settings.audit_table), clock=time.time)
 
     @cached_property
     def registry(self) -> DynamoRegistry:

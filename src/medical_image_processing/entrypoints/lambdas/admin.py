@@ -22,6 +22,7 @@ def create(engine: AwsEngine) -> ASGIApp:
         engine.logs,
         create_access(engine),
         create_push(engine),
+        engine.access_record,
     )
     return LimitBody(create_base(routes, allow_origins=engine.settings.allow_origins))
 
