@@ -10,7 +10,6 @@ from aws_engine import AwsStores, fresh_stores
 
 from aws_emulator import AwsEmulator
 from aws_tables import AUDIT, table
-from medical_image_processing.engines.aws import access_record
 from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.testing.accesses_contract import AccessesContract, AccessPorts, all_pages, six_jobs
 from medical_image_processing.testing.registry_contract import refused
@@ -57,19 +56,18 @@ def test_changes_of_the_same_name_are_no_reads_and_earlier_entries_are_found_by_
     on(stores, work)
 
 
-def test_few_among_very_many_are_found_over_several_pages(
-    stores: AwsStores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def work(_: AwsStores, ports: AccessPorts) -> None:
+def test_few_among_very_many_are_found_over_several_pages(stores: AwsStores) -> None:
+    async def work(stores: AwsStores, ports: AccessPorts) -> None:
         await six_jobs(ports)
-        for number in range(250):
-            await ports.note("busy", [("1.2", "1.2.3", f"7.{number}")], None)
+        told = json.dumps({"study": "1.2", "series": "1.2.3", "images": ["7"], "job_id": None})
+        entry = {"subject": "1.2", "actor": "busy", "action": "read", "details": told}
+        later = [{**entry, "at": f"9999-01-01T00:00:00.000000Z#{number:04x}"} for number in range(2100)]
+        await table(stores.clients, AUDIT).put_all(later)
         first = await ports.accesses.page(study_uid="1.2", algo_id="algo_0", limit=100)
         assert len(first.items) == 0 and first.next_cursor is not None
         found = await all_pages(ports, limit=100, study_uid="1.2", algo_id="algo_0")
         assert len(found) == 6
 
-    monkeypatch.setattr(access_record, "_MOST_LOOKED_AT", 200)
     on(stores, work)
 
 

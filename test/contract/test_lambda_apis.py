@@ -93,6 +93,25 @@ def test_over_a_dicomweb_server_jobs_and_records_may_ask_for_it(aws_emulator: Aw
     assert call(later, "POST", "/process/storing", {**job, "job_id": "j", "store": False}, **key).status == 202
 
 
+def test_a4_who_read_what_is_told_to_the_admin_alone(apis: Apis) -> None:
+    run(lambda: apis.stage.engine.access_record.note("liver", [("1.2", "1.2.3", "1.2.3.4")], "job-9"))
+    path = "/admin/accesses"
+    answer = call(apis.admin, "GET", f"{path}?study=1.2&job=job-9", **apis.key)
+    assert answer.status == 200, answer.text
+    (access,) = answer.json["accesses"]
+    del access["at"]
+    assert access == {
+        "algo_id": "liver",
+        "job_id": "job-9",
+        "study_uid": "1.2",
+        "series_uid": "1.2.3",
+        "image_uid": "1.2.3.4",
+    }
+    assert call(apis.admin, "GET", f"{path}?study=1.2").status == 401
+    refused = call(apis.admin, "GET", path, **apis.key)
+    assert (refused.status, refused.json["error"]["code"]) == (422, "FILTER_NEEDED")
+
+
 def test_an_algorithm_is_registered_read_changed_and_listed(apis: Apis) -> None:
     body = {"algo_id": "listed", **SEED_BODY}
     made = call(apis.admin, "POST", "/admin/algorithms", body, **apis.key)

@@ -25,7 +25,7 @@ MOST_IMAGES = 200
 """Of an entry, which has at most 400 KB; an id has at most 512 characters."""
 _BATCH = 100
 _MOST_LOOKED_AT = 2000
-_CURSOR = re.compile(r"(\d{1,4})~([0-9A-Za-z:.#+-]{1,80})")
+_CURSOR = re.compile(r"([0-9]{1,4})~([0-9A-Za-z:.#+-]{1,80})")
 _LAST = "~"
 """Sorts after every time."""
 
