@@ -22,6 +22,7 @@ from medical_image_processing.engines.aws.open_jobs import OpenJobs
 from medical_image_processing.engines.aws.pacs_keys import PacsKeyTable
 from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.engines.aws.registry import DynamoRegistry
+from medical_image_processing.engines.aws.storing import DynamoResultsToStore
 from medical_image_processing.testing.registry_contract import a_spec
 
 LIMIT_S = 60.0
@@ -58,6 +59,7 @@ class AwsStores:
             algorithm_of_role=of_nobody,
             clock=lambda: float(next(minutes)),
         )
+        self.to_store = DynamoResultsToStore(of(JOBS), clock=self.clock)
         self.jobs = DynamoJobs(of(JOBS), self.queues, self.registry, self.audit, self.open_jobs, clock=self.clock)
 
     def clock(self) -> float:

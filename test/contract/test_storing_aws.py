@@ -17,9 +17,10 @@ import pytest
 from aws_engine import AwsStores, create_queues
 
 from aws_emulator import REGION, AwsEmulator
-from aws_tables import AUDIT, JOBS, KEYS, create_tables, table
+from aws_tables import AUDIT, JOBS, KEYS, create_tables
+from fault_proxy import Answer, Call, Trouble, fault_proxy, first_tries
 from medical_image_processing import naming
-from medical_image_processing.engines.aws.storing import DynamoResultsToStore, S3ResultFiles
+from medical_image_processing.engines.aws.storing import S3ResultFiles
 from medical_image_processing.errors import NotFound, Unavailable
 from medical_image_processing.model.job import Stored, StoreStatus
 from medical_image_processing.testing.registry_contract import refused
@@ -28,6 +29,7 @@ from medical_image_processing.testing.storing_contract import (
     RESULTS,
     StoringContract,
     StoringPlace,
+    due,
     end,
     stored,
     succeed,
@@ -39,18 +41,19 @@ from platform_process import clean_environment
 class StillStores(AwsStores):
     """Stores whose clock stands still."""
 
-    def __init__(self, account: AwsEmulator, now: float) -> None:
+    def __init__(self, account: AwsEmulator, now: float, endpoint: str | None) -> None:
         self._now = now
-        super().__init__(account)
+        super().__init__(account, endpoint=endpoint)
 
     def clock(self) -> float:
         return self._now + self.ahead_s
 
 
 class Place:
-    """Jobs in DynamoDB, their results in a bucket."""
+    """Jobs in DynamoDB, their results in a bucket. ``endpoint`` stands before the emulator."""
 
-    def __init__(self, emulator: AwsEmulator, folder: Path) -> None:
+    def __init__(self, emulator: AwsEmulator, folder: Path, endpoint: str | None = None) -> None:
+        self._endpoint = endpoint
         self.account = emulator.fresh_account()
         self.bucket = naming.output_bucket(self.account.account, REGION)
         self.folder = folder
@@ -61,10 +64,10 @@ class Place:
         self.s3.create_bucket(Bucket=self.bucket)
 
     def _open(self) -> None:
-        self.stores = stores = StillStores(self.account, self._now)
+        self.stores = stores = StillStores(self.account, self._now, self._endpoint)
         self.s3 = stores.clients.client("s3").boto
         self.jobs = stores.jobs
-        self.to_store = DynamoResultsToStore(table(stores.clients, JOBS), clock=stores.clock)
+        self.to_store = stores.to_store
         self.files = S3ResultFiles(stores.clients.client("s3"), self.bucket, self.folder)
 
     def close(self) -> None:
@@ -107,6 +110,44 @@ class TestAwsStoring(StoringContract):
 
     def run(self, work: Callable[[StoringPlace], Awaitable[None]]) -> None:
         on(self.place, lambda: work(self.place))
+
+
+class TestStoringWhoseAnswersAreLost(StoringContract):
+    """The SDK repeats a call whose answer did not come, and AWS does the work again."""
+
+    def run(self, work: Callable[[StoringPlace], Awaitable[None]]) -> None:
+        with fault_proxy(self.emulator.port) as proxy:
+            place = Place(self.emulator, self.folder, proxy.endpoint)
+            proxy.fault = first_tries(lambda _: Trouble.ANSWER_LOST)
+            on(place, lambda: work(place))
+
+    @pytest.fixture(autouse=True)
+    def _emulator(self, aws_emulator: AwsEmulator, tmp_path: Path) -> None:
+        self.emulator, self.folder = aws_emulator, tmp_path
+
+
+def test_t2_an_index_that_lags_hands_out_nothing_that_is_done(aws_emulator: AwsEmulator, tmp_path: Path) -> None:
+    with fault_proxy(aws_emulator.port) as proxy:
+        place = Place(aws_emulator, tmp_path, proxy.endpoint)
+        old: list[Answer] = []
+
+        def tell(call: Call) -> Answer | None:
+            return old[0] if old and "IndexName" in call.given else None
+
+        def keep(call: Call, answer: Answer) -> None:
+            if "IndexName" in call.given:
+                old.append(answer)
+
+        async def work() -> None:
+            for job_id in ("done", "later", "due"):
+                await succeed(place, job_id)
+            proxy.answered, proxy.fault = keep, tell
+            assert set(await due(place)) == {"done", "later", "due"}
+            await place.to_store.note("done", StoreStatus.DONE)
+            await place.to_store.note("later", StoreStatus.PENDING, again_in_s=60)
+            assert await due(place) == ["due"]
+
+        on(place, work)
 
 
 def test_a_copy_of_a_result_is_there_while_it_is_needed_and_no_longer(place: Place) -> None:

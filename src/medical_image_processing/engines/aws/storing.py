@@ -59,9 +59,12 @@ class DynamoResultsToStore:
         self, job_id: str, status: StoreStatus, *, error: JobError | None = None, again_in_s: float = 0.0
     ) -> None:
         """What came of an attempt, unless the job is done or failed already."""
+        condition = "attribute_exists(#to_store) AND attribute_exists(#store_at)"
         if status is StoreStatus.PENDING:
             changed = {"store_at": moment(self._clock() + again_in_s)}
             gone = []
+            # Neither a write that botocore repeats nor another process's counts as one more attempt.
+            condition = "attribute_exists(#to_store) AND #store_at < :store_at"
         else:
             changed = {"stored": status.value}
             gone = ["#to_store", "#store_at"]
@@ -75,7 +78,7 @@ class DynamoResultsToStore:
             await self._table.update(
                 {"job_id": job_id},
                 f"SET {sets}{removes} ADD #store_attempts :one",
-                condition="attribute_exists(#to_store) AND attribute_exists(#store_at)",
+                condition=condition,
                 values={**changed, "one": 1},
             )
         except ConditionFailed:
