@@ -217,7 +217,7 @@ class PlatformStack(Stack):
             "MIP_OIDC_ISSUER": self._given("OidcIssuer", settings.oidc_issuer or ""),
             "MIP_OIDC_AUDIENCE": self._given("OidcAudience", settings.oidc_audience or ""),
             "MIP_ALLOW_ORIGINS": ",".join(settings.allow_origins),
-            "MIP_CAN_STORE": "true" if settings.can_store else "",
+            "MIP_CAN_STORE": "true" if settings.can_store else "false",
             "MIP_QUEUE_LIMIT": self._given("QueueLimit", str(settings.queue_limit)),
             "MIP_TASK_ENV": self._given("TaskEnv", settings.task_env),
         }

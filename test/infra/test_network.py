@@ -202,7 +202,7 @@ def test_copies_and_the_cache_lie_on_the_tasks_own_disk(real: Template, open_cli
     [without] = real.of_type("ECS::TaskDefinition").values()
     assert "Volumes" not in without
     for name in ("Admin", "Processing"):
-        assert "MIP_CAN_STORE" not in real.function(name)["Environment"]["Variables"]
+        assert real.function(name)["Environment"]["Variables"]["MIP_CAN_STORE"] == "false"
 
 
 def test_what_emulators_reject_is_in_the_template_for_aws(
