@@ -254,6 +254,12 @@ def test_keys_that_documents_print_are_no_operators_keys() -> None:
     assert asyncio.run(ServiceKeys(_Table(), "devkey").algo_for("devkey")) is None
 
 
-def test_a_service_that_can_not_work_says_why() -> None:
+def test_a_service_that_can_not_work_says_why(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="MIP_PACS_BUCKET"):
         create_service({})
+    over_dicomweb = {"MIP_DICOMWEB_URL": "http://pacs.example", "MIP_PACS_FOLDER": str(tmp_path)}
+    with pytest.raises(InvalidRequest, match="MIP_PACS_CACHE_MIB"):
+        create_service({**over_dicomweb, "MIP_PACS_CACHE_MIB": "-1"})
+    (tmp_path / "cache").write_text("a file where the cache should be")
+    with pytest.raises(InvalidRequest, match="MIP_PACS_FOLDER"):
+        create_service({**over_dicomweb, "MIP_PACS_CACHE_MIB": "1"})
