@@ -94,9 +94,11 @@ def test_over_a_dicomweb_server_jobs_and_records_may_ask_for_it(aws_emulator: Aw
 
 
 def test_a4_who_read_what_is_told_to_the_admin_alone(apis: Apis) -> None:
-    run(lambda: apis.stage.engine.access_record.note("liver", [("1.2", "1.2.3", "1.2.3.4")], "job-9"))
+    images = [("1.2", "1.2.3", f"1.2.3.{number}") for number in range(3, 5)]
+    run(lambda: apis.stage.engine.access_record.note("liver", images, "job-9"))
     path = "/admin/accesses"
-    answer = call(apis.admin, "GET", f"{path}?study=1.2&job=job-9", **apis.key)
+    asked = f"{path}?study=1.2&job=job-9&limit=1"
+    answer = call(apis.admin, "GET", asked, **apis.key)
     assert answer.status == 200, answer.text
     (access,) = answer.json["accesses"]
     del access["at"]
@@ -107,6 +109,8 @@ def test_a4_who_read_what_is_told_to_the_admin_alone(apis: Apis) -> None:
         "series_uid": "1.2.3",
         "image_uid": "1.2.3.4",
     }
+    rest = call(apis.admin, "GET", f"{asked}&cursor={answer.json['next_cursor']}", **apis.key).json
+    assert [one["image_uid"] for one in rest["accesses"]] == ["1.2.3.3"] and rest["next_cursor"] is None
     assert call(apis.admin, "GET", f"{path}?study=1.2").status == 401
     refused = call(apis.admin, "GET", path, **apis.key)
     assert (refused.status, refused.json["error"]["code"]) == (422, "FILTER_NEEDED")

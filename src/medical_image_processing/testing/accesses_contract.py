@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medical_image_processing.naming import NAME_PATTERN
 from medical_image_processing.ports.accesses import Access, Accesses
 
 Note = Callable[[str, Sequence[tuple[str, str, str]], str | None], Awaitable[None]]
@@ -29,6 +31,7 @@ async def all_pages(ports: AccessPorts, *, limit: int, **asked: Any) -> list[Acc
         found += page.items
         if (cursor := page.next_cursor) is None:
             return found
+        assert re.fullmatch(NAME_PATTERN, cursor), "the API takes no other"
 
 
 async def six_jobs(ports: AccessPorts) -> None:
@@ -96,7 +99,7 @@ class AccessesContract:
     def test_i1_a_cursor_that_is_not_ours_finds_nothing(self) -> None:
         async def work(ports: AccessPorts) -> None:
             await six_jobs(ports)
-            for cursor in ("nonsense", "~", "0~", "9" * 90, "-1", "0~2026#\n", "\u0661"):
+            for cursor in ("nonsense", "_", "0_", "9" * 90, "-1", "0_2026_\n", "\u0661"):
                 assert (await ports.accesses.page(study_uid="1.2", cursor=cursor)).items == ()
 
         self.run(work)

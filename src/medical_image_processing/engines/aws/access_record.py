@@ -25,7 +25,7 @@ MOST_IMAGES = 200
 """Of an entry, which has at most 400 KB; an id has at most 512 characters."""
 _BATCH = 100
 _MOST_LOOKED_AT = 2000
-_CURSOR = re.compile(r"([0-9]{1,4})~([0-9A-Za-z:.#+-]{1,80})")
+_CURSOR = re.compile(r"([0-9]{1,4})_([0-9TZ:.-]{1,40})_([0-9a-f]{1,40})")
 _LAST = "~"
 """Sorts after every time."""
 
@@ -40,10 +40,10 @@ class _Place(NamedTuple):
     def of(cls, cursor: str) -> _Place | None:
         """None for a cursor that is not ours."""
         match = _CURSOR.fullmatch(cursor)
-        return cls(match[2], int(match[1])) if match else None
+        return cls(f"{match[2]}#{match[3]}", int(match[1])) if match else None
 
     def __str__(self) -> str:
-        return f"{self.skipped}~{self.at}"
+        return f"{self.skipped}_{self.at.replace('#', '_')}"
 
 
 class AccessRecord:
