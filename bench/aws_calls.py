@@ -306,7 +306,7 @@ def _pacs(place: AwsStage, endpoint: str) -> Iterator[str]:
     run(lambda: place.engine.pacs_keys.let_in(digest(PACS_KEY), ALGO))
     clients = place.account.clients(endpoint_url=endpoint)
     service = create_service({**place.environment, "MIP_PACS_BUCKET": bucket}, clients)
-    config = uvicorn.Config(service, interface="asgi3", port=0, lifespan="off", log_level="error")
+    config = uvicorn.Config(service.app, interface="asgi3", port=0, lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     listening = config.bind_socket()
     thread = threading.Thread(target=lambda: server.run([listening]), daemon=True)

@@ -78,7 +78,7 @@ JOB = [
     Item("its receipt, one index entry less", "DynamoDB, write unit of 1 KB", 2),
     Item("message: send, receive, delete; depth, now and then", "SQS, FIFO request of 64 KB", 3.05),
     Item("result: send; receive and delete by Lambda's poller", "SQS, FIFO request of 64 KB", 3),
-    Item("PACS API: who reads which image is recorded", "DynamoDB, write unit of 1 KB", 1),
+    Item("PACS API: who reads which image is recorded, thrice", "DynamoDB, write unit of 1 KB", 3),
     Item("PACS API looks for the image, its worker fetches it", "S3, GET", 2),
     Item("result is stored", "S3, PUT", 1),
     Item("result is fetched", "S3, GET", 1),
@@ -104,6 +104,19 @@ IDLE = [
         HOURS * 60 * 1.5,
     ),
     Item("sweep, scaler, dead letters read its record of 1 KB", "DynamoDB, read unit of 4 KB", HOURS * 192 * 0.25),
+]
+
+# Of one job whose result goes back into a DICOMweb server.
+STORED = [
+    Item("its end, one index entry more", "DynamoDB, write unit of 1 KB", 1),
+    Item("its record is read", "DynamoDB, read unit of 4 KB", 1),
+    Item("its result is read", "S3, GET", 1),
+    Item("that it is stored is noted, one index entry less", "DynamoDB, write unit of 1 KB", 2),
+]
+
+# Of a month of one task of the PACS API that stores, whether there is anything to store or not.
+LOOKS_FOR_RESULTS = [
+    Item("is there a result to store? each 5 s, of an index", "DynamoDB, read unit of 4 KB", HOURS * 720 * 0.5)
 ]
 
 COUNTED = {"endpoint zones": 12, "balancers": 1, "secrets": 2, "alarms": 16, "dashboards": 1, "lambdas": 9}
@@ -192,6 +205,10 @@ def tables(counted: Mapping[str, int] = COUNTED) -> dict[str, str]:
         "jobs": table(JOB, times=1000, unit="a thousand jobs", total="a thousand jobs, their workers apart"),
         "worker": table(WORKER, times=1, unit="a month", total="a worker that is always there"),
         "idle": table(IDLE, times=1, unit="a month", total="an idle algorithm"),
+        "stored": table(
+            STORED, times=1000, unit="a thousand jobs", total="a thousand jobs stored, beside the above"
+        ),
+        "looks": table(LOOKS_FOR_RESULTS, times=1, unit="a month", total="a month of looking"),
         "fixed": table(fixed(counted), times=1, unit="a month", total="a month of the platform"),
         "examples": example_table(),
         "prices": price_table(),

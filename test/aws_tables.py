@@ -31,6 +31,7 @@ def definitions() -> list[dict[str, Any]]:
             open=("open_algo", "seq"),
             unseen=("unseen_client", "finish_seq"),
             unsent=("unsent", "unsent_since"),
+            to_store=("to_store", "store_at"),
         ),
         _table(CONNECTIONS, "client_id", "connection_id"),
         _table(KEYS, "pk"),

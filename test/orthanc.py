@@ -22,6 +22,7 @@ import pydicom
 PROGRAM = "/usr/sbin/Orthanc"
 PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 START_S = 30.0
+USER, PASSWORD = "mip", "a password of the tests"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,6 @@ def running_orthanc(folder: Path, *, port: int = 0) -> Iterator[Orthanc]:
     if port == 0:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-    user, password = "mip", "a password of the tests"
     settings = {
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
@@ -60,7 +60,7 @@ def running_orthanc(folder: Path, *, port: int = 0) -> Iterator[Orthanc]:
         "DicomServerEnabled": False,
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": True,
-        "RegisteredUsers": {user: password},
+        "RegisteredUsers": {USER: PASSWORD},
         "DicomAlwaysAllowStore": True,
         "Plugins": [PLUGIN],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "StudiesMetadata": "Full", "SeriesMetadata": "Full"},
@@ -71,9 +71,9 @@ def running_orthanc(folder: Path, *, port: int = 0) -> Iterator[Orthanc]:
     with (folder / "orthanc.log").open("wb") as log:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=(user, password), timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=(USER, PASSWORD), timeout=30) as client:
             _await_answer(client, server, folder / "orthanc.log")
-            yield Orthanc(f"http://127.0.0.1:{port}/dicom-web", user, password, client)
+            yield Orthanc(f"http://127.0.0.1:{port}/dicom-web", USER, PASSWORD, client)
     finally:
         server.send_signal(signal.SIGTERM)
         try:

@@ -50,7 +50,7 @@ def grant(parts: Parts) -> dict[str, list[iam.PolicyStatement]]:
             *answer_for_jobs,
             may.table("Keys", tables.keys, *may.LIST, *may.CHANGE, *may.REMOVE),
             may.table("Connections", connections, *may.LIST, *may.REMOVE),
-            record,
+            may.table("Audit", tables.audit, *may.PUT, "dynamodb:Query"),
             *push,
             *may.send_jobs(),
             *may.read_worker_logs(),

@@ -61,7 +61,16 @@ _RESOURCES = (
 )
 
 ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
-    "Admin": (*_REGISTRY, *_JOBS, *_CALLERS, *_QUEUES, *_PUSH, "MIP_ADMIN_SECRET", "MIP_ALLOW_ORIGINS"),
+    "Admin": (
+        *_REGISTRY,
+        *_JOBS,
+        *_CALLERS,
+        *_QUEUES,
+        *_PUSH,
+        "MIP_ADMIN_SECRET",
+        "MIP_ALLOW_ORIGINS",
+        "MIP_CAN_STORE",
+    ),
     "Processing": (
         *_REGISTRY,
         *_JOBS,
@@ -69,6 +78,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
         *_QUEUES,
         "OUTPUT_BUCKET",
         "MIP_ALLOW_ORIGINS",
+        "MIP_CAN_STORE",
         "MIP_QUEUE_LIMIT",
     ),
     "Provisioner": (*_REGISTRY, *_JOBS, *_PUSH, *_RESOURCES),

@@ -20,18 +20,24 @@ from constructs import Construct
 
 from medical_image_processing import naming
 from stack.network import PACS_PORT, Network
-from stack.permissions import allow
+from stack.permissions import allow, store_results
 from stack.settings import Settings
 
 CPU, MEMORY_MIB = 512, 1024
 LOG_GROUP = "/ecs/pacs-api"
 """Not below ``/ecs/mip-``: those are the algorithms', and the provisioner may remove them."""
+VOLUME, FOLDER = "images", "/var/lib/mip-pacs"
+CACHE_MIB = 8192
+"""Of the 20 GiB of disk that a task has at no price; the rest is for copies of results and the image."""
 SERVICE = "pacs-api"
 """Not ``mip-…``, for the same reason."""
 
 
 class PacsService(Construct):
-    """Reads its images and the keys' table, writes the access record, and may do nothing else."""
+    """Reads its images and the keys' table, writes the access record, and may do nothing else.
+
+    With ``jobs`` and ``output`` it also puts results back into its DICOMweb server.
+    """
 
     def __init__(
         self,
@@ -44,6 +50,8 @@ class PacsService(Construct):
         images: s3.IBucket | None,
         keys: dynamodb.Table,
         audit: dynamodb.Table,
+        jobs: dynamodb.Table | None,
+        output: s3.IBucket | None,
         operator_key: secretsmanager.Secret,
         retention: logs.RetentionDays,
         removal: RemovalPolicy,
@@ -62,7 +70,8 @@ class PacsService(Construct):
         for statement in _start(repository.repository_arn, group.log_group_arn, secret_arns):
             execution.add_to_policy(statement)
         task_role = self._role("TaskRole", "What the PACS API may do")
-        for statement in _serve(images, keys, audit):
+        stores = store_results(jobs, output) if jobs and output else []
+        for statement in [*_serve(images, keys, audit), *stores]:
             task_role.add_to_policy(statement)
         task = ecs.FargateTaskDefinition(
             self,
@@ -72,10 +81,10 @@ class PacsService(Construct):
             execution_role=execution.without_policy_updates(),
             task_role=task_role.without_policy_updates(),
         )
-        task.add_container(
+        container = task.add_container(
             "pacs",
             image=ecs.ContainerImage.from_ecr_repository(repository, settings.pacs_image_tag),
-            environment=_environment(settings, images, keys, audit),
+            environment=_environment(settings, images, keys, audit) | _to_store(jobs, output),
             secrets=secrets,
             user="10001",
             readonly_root_filesystem=True,
@@ -83,6 +92,12 @@ class PacsService(Construct):
             logging=ecs.LogDrivers.aws_logs(stream_prefix="pacs", log_group=group),
             stop_timeout=Duration.seconds(30),
         )
+        if settings.dicomweb_url:
+            # On the task's own encrypted disk; the image's folder gives it its owner.
+            task.add_volume(name=VOLUME)
+            container.add_mount_points(
+                ecs.MountPoint(container_path=FOLDER, source_volume=VOLUME, read_only=False)
+            )
         service = ecs.FargateService(
             self,
             "Service",
@@ -128,7 +143,13 @@ class PacsService(Construct):
 def _environment(
     settings: Settings, images: s3.IBucket | None, keys: dynamodb.Table, audit: dynamodb.Table
 ) -> dict[str, str]:
-    place = {"MIP_DICOMWEB_URL": settings.dicomweb_url} if settings.dicomweb_url else {}
+    place = {}
+    if settings.dicomweb_url:
+        place = {
+            "MIP_DICOMWEB_URL": settings.dicomweb_url,
+            "MIP_PACS_FOLDER": FOLDER,
+            "MIP_PACS_CACHE_MIB": str(CACHE_MIB),
+        }
     return {
         "MIP_KEYS_TABLE": keys.table_name,
         "MIP_AUDIT_TABLE": audit.table_name,
@@ -138,6 +159,10 @@ def _environment(
         **place,
         **({"MIP_PACS_BUCKET": images.bucket_name} if images else {}),
     }
+
+
+def _to_store(jobs: dynamodb.Table | None, output: s3.IBucket | None) -> dict[str, str]:
+    return {"MIP_JOBS_TABLE": jobs.table_name, "OUTPUT_BUCKET": output.bucket_name} if jobs and output else {}
 
 
 def _start(repository_arn: str, log_group_arn: str, secret_arns: list[str]) -> list[iam.PolicyStatement]:

@@ -14,6 +14,8 @@ from aws_cdk import aws_s3 as s3
 from stack import arns
 from stack.tables import JOB_INDEXES
 
+TO_STORE = "to_store"
+
 GET = ("dynamodb:GetItem", "dynamodb:BatchGetItem")
 FIND = (*GET, "dynamodb:Query")
 LIST = (*FIND, "dynamodb:Scan")
@@ -39,9 +41,18 @@ def table(name: str, of: dynamodb.Table, *actions: str) -> iam.PolicyStatement:
 
 
 def jobs(of: dynamodb.Table, *actions: str) -> list[iam.PolicyStatement]:
-    """The jobs, and to query them by each of their indexes."""
-    indexes = [f"{of.table_arn}/index/{name}" for name in JOB_INDEXES]
+    """The jobs, and to query them by each of their indexes, but that of the PACS API."""
+    indexes = [f"{of.table_arn}/index/{name}" for name in JOB_INDEXES if name != TO_STORE]
     return [table("Jobs", of, *actions), allow("FindJobs", ["dynamodb:Query"], indexes)]
+
+
+def store_results(of: dynamodb.Table, output: s3.IBucket) -> list[iam.PolicyStatement]:
+    """Take results to the PACS: which ones, the files, and how that went."""
+    return [
+        allow("FindResultsToStore", ["dynamodb:Query"], [f"{of.table_arn}/index/{TO_STORE}"]),
+        table("NoteWhatWasStored", of, "dynamodb:BatchGetItem", "dynamodb:UpdateItem"),
+        allow("ReadResults", ["s3:GetObject"], [output.arn_for_objects("*")]),
+    ]
 
 
 def look_at_open_jobs(of: dynamodb.Table) -> list[iam.PolicyStatement]:

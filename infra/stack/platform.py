@@ -161,6 +161,8 @@ class PlatformStack(Stack):
             images=self._images,
             keys=self.tables.keys,
             audit=self.tables.audit,
+            jobs=self.tables.jobs if self._settings.can_store else None,
+            output=self.buckets.output if self._settings.can_store else None,
             operator_key=self.secrets.pacs_key,
             retention=self._retention,
             removal=self._log_removal,
@@ -169,6 +171,8 @@ class PlatformStack(Stack):
     def _allow_s3(self) -> None:
         output = [self.buckets.output.arn_for_objects("*")]
         self.network.allow_in_s3("WriteOutput", ["s3:PutObject", "s3:AbortMultipartUpload"], output)
+        if self._settings.can_store:
+            self.network.allow_in_s3("ReadResults", ["s3:GetObject"], output)
         layers = f"arn:{Aws.PARTITION}:s3:::prod-{Aws.REGION}-starport-layer-bucket/*"
         self.network.allow_in_s3("PullImageLayers", ["s3:GetObject"], [layers])
         if self._images:
@@ -213,6 +217,7 @@ class PlatformStack(Stack):
             "MIP_OIDC_ISSUER": self._given("OidcIssuer", settings.oidc_issuer or ""),
             "MIP_OIDC_AUDIENCE": self._given("OidcAudience", settings.oidc_audience or ""),
             "MIP_ALLOW_ORIGINS": ",".join(settings.allow_origins),
+            "MIP_CAN_STORE": "true" if settings.can_store else "false",
             "MIP_QUEUE_LIMIT": self._given("QueueLimit", str(settings.queue_limit)),
             "MIP_TASK_ENV": self._given("TaskEnv", settings.task_env),
         }

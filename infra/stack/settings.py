@@ -90,6 +90,11 @@ class Settings:
     emulator: bool = False
     """Leave out what an emulator of AWS rejects, and keep nothing when the stack goes."""
 
+    @property
+    def can_store(self) -> bool:
+        """Whether results can be put back into the PACS: the PACS API does it, into a DICOMweb server."""
+        return self.dicomweb_url is not None
+
 
 def parse_settings(given: dict[str, Any]) -> Settings:
     """Settings from context values, which are text when they come from a command line. InvalidSettings.

@@ -14,8 +14,9 @@ JOB_INDEXES = {
     "open": ("open_algo", "seq"),
     "unseen": ("unseen_client", "finish_seq"),
     "unsent": ("unsent", "unsent_since"),
+    "to_store": ("to_store", "store_at"),
 }
-"""Keys only: pages are filled from the table itself. The last three hold only the jobs that are so."""
+"""Keys only: pages are filled from the table itself. The last four hold only the jobs that are so."""
 
 
 class Tables(Construct):

@@ -105,10 +105,11 @@ def output_key(
 ) -> str:
     """The key of a job's result (CONTRACT.md, "Result message"); parts a scope lacks are left out.
 
-    ``kind``: of what comes beside the first output, "SEG" for example.
+    ``kind``: of what comes beside the first output, "SEG" for example. No job id has a tilde, so no other job's
+    first output is named so.
     """
     image = image_id.removesuffix(".dcm") if image_id else None
-    ending = f"_{kind.lower()}.dcm" if kind else ".dcm"
+    ending = f"~{kind.lower()}.dcm" if kind else ".dcm"
     name = f"{image}_{job_id}{ending}" if image else f"{job_id}{ending}"
     folder = "/".join(part for part in (study_id, series_id) if part)
     return f"{output_prefix(algo_id)}{folder}/{name}"

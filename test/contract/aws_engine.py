@@ -13,6 +13,7 @@ from functools import partial
 from aws_emulator import AwsEmulator
 from aws_tables import ALGORITHMS, AUDIT, JOBS, KEYS, create_tables, table
 from medical_image_processing import naming
+from medical_image_processing.engines.aws.access_record import AccessRecord
 from medical_image_processing.engines.aws.audit import DynamoAudit
 from medical_image_processing.engines.aws.clients import AwsClients
 from medical_image_processing.engines.aws.jobs import DynamoJobs
@@ -21,6 +22,7 @@ from medical_image_processing.engines.aws.open_jobs import OpenJobs
 from medical_image_processing.engines.aws.pacs_keys import PacsKeyTable
 from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.engines.aws.registry import DynamoRegistry
+from medical_image_processing.engines.aws.storing import DynamoResultsToStore
 from medical_image_processing.testing.registry_contract import a_spec
 
 LIMIT_S = 60.0
@@ -44,6 +46,7 @@ class AwsStores:
         results_url = f"{endpoint or account.endpoint}/{account.account}/{naming.RESULTS_QUEUE}"
         of = partial(table, self.clients)
         self.audit = DynamoAudit(of(AUDIT), clock=self.clock)
+        self.access_record = AccessRecord(of(AUDIT), clock=self.clock)
         self.registry = DynamoRegistry(of(ALGORITHMS), self.audit, clock=self.clock)
         self.keys = DynamoKeys(of(KEYS), self.audit, clock=self.clock)
         self.pacs_keys = PacsKeyTable(of(KEYS))
@@ -56,6 +59,7 @@ class AwsStores:
             algorithm_of_role=of_nobody,
             clock=lambda: float(next(minutes)),
         )
+        self.to_store = DynamoResultsToStore(of(JOBS), clock=self.clock)
         self.jobs = DynamoJobs(of(JOBS), self.queues, self.registry, self.audit, self.open_jobs, clock=self.clock)
 
     def clock(self) -> float:

@@ -17,7 +17,7 @@ from medical_image_processing import naming
 from medical_image_processing.engines.aws.clients import ATTEMPTS
 from medical_image_processing.errors import MipError, Throttled, TransientError, Unavailable
 from medical_image_processing.model.algorithm import AlgorithmStatus
-from medical_image_processing.model.job import JobEnd, JobStatus
+from medical_image_processing.model.job import JobEnd, JobStatus, StoreStatus
 from medical_image_processing.ports.jobs import DEAD_LETTERED
 from medical_image_processing.ports.keys import KeyRole
 from medical_image_processing.ports.queues import OutgoingMessage
@@ -74,7 +74,8 @@ PORT_CALLS: dict[str, PortCall] = {
     ),
     "registry.set_status": lambda s: set_status(s.registry, AlgorithmStatus.ACTIVE),
     "registry.remove": lambda s: s.registry.remove("removed", revision=1, actor="a"),
-    "audit.note": lambda s: s.audit.note(ALGO, [("1.2", "1.2.3", "1.2.3.4")], "j"),
+    "access_record.page": lambda s: s.access_record.page(study_uid="1.2"),
+    "access_record.note": lambda s: s.access_record.note(ALGO, [("1.2", "1.2.3", "1.2.3.4")], "j"),
     "keys.find": lambda s: s.keys.find("f" * 64),
     "keys.add": lambda s: s.keys.add("a" * 64, name="new", role=KeyRole.CLIENT, client_ids=[], actor="a"),
     "keys.grant_client_id": lambda s: s.keys.grant_client_id("kept", "c"),
@@ -94,6 +95,8 @@ PORT_CALLS: dict[str, PortCall] = {
     "jobs.resend_lost": lambda s: s.jobs.resend_lost(after_s=900, given_up=GIVEN_UP),
     "jobs.unseen": lambda s: s.jobs.unseen("client-1", after=None, limit=10),
     "jobs.mark_seen": lambda s: s.jobs.mark_seen([JobEnd("seen", "m")]),
+    "to_store.due": lambda s: s.to_store.due(limit=10),
+    "to_store.note": lambda s: s.to_store.note("to-store", StoreStatus.DONE),
     "queues.send": lambda s: s.queues.send(QUEUE, [A_MESSAGE]),
     "queues.receive": lambda s: s.queues.receive(naming.RESULTS_QUEUE, limit=1, wait_s=0),
     "queues.delete": lambda s: s.queues.delete(QUEUE, ["no-handle"]),
@@ -116,7 +119,8 @@ async def prepared(stores: AwsStores, proxy: FaultProxy, fault: Fault) -> AsyncI
     await stores.pacs_keys.let_in("d" * 64, ALGO)
     for job_id in ("open", "ends", "dead", "seen"):
         await stores.jobs.accept(a_message(job_id), "same")
-    await stores.jobs.apply([failed("dead", DEAD_LETTERED), succeeded("seen")])
+    await stores.jobs.accept(a_message("to-store").model_copy(update={"store": True}), "same")
+    await stores.jobs.apply([failed("dead", DEAD_LETTERED), succeeded("seen"), succeeded("to-store")])
     await stores.clients.client("s3").call("create_bucket", Bucket=bucket(stores))
     proxy.fault = fault
     try:
@@ -227,8 +231,8 @@ def test_what_a_batch_left_over_is_asked_for_again(stores: AwsStores, proxy: Fau
 
         async with prepared(stores, proxy, leave_all):
             page = await stores.jobs.page(client_ids=["client-1"])
-            assert len(page.items) == 4
-            await stores.audit.note(ALGO, [("1.2", "1.2.3", "1.2.3.4")], "j")
+            assert len(page.items) == 5
+            await stores.access_record.note(ALGO, [("1.2", "1.2.3", "1.2.3.4")], "j")
             assert len(await stores.audit.entries("1.2")) == 1
         assert len(left) == 4
 

@@ -11,10 +11,12 @@ import pytest
 from api_calls import IMAGE, SEED_BODY
 from aws_emulator import AwsEmulator
 from aws_stage import AwsStage
+from aws_tables import JOBS
 from lambda_events import call, run
 from medical_image_processing import naming
 from medical_image_processing.api.limits import MAX_BODY_BYTES
 from medical_image_processing.engines.aws.engine import AwsEngine
+from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.entrypoints.lambdas import admin, processing
 from medical_image_processing.entrypoints.lambdas.runtime import LambdaHandler, adapted
 from medical_image_processing.model.algorithm import AlgorithmStatus, ResourceStatus
@@ -66,6 +68,63 @@ class Apis:
 def apis(aws_emulator: AwsEmulator) -> Apis:
     stage = AwsStage(aws_emulator, MIP_WS_ENDPOINT=aws_emulator.endpoint, MIP_ALLOW_ORIGINS=ORIGIN)
     return Apis(stage)
+
+
+def test_what_can_not_be_stored_is_refused_and_not_ignored(apis: Apis) -> None:
+    path, body = "/admin/algorithms", {"algo_id": "storing", **SEED_BODY}
+    refused = call(apis.admin, "POST", path, {**body, "store_results": True}, **apis.key)
+    assert (refused.status, refused.json["error"]["code"]) == (422, "STORE_NOT_AVAILABLE")
+    assert "DICOMweb" in refused.json["error"]["message"]
+    apis.make_active("storing")
+    refused = call(apis.admin, "PATCH", f"{path}/storing", {"store_results": True}, **apis.key)
+    assert (refused.status, refused.json["error"]["code"]) == (422, "STORE_NOT_AVAILABLE")
+    key = apis.client_key("storing", "storing-1")
+    job = {"pacs": IMAGE, "client_id": "storing-1"}
+    refused = call(apis.processing, "POST", "/process/storing", {**job, "store": True}, **key)
+    assert (refused.status, refused.json["error"]["code"]) == (422, "STORE_NOT_AVAILABLE")
+
+
+def test_over_a_dicomweb_server_jobs_and_records_may_ask_for_it(aws_emulator: AwsEmulator) -> None:
+    stage = AwsStage(aws_emulator, MIP_WS_ENDPOINT=aws_emulator.endpoint, MIP_CAN_STORE="true")
+    apis = Apis(stage)
+    apis.make_active("storing")
+    changed = call(apis.admin, "PATCH", "/admin/algorithms/storing", {"store_results": True}, **apis.key)
+    assert changed.status == 200 and changed.json["store_results"] is True
+    key = apis.client_key("storing", "storing-1")
+    job = {"pacs": IMAGE, "client_id": "storing-1", "job_id": "stored-1"}
+    assert call(apis.processing, "POST", "/process/storing", job, **key).status == 202
+    item = stage.boto("dynamodb").get_item(TableName=JOBS, Key={"job_id": {"S": "stored-1"}})["Item"]
+    assert "to_store" in item
+    # The same record, after a deployment whose images are in a bucket.
+    bucket = AwsSettings.from_environment({**stage.environment, "MIP_CAN_STORE": ""})
+    later = adapted(processing.create(AwsEngine(bucket, stage.clients)))
+    assert call(later, "POST", "/process/storing", job, **key).status in (200, 202), "a job that was accepted"
+    refused = call(later, "POST", "/process/storing", {**job, "job_id": "stored-2"}, **key)
+    assert (refused.status, refused.json["error"]["code"]) == (422, "STORE_NOT_AVAILABLE")
+    assert call(later, "POST", "/process/storing", {**job, "job_id": "j", "store": False}, **key).status == 202
+
+
+def test_a4_who_read_what_is_told_to_the_admin_alone(apis: Apis) -> None:
+    images = [("1.2", "1.2.3", f"1.2.3.{number}") for number in range(3, 5)]
+    run(lambda: apis.stage.engine.access_record.note("liver", images, "job-9"))
+    path = "/admin/accesses"
+    asked = f"{path}?study=1.2&job=job-9&limit=1"
+    answer = call(apis.admin, "GET", asked, **apis.key)
+    assert answer.status == 200, answer.text
+    (access,) = answer.json["accesses"]
+    del access["at"]
+    assert access == {
+        "algo_id": "liver",
+        "job_id": "job-9",
+        "study_uid": "1.2",
+        "series_uid": "1.2.3",
+        "image_uid": "1.2.3.4",
+    }
+    rest = call(apis.admin, "GET", f"{asked}&cursor={answer.json['next_cursor']}", **apis.key).json
+    assert [one["image_uid"] for one in rest["accesses"]] == ["1.2.3.3"] and rest["next_cursor"] is None
+    assert call(apis.admin, "GET", f"{path}?study=1.2").status == 401
+    refused = call(apis.admin, "GET", path, **apis.key)
+    assert (refused.status, refused.json["error"]["code"]) == (422, "FILTER_NEEDED")
 
 
 def test_an_algorithm_is_registered_read_changed_and_listed(apis: Apis) -> None:

@@ -14,6 +14,7 @@ from aws_emulator import REGION, AwsEmulator
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.images import Images
 from medical_image_processing.engines.aws.resources import AwsResources
+from medical_image_processing.engines.embedded.task import Task
 from medical_image_processing.errors import MipError, PermanentError, Throttled, TransientError
 from medical_image_processing.model.algorithm import AlgorithmSpec
 from medical_image_processing.ports.resources import ServiceState
@@ -421,6 +422,17 @@ def test_throttling_that_outlasts_the_retries_is_passing(ecs: Ecs, operation: st
     ecs.answering.refuses(operation, code, "Rate exceeded")
     with pytest.raises(Throttled):
         asyncio.run(_each_step(ecs.resources, operation))
+
+
+def test_a_worker_is_told_what_the_embedded_engine_tells_it(workplace: Workplace) -> None:
+    asked = a_spec("all-outputs", image_uri=spec().image_uri, outputs=("SC", "SEG", "SR"), env={"MODEL": "a"})
+    asyncio.run(workplace.engine().resources.register_task_definition(asked, revision=7))
+    found = workplace.boto("ecs").describe_task_definition(taskDefinition=naming.service("all-outputs"))
+    (container,) = found["taskDefinition"]["containerDefinitions"]
+    environment = {pair["name"]: pair["value"] for pair in container["environment"]}
+    embedded = Task.of(asked, revision=7, runtime="docker", image_digest=DIGEST).environment({})
+    assert environment["MIP_OUTPUTS"] == "SC,SEG,SR"
+    assert embedded.items() <= environment.items()
 
 
 ECR = f"123456789012.dkr.ecr.{REGION}.amazonaws.com"

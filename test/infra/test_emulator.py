@@ -129,6 +129,11 @@ def read(bucket: str) -> Call:
     return "s3", "get_object", {"Bucket": bucket, "Key": "liver/result.dcm"}
 
 
+def read_audit(table: str) -> Call:
+    given = {"ExpressionAttributeNames": {"#k": "subject"}, "ExpressionAttributeValues": {":v": {"S": "x"}}}
+    return "dynamodb", "query", {"TableName": table, "KeyConditionExpression": "#k = :v", **given}
+
+
 def write(bucket: str) -> Call:
     return "s3", "put_object", {"Bucket": bucket, "Key": "liver/forged.dcm", "Body": b""}
 
@@ -154,6 +159,7 @@ MAY: dict[str, Callable[[Names, AwsSettings], list[Call]]] = {
         scan(s.algorithms_table),
         put(s.algorithms_table, algorithm_id="x"),
         put(s.audit_table, subject="x", at="1"),
+        read_audit(s.audit_table),
         query(s.jobs_table, "open", "open_algo"),
         scan(s.keys_table),
         scan(s.connections_table),

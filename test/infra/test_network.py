@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from infra_template import Template, text_of
 
+from aws_stack import ROOT
+
 REJECTED_BY_EMULATORS = {
     "ApiGateway::VpcLink",
     "ECS::ClusterCapacityProviderAssociations",
@@ -157,6 +159,50 @@ def test_the_pacs_api_reads_images_and_keys_and_writes_its_record(real: Template
         "s3:GetObject",
         "s3:ListBucket",
     }
+
+
+def test_over_a_dicomweb_server_the_pacs_api_reads_results_and_notes_that_they_are_stored(
+    open_clients: Template,
+) -> None:
+    [role] = [name for name in open_clients.of_type("IAM::Role") if name.startswith("PacsTaskRole")]
+    may = {
+        statement.raw["Sid"]: (set(statement.actions), [text_of(one) for one in statement.resources])
+        for statement in open_clients.role_statements(role)
+    }
+    assert set(may) == {"KnowKeys", "RecordAccess", "FindResultsToStore", "NoteWhatWasStored", "ReadResults"}
+    actions, [index] = may["FindResultsToStore"]
+    assert actions == {"dynamodb:Query"} and index.startswith("${TablesJobs") and index.endswith("/index/to_store")
+    actions, [jobs] = may["NoteWhatWasStored"]
+    assert actions == {"dynamodb:BatchGetItem", "dynamodb:UpdateItem"} and jobs.startswith("${TablesJobs")
+    actions, [results] = may["ReadResults"]
+    assert actions == {"s3:GetObject"} and results.startswith("${BucketsOutput")
+    [gateway] = [
+        end
+        for end in open_clients.of_type("EC2::VPCEndpoint").values()
+        if text_of(end["ServiceName"]).endswith(".s3")
+    ]
+    assert "ReadResults" in {one["Sid"] for one in gateway["PolicyDocument"]["Statement"]}
+    assert {"MIP_JOBS_TABLE", "OUTPUT_BUCKET"} <= set(pacs_environment(open_clients))
+    for name in ("Admin", "Processing"):
+        told = open_clients.function(name)["Environment"]["Variables"]
+        assert told["MIP_CAN_STORE"] == "true", name
+
+
+def test_copies_and_the_cache_lie_on_the_tasks_own_disk(real: Template, open_clients: Template) -> None:
+    [task] = open_clients.of_type("ECS::TaskDefinition").values()
+    [volume] = task["Volumes"]
+    [mounted] = task["ContainerDefinitions"][0]["MountPoints"]
+    assert (mounted["SourceVolume"], mounted["ReadOnly"]) == (volume["Name"], False)
+    environment = pacs_environment(open_clients)
+    assert environment["MIP_PACS_FOLDER"] == mounted["ContainerPath"]
+    assert 0 < int(environment["MIP_PACS_CACHE_MIB"]) < 20 * 1024 / 2
+    image = (ROOT / "containers/pacs/Dockerfile").read_text()
+    assert f"-o 10001 -g 10001 -m 700 {mounted['ContainerPath']}\n" in image, "else the volume is root's"
+    assert f"VOLUME {mounted['ContainerPath']}\n" in image
+    [without] = real.of_type("ECS::TaskDefinition").values()
+    assert "Volumes" not in without
+    for name in ("Admin", "Processing"):
+        assert real.function(name)["Environment"]["Variables"]["MIP_CAN_STORE"] == "false"
 
 
 def test_what_emulators_reject_is_in_the_template_for_aws(

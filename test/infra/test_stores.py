@@ -21,6 +21,7 @@ INDEXES = {
     "by_day": ("day", "seq"),
     "open": ("open_algo", "seq"),
     "unsent": ("unsent", "unsent_since"),
+    "to_store": ("to_store", "store_at"),
     "unseen": ("unseen_client", "finish_seq"),
 }
 KEPT = ("DynamoDB::Table", "S3::Bucket", "SecretsManager::Secret")

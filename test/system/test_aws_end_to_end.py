@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,40 @@ def seeds(docker_engine: DockerEngine, mip_base_image: str) -> Iterator[dict[str
             yield seeds
     except RegistryMissing as error:
         pytest.skip(str(error))
+
+
+_OVER_DICOMWEB = """
+import os
+from medical_image_processing.entrypoints.pacs_service import create_service
+assert create_service(os.environ).storing is not None
+folder = os.environ["MIP_PACS_FOLDER"]
+print(sorted(os.listdir(folder)), oct(os.stat(folder).st_mode & 0o777))
+"""
+
+
+def test_the_image_of_the_pacs_api_has_a_folder_for_what_a_dicomweb_server_sends(
+    docker_engine: DockerEngine, pacs_image: str
+) -> None:
+    environment = {
+        "AWS_REGION": "us-east-1",
+        "MIP_DICOMWEB_URL": "http://127.0.0.1:1/dicom-web",
+        "MIP_PACS_FOLDER": "/var/lib/mip-pacs",
+        "MIP_PACS_CACHE_MIB": "1",
+        **{f"MIP_{name}_TABLE": "any" for name in ("KEYS", "AUDIT", "JOBS")},
+        "OUTPUT_BUCKET": "any",
+    }
+    with closing(docker_engine.client()) as docker:
+        said = docker.containers.run(
+            pacs_image,
+            ["python3", "-c", _OVER_DICOMWEB],
+            environment=environment,
+            user="10001",
+            read_only=True,
+            cap_drop=["ALL"],
+            network_mode="none",
+            remove=True,
+        )
+    assert said.decode().split() == ["['cache']", "0o700"]
 
 
 def test_the_story_on_aws(aws: AwsPlatform, seeds: dict[str, dict[str, Any]]) -> None:

@@ -92,8 +92,8 @@ def test_a_record_may_ask_for_every_kind_of_object(stage: Stage) -> None:
     keys = {output.kind: output.key for output in result.outputs}
     assert keys == {
         "SC": "acts/CT/three/all-1.dcm",
-        "SEG": "acts/CT/three/all-1_seg.dcm",
-        "SR": "acts/CT/three/all-1_sr.dcm",
+        "SEG": "acts/CT/three/all-1~seg.dcm",
+        "SR": "acts/CT/three/all-1~sr.dcm",
     }
     assert result.dicom is not None and result.dicom.key == keys["SC"]
     made = {kind: pydicom.dcmread(stage.output / key) for kind, key in keys.items()}
@@ -119,7 +119,7 @@ def test_a_job_that_comes_again_makes_the_same_bytes(tmp_path: Path, pacs_folder
             made.append([(stage.output / key).read_bytes() for key in keys])
             stage.results.clear()
             worker.kill()
-        assert keys[0] == "acts/CT/small/CT_small_again-1.dcm" and keys[1].endswith("_again-1_sc.dcm")
+        assert keys[0] == "acts/CT/small/CT_small_again-1.dcm" and keys[1].endswith("_again-1~sc.dcm")
         assert made[0] == made[1]
         assert pydicom.dcmread(stage.output / keys[0]).ContentDate.startswith("2027011")
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
+import pytest
 from pacs_support import HEADERS, KEY, write_image
 
 from medical_image_processing.engines.embedded.access_record import AccessRecord
@@ -16,6 +17,7 @@ from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.ports.keys import digest
+from medical_image_processing.testing.accesses_contract import AccessesContract, AccessPorts, six_jobs
 
 
 def run(folder: Path, work: Callable[[Database, httpx.AsyncClient], Awaitable[None]]) -> None:
@@ -82,29 +84,28 @@ def test_a4_what_cannot_go_on_record_is_not_given(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
-def test_r1_reads_are_found_by_study_reader_and_job_newest_first_page_by_page(tmp_path: Path) -> None:
-    async def work(database: Database, _: httpx.AsyncClient) -> None:
-        record = AccessRecord(database, clock=time.time)
-        for number in range(6):
-            images = [("1.2", "1.2.3", f"1.{number}.{image}") for image in range(2)]
-            await record.note(f"algo_{number % 2}", images, f"job-{number}" if number else None)
-        await record.note("algo_0", [("9.9", "", "")], "job-2")
-        found = [one.image_uid for one in (await record.page(job_id="job-2", study_uid="1.2")).items]
-        assert found == ["1.2.1", "1.2.0"]
-        assert {one.job_id for one in (await record.page(algo_id="algo_1")).items} == {"job-1", "job-3", "job-5"}
-        cursor, seen = None, []  # type: str | None, list[str]
-        while True:
-            page = await record.page(study_uid="1.2", limit=5, cursor=cursor)
-            seen += [one.image_uid for one in page.items]
-            if (cursor := page.next_cursor) is None:
-                break
-        assert seen == [f"1.{number}.{image}" for number in range(5, -1, -1) for image in (1, 0)]
-        assert (await record.page(study_uid="1.2", cursor="nonsense")).items == ()
-        plan = database.read(
-            "EXPLAIN QUERY PLAN SELECT * FROM audit WHERE action = 'read'"
-            " AND json_extract(details, '$.job_id') = ? ORDER BY seq DESC LIMIT 9",
-            "job-2",
-        )
-        assert "audit_reads_by_job" in plan[0]["detail"]
+class TestEmbeddedAccesses(AccessesContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
 
-    run(tmp_path, work)
+    def run(self, work: Callable[[AccessPorts], Awaitable[None]]) -> None:
+        async def with_record(database: Database, _: httpx.AsyncClient) -> None:
+            record = AccessRecord(database, clock=time.time)
+            await work(AccessPorts(record.note, record))
+
+        run(self.folder, with_record)
+
+    def test_i1_all_reads_are_listed_too_and_those_for_a_job_have_an_index(self) -> None:
+        async def work(database: Database, _: httpx.AsyncClient) -> None:
+            record = AccessRecord(database, clock=time.time)
+            await six_jobs(AccessPorts(record.note, record))
+            assert len((await record.page()).items) == 13
+            plan = database.read(
+                "EXPLAIN QUERY PLAN SELECT * FROM audit WHERE action = 'read'"
+                " AND json_extract(details, '$.job_id') = ? ORDER BY seq DESC LIMIT 9",
+                "job-2",
+            )
+            assert "audit_reads_by_job" in plan[0]["detail"]
+
+        run(self.folder, work)

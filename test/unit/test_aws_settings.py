@@ -24,6 +24,7 @@ def test_what_is_there_is_taken_and_what_is_missing_is_named_on_use() -> None:
     [
         ("MIP_CLIENTS", "anybody"),
         ("MIP_QUEUE_LIMIT", "-1"),
+        ("MIP_CAN_STORE", "yes"),
         ("MIP_TASK_ENV", '{"TOKEN": 1}'),
         ("MIP_TASK_ENV", "hush"),
         ("MIP_WS_ENDPOINT", "wss://x"),

@@ -85,7 +85,7 @@ def running_service(stage: AwsStage) -> Iterator[Service]:
     }
     asyncio.run(engine.pacs_keys.let_in(digest(KEY), "algo_1"))
     server = uvicorn.Server(
-        uvicorn.Config(create_service(environment, clients), lifespan="off", log_level="error")
+        uvicorn.Config(create_service(environment, clients).app, lifespan="off", log_level="error")
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -170,7 +170,7 @@ def test_who_read_what_for_which_job_is_on_record_before_the_link_is_given(servi
         if entry.details["job_id"] == "job-7"
     ]
     assert (entry.actor, entry.action) == ("algo_1", "read")
-    assert (entry.details["series"], entry.details["image"]) == ("series-1", "image-1")
+    assert (entry.details["series"], entry.details["images"]) == ("series-1", ["image-1"])
 
 
 def test_pages_of_the_allowed_origin_may_call(service: Service) -> None:
@@ -254,6 +254,12 @@ def test_keys_that_documents_print_are_no_operators_keys() -> None:
     assert asyncio.run(ServiceKeys(_Table(), "devkey").algo_for("devkey")) is None
 
 
-def test_a_service_that_can_not_work_says_why() -> None:
+def test_a_service_that_can_not_work_says_why(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="MIP_PACS_BUCKET"):
         create_service({})
+    over_dicomweb = {"MIP_DICOMWEB_URL": "http://pacs.example", "MIP_PACS_FOLDER": str(tmp_path)}
+    with pytest.raises(InvalidRequest, match="MIP_PACS_CACHE_MIB"):
+        create_service({**over_dicomweb, "MIP_PACS_CACHE_MIB": "-1"})
+    (tmp_path / "cache").write_text("a file where the cache should be")
+    with pytest.raises(InvalidRequest, match="MIP_PACS_FOLDER"):
+        create_service({**over_dicomweb, "MIP_PACS_CACHE_MIB": "1"})

@@ -28,12 +28,12 @@ from medical_image_processing.dicom.multipart import Kind, Parts, location
 from medical_image_processing.dicom.read import drain_series
 from medical_image_processing.entrypoints.pacs_options import PacsOptions
 from medical_image_processing.errors import InputRejected, MipError, Unavailable
-from medical_image_processing.model.job import JobMessage
+from medical_image_processing.model.job import JobMessage, PacsRef, Scope
 from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.retrieve import DicomwebServer, Limits
 from medical_image_processing.worker.arriving import ArrivingFiles, close_files
 from medical_image_processing.worker.http import HttpClient
-from medical_image_processing.worker.pacs import PacsClient
+from medical_image_processing.worker.pacs import PacsClient, largest_listed
 from orthanc import Orthanc, running_orthanc
 
 pytestmark = pytest.mark.needs("Orthanc", "setpriv")
@@ -240,6 +240,41 @@ def test_a_server_that_sends_no_series_whole_is_asked_image_by_image(
 ) -> None:
     proxy.refuse = lambda _, path: status if path.endswith(f"/series/{SERIES}") else None
     assert len(_client(pacs).fetch(_job())) == COUNT
+
+
+def test_of_a_study_only_the_largest_series_comes_and_in_one_request(
+    pacs: Pacs, proxy: DicomwebProxy, orthanc: Orthanc
+) -> None:
+    study, small, large = (generate_uid() for _ in range(3))
+    orthanc.store([*_slices(small, 2, study), *_slices(large, 3, study), _slice(small + ".1", 0, study)])
+    job = _job(study).model_copy(update={"pacs": PacsRef(study_id=study, scope=Scope.STUDY)})
+    files = _client(pacs).fetch(job)
+    assert {pydicom.dcmread(BytesIO(file)).SeriesInstanceUID for file in files} == {large}
+    close_files(files)
+    assert len(files) == 3
+    fetched = [path for path in proxy.paths() if "/series/" in path]
+    assert fetched == [f"/dicom-web/studies/{study}/series/{large}"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "largest"),
+    [
+        (["1.2/1.3/1.4", "1.2/1.5/1.6", "1.2/1.5/1.7"], "1.5"),
+        (["1.2/1.3/1.4", "1.2/1.5/1.6"], "1.3"),
+        (["1.2/1.3/a.dcm"], "1.3"),
+        (["1.2/1.3/1.4", "1.2/ct/1.6"], None),
+        (["1.2/3/1.4"], None),
+        (["other/1.3/1.4"], None),
+        (["1.2/1.3"], None),
+        (["1.2/1.3/1.4", None], None),
+        ([], None),
+    ],
+)
+def test_the_largest_series_is_told_from_keys_only_where_they_are_uids(
+    keys: list[Any], largest: str | None
+) -> None:
+    assert largest_listed([{"url": "u", "key": key} for key in keys], "1.2") == largest
+    assert largest_listed([*[{"url": "u", "key": key} for key in keys], "nonsense"], "1.2") is None
 
 
 def test_a_pacs_that_is_down_is_said_to_be_so(pacs: Pacs, proxy: DicomwebProxy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -133,5 +134,12 @@ def test_outputs_that_make_no_sense_are_refused(outputs: tuple[str, ...]) -> Non
 def test_the_first_output_has_the_key_of_a_lone_one() -> None:
     where = ("acts", "1.2", "1.2.3", "a.dcm", "job")
     assert naming.output_key(*where) == "acts/1.2/1.2.3/a_job.dcm"
-    assert naming.output_key(*where, kind="SEG") == "acts/1.2/1.2.3/a_job_seg.dcm"
-    assert naming.output_key("acts", "1.2", None, None, "job", kind="SR") == "acts/1.2/job_sr.dcm"
+    assert naming.output_key(*where, kind="SEG") == "acts/1.2/1.2.3/a_job~seg.dcm"
+    assert naming.output_key("acts", "1.2", None, None, "job", kind="SR") == "acts/1.2/job~sr.dcm"
+
+
+def test_no_job_id_makes_the_key_of_another_jobs_output() -> None:
+    where = ("acts", "1.2", "1.2.3", None)
+    assert naming.output_key(*where, "job", kind="SEG") != naming.output_key(*where, "job_seg")
+    marked = naming.output_key(*where, "job", kind="SEG").removeprefix("acts/1.2/1.2.3/").removesuffix(".dcm")
+    assert re.fullmatch(naming.NAME_PATTERN, marked) is None, "a job could be called so"

@@ -3,29 +3,35 @@ the provisioner does the rest."""
 
 from __future__ import annotations
 
+from medical_image_processing.control.router import CAN_NOT_STORE, DEIDENTIFY_UNSUPPORTED
 from medical_image_processing.errors import Conflict, InvalidRequest, NotFound, StaleRevision
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
 from medical_image_processing.model.page import Page
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.registry import Registry
 
-DEIDENTIFY_UNSUPPORTED = "DEIDENTIFY_UNSUPPORTED"
-
 
 class Admin:
-    """Changes the registry on behalf of an admin, named ``actor`` in the audit. ``can_deidentify``: whether this
-    platform takes the patient out of what algorithms get."""
+    """Changes the registry on behalf of an admin, named ``actor`` in the audit.
 
-    def __init__(self, registry: Registry, jobs: Jobs, *, can_deidentify: bool = False) -> None:
+    ``can_store``: whether this platform puts results back into its PACS; ``can_deidentify``: whether it takes the
+    patient out of what algorithms get.
+    """
+
+    def __init__(
+        self, registry: Registry, jobs: Jobs, *, can_store: bool = False, can_deidentify: bool = False
+    ) -> None:
         self._registry = registry
         self._jobs = jobs
+        self._can_store = can_store
         self._can_deidentify = can_deidentify
 
     async def register(self, spec: AlgorithmSpec, *, actor: str) -> tuple[Algorithm, bool]:
         """The record, and whether it is new. The same spec again is no error; another one is a Conflict.
 
-        InvalidRequest ``DEIDENTIFY_UNSUPPORTED``.
+        InvalidRequest ``STORE_NOT_AVAILABLE``, as of :meth:`update`, and ``DEIDENTIFY_UNSUPPORTED``.
         """
+        self._check_can_store(spec.store_results)
         if spec.deidentify and not self._can_deidentify:
             raise InvalidRequest(
                 DEIDENTIFY_UNSUPPORTED,
@@ -58,6 +64,7 @@ class Admin:
         Conflict ``DEIDENTIFY_FIXED``: jobs that wait were written for what the record said, and workers that run
         may hold what it let them have.
         """
+        self._check_can_store(patch.store_results)
         record = await self._changeable(algo_id)
         _check_revision(record, if_revision)
         spec = patch.apply_to(record.spec())
@@ -98,6 +105,10 @@ class Admin:
             actor=actor,
             action="delete",
         )
+
+    def _check_can_store(self, asked: bool | None) -> None:
+        if asked and not self._can_store:
+            raise InvalidRequest("STORE_NOT_AVAILABLE", f"store_results: {CAN_NOT_STORE}; leave it out")
 
     async def _changeable(self, algo_id: str) -> Algorithm:
         record = await self.get(algo_id)

@@ -6,7 +6,6 @@ import secrets
 import uuid
 
 from medical_image_processing import naming
-from medical_image_processing.control.admin import DEIDENTIFY_UNSUPPORTED
 from medical_image_processing.errors import Conflict, InvalidRequest, MipError, NotFound, Throttled
 from medical_image_processing.model.algorithm import Algorithm
 from medical_image_processing.model.job import JobMessage, PacsRef, ProcessRequest
@@ -14,6 +13,9 @@ from medical_image_processing.ports.jobs import Accepted, Jobs
 from medical_image_processing.ports.pseudonyms import Pseudonyms
 from medical_image_processing.ports.queues import Queues
 from medical_image_processing.ports.registry import Registry
+
+DEIDENTIFY_UNSUPPORTED = "DEIDENTIFY_UNSUPPORTED"
+CAN_NOT_STORE = "this platform's PACS takes no results (on AWS only a DICOMweb server does)"
 
 
 class Router:
@@ -48,12 +50,11 @@ class Router:
         ``QUEUE_FULL``; InvalidRequest ``STORE_NOT_AVAILABLE``, ``DEIDENTIFY_UNSUPPORTED``.
         """
         if request.store and not self._can_store:
-            raise InvalidRequest(
-                "STORE_NOT_AVAILABLE", "store: this platform can't put results into the PACS; leave it out"
-            )
+            raise InvalidRequest("STORE_NOT_AVAILABLE", f"store: {CAN_NOT_STORE}; leave it out")
         fingerprint = request.fingerprint(algo_id, sender=sender)
         try:
             algorithm = await self._check_takes_jobs(algo_id)
+            store = self._is_to_store(algorithm, request)
         except MipError:
             known = await self._jobs.find(request.job_id, fingerprint) if request.job_id else None
             if known is None:
@@ -65,7 +66,7 @@ class Router:
             algo_id=algo_id,
             pacs=await self._deidentified(request.pacs) if algorithm.deidentify else request.pacs,
             parameters=request.parameters,
-            store=(algorithm.store_results if request.store is None else request.store) or None,
+            store=store or None,
         )
         return await self._jobs.accept(message, fingerprint)
 
@@ -77,6 +78,16 @@ class Router:
         given = {name: one for name, one in ids.items() if one is not None}
         await self._pseudonyms.keep(given.values())
         return place.model_copy(update={name: self._pseudonyms.of(one) for name, one in given.items()})
+
+    def _is_to_store(self, algorithm: Algorithm, request: ProcessRequest) -> bool:
+        store = algorithm.store_results if request.store is None else request.store
+        if store and not self._can_store:  # the record is from when it could
+            raise InvalidRequest(
+                "STORE_NOT_AVAILABLE",
+                f"'{algorithm.algorithm_id}' says store_results, and {CAN_NOT_STORE}; "
+                'change the record, or say "store": false',
+            )
+        return store
 
     async def _check_takes_jobs(self, algo_id: str) -> Algorithm:
         algorithm = await self._registry.get(algo_id)

@@ -208,7 +208,7 @@ class _Platform:
         )
         self._storing = Storing(engine.results_to_store, engine.output_files, self._pacs.writer)
         parts = Parts(
-            admin=Admin(engine.registry, engine.jobs, can_deidentify=True),
+            admin=Admin(engine.registry, engine.jobs, can_store=True, can_deidentify=True),
             router=Router(
                 engine.registry,
                 engine.jobs,

@@ -1,8 +1,8 @@
 """The access record (law A4): which algorithm read which image, for which job.
 
-Clauses, each a test in ``test/unit/test_access_record.py``:
+Clauses, each a test in ``testing/``:
 
-- R1 what was noted is found by its study, its reader and its job, newest first, page by page
+- I1 what was noted is found by its study, its reader and its job, newest first, page by page
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Results on their way back into the PACS.
 
-Clauses, each a test in ``test/contract/test_storing_embedded.py``:
+Clauses, each a test in ``testing/storing_contract.py`` that every engine inherits:
 
 - T1 a job that was asked to be stored is to be stored from the moment it SUCCEEDED, whatever is killed (law J1)
 - T2 one that is done or failed is not handed out again; one that was put off only when its time has come

@@ -35,6 +35,7 @@ _ATTEMPTS = 3
 _MOST_FILES = 100_000
 _MOST_SAID = 300
 _UID = re.compile(r"[0-9.]{1,64}")
+_FULL_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _PATHS = (
     ". Where the PACS is a DICOMweb server, ids are DICOM UIDs (digits and dots), not paths: see `mip studies`"
 )
@@ -87,7 +88,10 @@ class PacsClient:
             return [self._get_file(job, _url(link), self._max_bytes, deadline)]
         if where.scope is Scope.SERIES:
             return self._fetch_series(job, f"{study}?series_id={quote(where.series_id or '', safe='')}", deadline)
-        return largest_series(self._fetch_listed(job, self._get_json(job, study, deadline), deadline))
+        links = self._get_json(job, study, deadline)
+        if (series_id := largest_listed(links, where.study_id)) is not None:
+            return self._fetch_series(job, f"{study}?series_id={quote(series_id, safe='')}", deadline)
+        return largest_series(self._fetch_listed(job, links, deadline))
 
     def _fetch_series(self, job: JobMessage, listing: str, deadline: float) -> list[bytes]:
         """As one download that goes on while its first files are read; where there are only links, by these."""
@@ -236,6 +240,23 @@ class PacsClient:
         if not files:
             raise reports[0]
         return files
+
+
+def largest_listed(links: Any, study_id: str) -> str | None:
+    """The Series Instance UID under which most images of a study are listed, the first of several such.
+
+    None where the keys don't tell: only those of ``STUDY/SERIES/IMAGE`` by UIDs do. A folder's name is no UID, and
+    the files in it may be of several series.
+    """
+    counts: dict[str, int] = defaultdict(int)
+    for link in links if isinstance(links, list) else []:
+        key = link.get("key") if isinstance(link, dict) else None
+        study, _, rest = key.partition("/") if isinstance(key, str) else ("", "", "")
+        series, _, image = rest.partition("/")
+        if study != study_id or not image or not all(map(_FULL_UID.fullmatch, (study, series))):
+            return None
+        counts[series] += 1
+    return max(counts, key=lambda series: counts[series], default=None)
 
 
 def largest_series(files: list[bytes]) -> list[bytes]:

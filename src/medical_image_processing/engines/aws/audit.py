@@ -1,10 +1,10 @@
-"""Who changed what, and which algorithm read which image (law A4), in a table that only grows."""
+"""Who changed what (law A4), in a table that only grows. Who read what is there, too: ``access_record.py``."""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,17 +33,6 @@ class DynamoAudit:
     def action(self, actor: str, action: str, subject: str, details: Mapping[str, Any]) -> Item:
         """One entry as a part of a transaction that it tells about."""
         return self._table.put_action(self._entry(actor, action, subject, details))
-
-    async def note(self, reader: str, images: Sequence[tuple[str, str, str]], job_id: str | None) -> None:
-        """``reader`` may have links to these images, named by Study, Series and SOP Instance UID.
-
-        On record when it returns; TransientError when that can't be.
-        """
-        entries = [
-            self._entry(reader, "read", study_uid, {"series": series_uid, "image": sop_uid, "job_id": job_id})
-            for study_uid, series_uid, sop_uid in images
-        ]
-        await self._table.put_all(entries)
 
     async def entries(self, subject: str) -> list[AuditEntry]:
         """What is on record for an algorithm, a key's name, a job or a study."""

@@ -9,8 +9,10 @@ import json
 import time
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medical_image_processing.engines.aws.access_record import AccessRecord
 from medical_image_processing.engines.aws.admin_keys import SecretKeys
 from medical_image_processing.engines.aws.audit import DynamoAudit
 from medical_image_processing.engines.aws.clients import AwsClients
@@ -24,6 +26,7 @@ from medical_image_processing.engines.aws.queues import SqsQueues
 from medical_image_processing.engines.aws.registry import DynamoRegistry
 from medical_image_processing.engines.aws.senders import TaskRoles
 from medical_image_processing.engines.aws.settings import AwsSettings
+from medical_image_processing.engines.aws.storing import DynamoResultsToStore, S3ResultFiles
 from medical_image_processing.engines.aws.tables import Table
 from medical_image_processing.model.job import Job
 
@@ -41,8 +44,13 @@ class AwsEngine:
 
     @cached_property
     def audit(self) -> DynamoAudit:
-        """Who changed what, and who read which image."""
+        """Who changed what."""
         return DynamoAudit(self._table(self.settings.audit_table), clock=time.time)
+
+    @cached_property
+    def access_record(self) -> AccessRecord:
+        """ports.accesses: who read which image."""
+        return AccessRecord(self._table(self.settings.audit_table), clock=time.time)
 
     @cached_property
     def registry(self) -> DynamoRegistry:
@@ -75,6 +83,15 @@ class AwsEngine:
         """ports.jobs."""
         table = self._table(self.settings.jobs_table)
         return DynamoJobs(table, self.queues, self.registry, self.audit, self.open_jobs, clock=time.time)
+
+    @cached_property
+    def results_to_store(self) -> DynamoResultsToStore:
+        """ports.storing."""
+        return DynamoResultsToStore(self._table(self.settings.jobs_table), clock=time.time)
+
+    def result_files(self, folder: Path) -> S3ResultFiles:
+        """ports.storing; below ``folder`` are the copies."""
+        return S3ResultFiles(self.clients.client("s3"), self.settings.output_bucket, folder)
 
     @cached_property
     def keys(self) -> DynamoKeys:

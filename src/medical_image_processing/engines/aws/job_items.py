@@ -11,6 +11,9 @@
     unsent, unsent_since                                while it is yet to be sent: the index of those, and when
     gone                                                since when that message is on no queue any more
     open_algo                                           while it is open: the index of open jobs
+    to_store                                            until its results are in the PACS, if they are to go there
+    store_at                                            since it SUCCEEDED, when; both: the index of those to store
+    stored, store_error, store_attempts                 done or failed; how it went
     finish_seq, unseen_client                           when it ended; until its client has that end
     expires_at                                          when DynamoDB forgets it
 """
@@ -23,7 +26,15 @@ import secrets
 from datetime import UTC, datetime, timedelta
 
 from medical_image_processing.engines.aws.tables import Item
-from medical_image_processing.model.job import Job, JobError, JobMessage, JobResult, JobStatus
+from medical_image_processing.model.job import (
+    Job,
+    JobError,
+    JobMessage,
+    JobResult,
+    JobStatus,
+    Stored,
+    StoreStatus,
+)
 from medical_image_processing.model.timestamps import to_iso
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +44,8 @@ SHARDS = 4
 """Of a day's jobs, so that no partition of the index takes them all."""
 MAX_RESULT_BYTES = 262_144
 """With the body's 64 KiB of parameters well below the 400 KB of an item."""
+TO_STORE = "1"
+"""The one part of their index: few jobs are stored, and one after the other."""
 OPEN = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 IS_OPEN = "#status IN (:queued, :running)"
 OPEN_VALUES: Item = dict(zip(("queued", "running"), OPEN, strict=True))
@@ -59,6 +72,7 @@ def new_item(message: JobMessage, fingerprint: str, now: float) -> Item:
         "queued": now,
         "sends": 1,
         "open_algo": message.algo_id,
+        "to_store": TO_STORE if message.store else None,
         **unsent(message.job_id, now),
     }
 
@@ -84,12 +98,26 @@ def to_job(item: Item) -> Job:
         progress=item.get("progress"),
         error=JobError.model_validate_json(item["error"]) if "error" in item else None,
         result=JobResult.model_validate_json(item["result"]) if "result" in item else None,
+        stored=_stored(item),
     )
 
 
 def is_open(item: Item) -> bool:
     """QUEUED or RUNNING."""
     return item["status"] in OPEN
+
+
+def is_to_store(item: Item) -> bool:
+    """Whether there are results that are to go back into the PACS."""
+    return "to_store" in item and "store_at" in item
+
+
+def _stored(item: Item) -> Stored | None:
+    if not is_to_store(item) and "stored" not in item:
+        return None
+    error = JobError.model_validate_json(item["store_error"]) if "store_error" in item else None
+    status = StoreStatus(item.get("stored", StoreStatus.PENDING))
+    return Stored(status=status, attempts=item.get("store_attempts", 0), error=error)
 
 
 def moment(epoch_s: float) -> str:

@@ -94,6 +94,8 @@ def _ending(report: Report, now: float, finish_seq: str) -> Item:
         "started": report.started_at,
         "finished": now,
         "finish_seq": finish_seq,
+        # Where the job was to be stored, this puts it into the index of those (clause T1).
+        "store_at": job_items.moment(now) if status is JobStatus.SUCCEEDED else None,
         "expires_at": int(now + KEPT_S),
         "progress": 1.0 if status is JobStatus.SUCCEEDED else None,
         "error": error.model_dump_json() if error else None,

@@ -56,6 +56,12 @@ def _client_mode(text: str) -> str:
     return text
 
 
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise ValueError("must be a number")
@@ -112,5 +118,7 @@ class AwsSettings:
     oidc_audience = _Setting("MIP_OIDC_AUDIENCE", str)
     allow_origins = _Setting("MIP_ALLOW_ORIGINS", _texts, " ")
     queue_limit = _Setting("MIP_QUEUE_LIMIT", _count, str(QUEUE_LIMIT))
+    can_store = _Setting("MIP_CAN_STORE", _flag, "false")
+    """Whether the PACS is one that results can be put back into."""
     task_env = _Setting("MIP_TASK_ENV", _environment, "{}")
     """What the operator adds to every task's environment."""

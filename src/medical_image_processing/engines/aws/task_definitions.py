@@ -206,6 +206,7 @@ class TaskDefinitions:
             "AWS_REGION": place.region,
             "MIP_TASK": f"{naming.service(spec.algorithm_id)}:{revision}",
             "MIP_REVISION": str(revision),
+            "MIP_OUTPUTS": ",".join(spec.outputs),
             "MIP_IMAGE_DIGEST": image.digest,
             "MIP_STOP_TIMEOUT_S": str(STOP_TIMEOUT_S - _LEAVE_S),
         }

@@ -16,12 +16,13 @@ from medical_image_processing.entrypoints.lambdas.runtime import asgi_handler
 def create(engine: AwsEngine) -> ASGIApp:
     """The application."""
     routes = create_router(
-        Admin(engine.registry, engine.jobs),
+        Admin(engine.registry, engine.jobs, can_store=engine.settings.can_store),
         engine.jobs,
         engine.keys,
         engine.logs,
         create_access(engine),
         create_push(engine),
+        engine.access_record,
     )
     return LimitBody(create_base(routes, allow_origins=engine.settings.allow_origins))
 

@@ -16,7 +16,13 @@ from medical_image_processing.entrypoints.lambdas.runtime import asgi_handler
 def create(engine: AwsEngine) -> ASGIApp:
     """The application."""
     settings = engine.settings
-    router = Router(engine.registry, engine.jobs, engine.queues, queue_limit=settings.queue_limit)
+    router = Router(
+        engine.registry,
+        engine.jobs,
+        engine.queues,
+        queue_limit=settings.queue_limit,
+        can_store=settings.can_store,
+    )
     routes = create_router(router, engine.jobs, engine.keys, engine.outputs, create_access(engine))
     return LimitBody(create_base(routes, allow_origins=settings.allow_origins))
 
