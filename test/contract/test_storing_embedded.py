@@ -85,7 +85,7 @@ def run(folder: Path, work: Callable[[Place, Writer, Storing], Awaitable[None]])
         place, writer = Place(folder), Writer()
         await place.open()
         try:
-            await work(place, writer, Storing(place.to_store, place.files, writer))
+            await work(place, writer, Storing(place.to_store, place.files, lambda _: writer))
         finally:
             await place.database.close()
 

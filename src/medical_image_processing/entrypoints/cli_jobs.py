@@ -146,12 +146,15 @@ def list_jobs(
             output.ago(job["created_at"]),
             time_taken(job),
             (job.get("stored") or {}).get("status", ""),
+            (job.get("sent") or {}).get("status", ""),
         )
         for job in page["jobs"]
     ]
-    columns = len(rows[0]) if any(row[-1] for row in rows) else len(rows[0]) - 1
-    headings = ("job", "algorithm", "state", "sent", "time", "stored")[:columns]
-    output.print_table(headings, [row[:columns] for row in rows], right=("time",))
+    headings = ("job", "algorithm", "state", "sent", "time", "stored", "returned")
+    shown = [at for at, name in enumerate(headings) if at < 5 or any(row[at] for row in rows)]
+    output.print_table(
+        [headings[at] for at in shown], [[row[at] for at in shown] for row in rows], right=("time",)
+    )
     output.print_more(page["next_cursor"])
 
 
@@ -267,7 +270,8 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
             ("state", output.state(job["status"])),
             ("time", time_taken(job)),
             ("output", f"{file} ({output.size(size)})"),
-            ("stored", _stored(job)),
+            ("stored", _way_of(job.get("stored"))),
+            ("returned", _way_of(job.get("sent"))),
         ]
     )
 
@@ -302,16 +306,16 @@ def _print_job(job: dict[str, Any], as_json: bool) -> None:
             ("sent", output.ago(job["created_at"])),
             ("time", time_taken(job)),
             ("attempts", str(job["attempts"])),
-            ("stored", _stored(job)),
+            ("stored", _way_of(job.get("stored"))),
+            ("returned", _way_of(job.get("sent"))),
             ("result", result["dicom"]["key"] if result else None),
             ("link", result["dicom"]["url"] if result else None),
         ]
     )
 
 
-def _stored(job: dict[str, Any]) -> str | None:
-    """How the result's way back into the PACS goes; None where it stays here."""
-    stored = job.get("stored")
+def _way_of(stored: dict[str, Any] | None) -> str | None:
+    """How the result's way into the PACS, or to a node, goes; None where it stays here."""
     if stored is None:
         return None
     error = stored["error"]

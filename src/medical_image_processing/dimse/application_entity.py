@@ -1,0 +1,28 @@
+"""What our SCP and our SCU have in common."""
+
+from __future__ import annotations
+
+import logging
+
+from pynetdicom import AE, _config
+
+from medical_image_processing.dimse import limits
+
+# pynetdicom's own lines quote what a peer's broken message holds (law A3); ours say what an operator needs.
+_config.LOG_HANDLER_LEVEL = "none"
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+# Instances go from the connection to a file, and from a file to the connection, as they are.
+_config.STORE_RECV_CHUNKED_DATASET = True
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+
+def create_entity(title: str) -> AE:
+    """An application entity within our limits."""
+    entity = AE(title)
+    entity.maximum_pdu_size = limits.PDU_BYTES
+    entity.maximum_associations = limits.ASSOCIATIONS
+    entity.acse_timeout = limits.ACSE_TIMEOUT_S
+    entity.dimse_timeout = limits.DIMSE_TIMEOUT_S
+    entity.network_timeout = limits.NETWORK_TIMEOUT_S
+    entity.connection_timeout = limits.CONNECT_TIMEOUT_S
+    return entity
