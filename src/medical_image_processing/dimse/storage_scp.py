@@ -78,6 +78,7 @@ _CALLING_NOT_RECOGNIZED = (1, 1, 3)
 _CALLED_NOT_RECOGNIZED = (1, 1, 7)
 _NOT_NOW = (2, 1, 1)
 _CONGESTION = (2, 3, 1)
+_TOO_MANY = (2, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class StorageScp:
         self._is_refused = is_refused
         self._callers: dict[Association, _Caller] = {}
         self._entity = create_entity(_TITLE)
+        # pynetdicom's own limit counts connections that have not asked for an association, too; ours does not.
+        self._entity.maximum_associations = limits.CONNECTIONS
 
     def start(self, host: str, port: int) -> int:
         """Listen; the port. OSError when it can't. To be called on the event loop."""
@@ -125,6 +128,7 @@ class StorageScp:
                 (evt.EVT_REQUESTED, self._on_request),
                 (evt.EVT_RELEASED, self._on_end),
                 (evt.EVT_ABORTED, self._on_end),
+                (evt.EVT_CONN_CLOSE, _on_close),
                 (evt.EVT_C_ECHO, lambda _: _SUCCESS),
                 (evt.EVT_C_STORE, self._on_store),
                 (evt.EVT_DIMSE_RECV, _on_message),
@@ -192,6 +196,8 @@ class StorageScp:
             raise Rejection(*_CALLING_NOT_RECOGNIZED, "the calling AE title is no configured node")
         if not self._any_address and not self._is_at(node, address):
             raise Rejection(*_CALLING_NOT_RECOGNIZED, f"this node is expected from {node.host}")
+        if sum(association.is_alive() for association in list(self._callers)) >= limits.ASSOCIATIONS:
+            raise Rejection(*_TOO_MANY, f"there are {limits.ASSOCIATIONS} associations")
         if proposed.isdisjoint(storage_classes()):
             return _Caller(node, None)
         if self._is_disk_full():
@@ -292,6 +298,13 @@ def _received() -> list[Any]:
 def _connection(association: Association) -> PeerSocket | None:
     found = association.dul.socket.socket if association.dul.socket else None
     return found if isinstance(found, PeerSocket) else None
+
+
+def _on_close(event: Event) -> None:
+    """End the wait for a request that can't come any more: its thread would last until ACSE's time is over."""
+    if event.assoc.requestor.primitive is None:
+        awaited: Any = event.assoc.dul.to_user_queue
+        awaited.put(None)
 
 
 def _on_message(event: Event) -> None:
