@@ -25,11 +25,22 @@ _A_ABORT = struct.pack(">BxLxxBB", 0x07, 4, 2, 6)
 
 
 class PeerSocket(socket.socket):
-    """Takes over ``connection``. ``begin_message`` when the bytes of a next message start to count."""
+    """Takes over ``connection``. ``begin_message`` when the bytes of a next message start to count.
 
-    def __init__(self, connection: socket.socket) -> None:
+    A PDU must be complete ``pdu_timeout_s`` after its first byte; a message has ``message_bytes`` at most.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        pdu_timeout_s: float = limits.PDU_TIMEOUT_S,
+        message_bytes: int = limits.INSTANCE_BYTES,
+    ) -> None:
         super().__init__(fileno=connection.detach())
-        self.settimeout(limits.PDU_TIMEOUT_S)
+        self.settimeout(pdu_timeout_s)
+        self._pdu_timeout_s = pdu_timeout_s
+        self._most_message_bytes = message_bytes
         self._header = bytearray()
         self._left = 0
         self._message_bytes = 0
@@ -58,12 +69,12 @@ class PeerSocket(socket.socket):
 
     def _follow(self, data: bytes) -> None:
         self._message_bytes += len(data)
-        if self._message_bytes > limits.INSTANCE_BYTES:
-            self.refuse(f"a message of more than {limits.INSTANCE_BYTES} bytes")
+        if self._message_bytes > self._most_message_bytes:
+            self.refuse(f"a message of more than {self._most_message_bytes} bytes")
         rest = memoryview(data)
         while rest and self._refusal is None:
             if not self._header and not self._left:
-                self._deadline = time.monotonic() + limits.PDU_TIMEOUT_S
+                self._deadline = time.monotonic() + self._pdu_timeout_s
             if self._left:
                 taken = min(self._left, len(rest))
                 self._left -= taken
@@ -74,7 +85,7 @@ class PeerSocket(socket.socket):
                     self._begin_pdu(*_HEADER.unpack(self._header))
             rest = rest[taken:]
         if (self._left or self._header) and time.monotonic() > self._deadline:
-            self.refuse(f"a PDU that was not complete after {limits.PDU_TIMEOUT_S:.0f} s")
+            self.refuse(f"a PDU that was not complete after {self._pdu_timeout_s:.0f} s")
 
     def _begin_pdu(self, kind: int, length: int) -> None:
         self._header.clear()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import shutil
 import socket
@@ -117,8 +118,7 @@ class StorageScp:
         """Listen; the port. OSError when it can't. To be called on the event loop."""
         self._loop = asyncio.get_running_loop()
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        for leftover in self._folder.iterdir():
-            leftover.unlink(missing_ok=True)
+        self._sweep(time.time())
         # pynetdicom's chunked receiving has no other say in where its files are.
         tempfile.tempdir = str(self._folder)
         server: Any = self._entity.make_server(
@@ -148,7 +148,7 @@ class StorageScp:
             for association in list(self._callers):
                 if not association.is_alive():
                     self._end(association)
-            await asyncio.to_thread(self._sweep)
+            await asyncio.to_thread(self._sweep, time.time() - _UNFINISHED_S)
 
     async def close(self) -> None:
         """Listen no more; open associations are aborted."""
@@ -159,15 +159,12 @@ class StorageScp:
         for association in self._server.active_associations:
             association.abort(block=False)
 
-    def _sweep(self) -> None:
-        """Remove what aborted associations left: nothing has been written to it for long."""
-        before = time.time() - _UNFINISHED_S
-        for file in self._folder.iterdir():
-            try:
+    def _sweep(self, before: float) -> None:
+        """Remove what associations left that broke off: what was last written to ``before`` that."""
+        for file in self._folder.glob("*.dcm"):
+            with contextlib.suppress(OSError):  # gone just now
                 if file.stat().st_mtime < before:
                     file.unlink()
-            except OSError:
-                continue
 
     def _on_request(self, event: Event) -> None:
         association = event.assoc

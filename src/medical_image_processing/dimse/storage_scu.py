@@ -57,12 +57,15 @@ class NodeWriter:
     def _associate(self, meta: FileMeta) -> Association:
         entity = create_entity(self._title)
         entity.add_requested_context(meta.sop_class_uid, meta.transfer_syntax_uid)
-        association = entity.associate(
-            self._node.host,
-            self._node.port,
-            ae_title=self._node.title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _bound)],
-        )
+        try:
+            association = entity.associate(
+                self._node.host,
+                self._node.port,
+                ae_title=self._node.title,
+                evt_handlers=[(evt.EVT_CONN_OPEN, _bound)],
+            )
+        except OSError as error:  # connecting raises none, but looking up the host does
+            raise self._unavailable(f"its host {self._node.host} can't be looked up") from error
         if association.is_established:
             return association
         if association.is_rejected:

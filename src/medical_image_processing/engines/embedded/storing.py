@@ -12,6 +12,7 @@ from pathlib import Path
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import read_job
 from medical_image_processing.engines.embedded.object_keys import is_storable
+from medical_image_processing.engines.embedded.registry import write_audit
 from medical_image_processing.errors import NotFound
 from medical_image_processing.model.job import Job, JobError, StoreStatus
 
@@ -44,8 +45,9 @@ class SqliteResultsToStore:
         self._next = f"SELECT min({way.at}) AS at FROM jobs WHERE {way.status} = 'pending'"  # noqa: S608
         self._note = (
             f"UPDATE jobs SET {way.status} = ?, {way.error} = ?, {way.at} = ?, {way.attempts} = {way.attempts} + 1"  # noqa: S608
-            f" WHERE job_id = ? AND {way.status} = 'pending'"
+            f" WHERE job_id = ? AND {way.status} = 'pending' RETURNING send_to"
         )
+        self._way = way
 
     def wake(self) -> None:
         """Something may be due."""
@@ -74,7 +76,10 @@ class SqliteResultsToStore:
         at = self._clock() + again_in_s if status is StoreStatus.PENDING else None
 
         def update(connection: sqlite3.Connection) -> None:
-            connection.execute(self._note, (status.value, text, at, job_id))
+            row = connection.execute(self._note, (status.value, text, at, job_id)).fetchone()
+            if self._way is TO_NODE and status is StoreStatus.DONE and row is not None:
+                # Who got a patient's images is on record (law A4).
+                write_audit(connection, self._clock(), "platform", "send", job_id, {"node": row["send_to"]})
 
         await self._database.write(update, durable=False)
 
