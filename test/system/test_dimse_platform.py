@@ -6,6 +6,7 @@ import contextlib
 import random
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from io import BytesIO
@@ -37,7 +38,7 @@ from dimse_peers import (
     running_storescp,
     series,
 )
-from platform_process import Platform
+from platform_process import CLI, Platform, clean_environment
 
 pytestmark = pytest.mark.needs("storescu", "storescp", "echoscu", "setpriv")
 SUCCESS, WRONG_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA900, 0xC000
@@ -108,6 +109,17 @@ def test_a_series_in_and_its_result_out(api: Api, platform: Platform, node: Stor
     stored = pydicom.dcmread(next((tmp_path / "images").iterdir())).PixelData
     kept = [pydicom.dcmread(file) for file in platform.home.parent.glob("pacs/mip-received/**/*.dcm")]
     assert any(one.PixelData == stored for one in kept if one.SeriesInstanceUID == images[0].SeriesInstanceUID)
+
+
+def test_the_command_line_shows_whether_a_result_is_back(api: Api, platform: Platform, tmp_path: Path) -> None:
+    images = series(1, name="shown")
+    assert dcmtk("storescu", port_of(platform), *files(tmp_path, images)).returncode == 0
+    [job] = returned(api, images)
+    environment = clean_environment(**platform.env)
+    for command, said in (("list", "returned"), ("show", "returned")):
+        words = [*CLI, "jobs", command, *([job["job_id"]] if command == "show" else [])]
+        shown = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+        assert shown.returncode == 0 and said in shown.stdout and "done" in shown.stdout, shown.stdout
 
 
 def test_all_outputs_of_a_job_come_back(api: Api, platform: Platform, node: StoreScp, tmp_path: Path) -> None:
@@ -209,7 +221,7 @@ def test_a_series_over_two_associations_is_one_job(api: Api, platform: Platform)
     assert inputs(job) == uids(images)
 
 
-@pytest.mark.parametrize("how", ["abort", "disconnect", "half a message"])
+@pytest.mark.parametrize("how", ["abort", "disconnect", "half a message", "a context that was not accepted"])
 def test_an_association_that_breaks_off_makes_a_job_of_what_was_answered(
     api: Api, platform: Platform, how: str
 ) -> None:
@@ -219,11 +231,13 @@ def test_an_association_that_breaks_off_makes_a_job_of_what_was_answered(
         assert association.send_c_store(image).Status == SUCCESS
     if how == "half a message":
         send_half(association, images[2])
+    if how == "a context that was not accepted":
+        send_half(association, images[2], context_id=99)
     if how == "abort":
         association.abort()
     else:
-        connection = association.dul.socket.socket
-        connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError, AttributeError):  # the platform may have closed it
+            association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
     [job] = returned(api, images)
     assert inputs(job) == uids(images[:2])
 
@@ -237,11 +251,11 @@ def store_request(image: Any) -> C_STORE:
     return request
 
 
-def send_half(association: Any, image: Any) -> None:
-    """A C-STORE request whose data set stops in the middle."""
+def send_half(association: Any, image: Any, context_id: int = 1) -> None:
+    """A C-STORE request whose data set stops in the middle; pynetdicom's only context is 1."""
     message = C_STORE_RQ()
     message.primitive_to_message(store_request(image))
-    parts = list(message.encode_msg(association.accepted_contexts[0].context_id, 8192))
+    parts = list(message.encode_msg(context_id, 8192))
     for part in parts[: len(parts) // 2]:
         association.dul.send_pdu(part)
     until(association.dul.to_provider_queue.empty, "half of it is sent")

@@ -311,6 +311,7 @@ def _announce(addresses: dict[str, str], home: Path) -> None:
             ("results", addresses["WS_ENDPOINT"]),
             ("PACS", addresses["PACS_API_BASE"]),
             ("SQS and S3", addresses["AWS_ENDPOINT_URL"]),
+            ("C-STORE", f"port {addresses['DIMSE_PORT']}" if "DIMSE_PORT" in addresses else None),
             ("workers", addresses["MIP_RUNTIME"]),
             ("in a shell", f". {home / 'env'}"),
         ]

@@ -69,9 +69,12 @@ class DimsePlace:
         _LOG.info("C-STORE is taken on %s port %d from %s", settings.host, self.port, ", ".join(settings.nodes))
 
     def state(self) -> str | None:
-        """``ok``, or what has trouble now."""
-        trouble = self._receiving.trouble or self._sending.trouble
-        return "ok" if trouble is None else str(trouble)
+        """``ok``, or what has trouble now. Not in its words: they may name hosts, and anybody may ask."""
+        if (late := self._receiving.trouble) is not None:
+            return f"{late.code}: a series that came has no job yet; the log says why"
+        if (unsent := self._sending.trouble) is not None:
+            return f"{unsent.code}: a result is not at its node yet; its job and the log say why"
+        return "ok"
 
     async def run(self) -> None:
         """Until cancelled."""
