@@ -401,6 +401,18 @@ def test_one_association_too_many_is_rejected(platform: Platform) -> None:
     until(lambda: dcmtk("echoscu", port_of(platform)).returncode == 0, "it serves again")
 
 
+def test_connections_that_ask_for_nothing_shut_nobody_out(platform: Platform) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(15):
+            held.enter_context(socket.create_connection(("127.0.0.1", port_of(platform)), timeout=10))
+        assert dcmtk("echoscu", port_of(platform)).returncode == 0
+        for _ in range(10):
+            last = held.enter_context(socket.create_connection(("127.0.0.1", port_of(platform)), timeout=10))
+        assert closes(last), "there are too many"
+    until(lambda: dcmtk("echoscu", port_of(platform)).returncode == 0, "it serves again")
+
+
 def test_a3_the_log_names_no_patient(platform: Platform) -> None:
     log = platform.log.read_text()
+    assert "Traceback" not in log and "Warning:" not in log
     assert "Doe" not in log and "Alice" not in log and "CompressedSamples" not in log

@@ -27,7 +27,7 @@ from pynetdicom.events import Event
 from pynetdicom.transport import ThreadedAssociationServer
 
 from medical_image_processing.dimse import limits
-from medical_image_processing.dimse.application_entity import create_entity
+from medical_image_processing.dimse.application_entity import create_entity, quiet_threads
 from medical_image_processing.dimse.capabilities import capabilities, is_image, storage_classes
 from medical_image_processing.dimse.nodes import Node
 from medical_image_processing.dimse.peer_socket import PeerSocket
@@ -121,6 +121,7 @@ class StorageScp:
         self._sweep(time.time())
         # pynetdicom's chunked receiving has no other say in where its files are.
         tempfile.tempdir = str(self._folder)
+        quiet_threads()
         server: Any = self._entity.make_server(
             (host, port),
             contexts=[build_context(one.sop_class_uid, list(one.transfer_syntax_uids)) for one in _received()],
