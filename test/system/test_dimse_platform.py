@@ -19,8 +19,8 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
-from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_messages import C_FIND_RQ, C_STORE_RQ
+from pynetdicom.dimse_primitives import C_FIND, C_STORE
 from pynetdicom.dsutils import encode
 
 from api_calls import Api, until
@@ -173,6 +173,10 @@ def test_a_caller_from_another_address_is_rejected(tmp_path: Path) -> None:
         refused = dcmtk("echoscu", port_of(platform))
         assert refused.returncode != 0 and "Calling AE Title Not Recognized" in refused.stderr
         assert "expected from 127.0.0.2" in platform.log.read_text()
+    with Platform(
+        tmp_path / "home", pacs=tmp_path / "pacs", options=[*options, "--dimse-any-address"]
+    ) as platform:
+        assert dcmtk("echoscu", port_of(platform)).returncode == 0
 
 
 def test_j3_the_same_series_again_is_the_same_job_and_one_with_more_images_another(
@@ -388,6 +392,21 @@ def test_a_peer_that_does_not_await_answers_is_cut_off(platform: Platform) -> No
     sender.start()
     sender.join(60)
     until(lambda: "without awaiting answers" in platform.log.read_text(), "it was cut off")
+    association.abort()
+    assert_serves(platform)
+
+
+def test_a_large_message_that_is_no_instance_is_cut_off(platform: Platform) -> None:
+    query = C_FIND()
+    query.MessageID, query.Priority, query.AffectedSOPClassUID = 3, 2, CT
+    query.Identifier = BytesIO(bytes(60 * 2**20))
+    message = C_FIND_RQ()
+    message.primitive_to_message(query)
+    association, before = associate(port_of(platform)), memory_bytes(platform)
+    for part in message.encode_msg(1, 100_000):
+        association.dul.send_pdu(part)
+    until(lambda: "that is no instance" in platform.log.read_text(), "it was cut off")
+    assert memory_bytes(platform) - before < 30 * 2**20
     association.abort()
     assert_serves(platform)
 

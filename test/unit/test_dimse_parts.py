@@ -113,7 +113,7 @@ def test_a_node_is_at_its_hosts_addresses() -> None:
 def ends() -> Iterator[tuple[PeerSocket, socket.socket]]:
     """Our end, with limits of 2,000 bytes a message and 0.2 s a PDU; the peer's."""
     ours, theirs = socket.socketpair()
-    with PeerSocket(ours, pdu_timeout_s=0.2, message_bytes=2000) as guarded, theirs:
+    with PeerSocket(ours, pdu_timeout_s=0.2, most_message_bytes=2000) as guarded, theirs:
         theirs.settimeout(5)
         yield guarded, theirs
 

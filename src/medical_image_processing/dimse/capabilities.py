@@ -68,6 +68,7 @@ def entity_limits() -> dict[str, float]:
         "associations": limits.ASSOCIATIONS,
         "connections": limits.CONNECTIONS,
         "instance_bytes": limits.INSTANCE_BYTES,
+        "other_message_bytes": limits.OTHER_MESSAGE_BYTES,
         "free_disk_bytes": limits.FREE_DISK_BYTES,
         "acse_timeout_s": limits.ACSE_TIMEOUT_S,
         "dimse_timeout_s": limits.DIMSE_TIMEOUT_S,

@@ -12,6 +12,8 @@ CONNECTIONS = 2 * ASSOCIATIONS
 """Also those that have not asked for an association yet; one more is closed."""
 INSTANCE_BYTES = 2**31
 """The largest message; our decoders take no object that is larger."""
+OTHER_MESSAGE_BYTES = 2 * OTHER_PDU_BYTES
+"""The largest message that is no C-STORE request."""
 FREE_DISK_BYTES = 512 * 2**20
 """What must stay free; with less, instances are refused as out of resources."""
 

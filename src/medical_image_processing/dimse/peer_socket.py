@@ -27,7 +27,8 @@ _A_ABORT = struct.pack(">BxLxxBB", 0x07, 4, 2, 6)
 class PeerSocket(socket.socket):
     """Takes over ``connection``. ``begin_message`` when the bytes of a next message start to count.
 
-    A PDU must be complete ``pdu_timeout_s`` after its first byte; a message has ``message_bytes`` at most.
+    A PDU must be complete ``pdu_timeout_s`` after its first byte; a message has ``most_message_bytes``.
+    ``message_bytes``: how many have come of it.
     """
 
     def __init__(
@@ -35,15 +36,15 @@ class PeerSocket(socket.socket):
         connection: socket.socket,
         *,
         pdu_timeout_s: float = limits.PDU_TIMEOUT_S,
-        message_bytes: int = limits.INSTANCE_BYTES,
+        most_message_bytes: int = limits.INSTANCE_BYTES,
     ) -> None:
         super().__init__(fileno=connection.detach())
         self.settimeout(pdu_timeout_s)
         self._pdu_timeout_s = pdu_timeout_s
-        self._most_message_bytes = message_bytes
+        self._most_message_bytes = most_message_bytes
         self._header = bytearray()
         self._left = 0
-        self._message_bytes = 0
+        self.message_bytes = 0
         self._deadline = 0.0
         self._refusal: str | None = None
 
@@ -57,7 +58,7 @@ class PeerSocket(socket.socket):
 
     def begin_message(self) -> None:
         """The message before is done with."""
-        self._message_bytes = 0
+        self.message_bytes = 0
 
     def refuse(self, why: str) -> None:
         """Take nothing more from the peer."""
@@ -68,8 +69,8 @@ class PeerSocket(socket.socket):
                 self.send(_A_ABORT)
 
     def _follow(self, data: bytes) -> None:
-        self._message_bytes += len(data)
-        if self._message_bytes > self._most_message_bytes:
+        self.message_bytes += len(data)
+        if self.message_bytes > self._most_message_bytes:
             self.refuse(f"a message of more than {self._most_message_bytes} bytes")
         rest = memoryview(data)
         while rest and self._refusal is None:

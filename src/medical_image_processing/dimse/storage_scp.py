@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 from pydicom.dataset import Dataset
 from pynetdicom import build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.events import Event
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -41,6 +42,7 @@ _LOG = logging.getLogger(__name__)
 _TITLE = "MIP"
 _LOOK_EVERY_S = 0.5
 _ASK_TIMEOUT_S = 10.0
+_CLOSE_S = 2.0
 _UNFINISHED_S = 2 * limits.STORE_TIMEOUT_S
 _SUCCESS = 0x0000
 _NOT_AUTHORIZED = 0x0124
@@ -133,7 +135,7 @@ class StorageScp:
                 (evt.EVT_C_ECHO, lambda _: _SUCCESS),
                 (evt.EVT_C_STORE, self._on_store),
                 (evt.EVT_DIMSE_RECV, _on_message),
-                (evt.EVT_DIMSE_SENT, _on_answer),
+                (evt.EVT_PDU_RECV, _on_pdu),
             ],
             server_class=_Server,
             is_refused=self._is_refused,
@@ -157,8 +159,13 @@ class StorageScp:
 
     def _close(self) -> None:
         self._server.stop()
-        for association in self._server.active_associations:
+        still_open = self._server.active_associations
+        for association in still_open:
             association.abort(block=False)
+        # What is being stored needs the PACS and the database a little longer.
+        until = time.monotonic() + _CLOSE_S
+        for association in still_open:
+            association.join(max(0.0, until - time.monotonic()))
 
     def _sweep(self, before: float) -> None:
         """Remove what associations left that broke off: what was last written to ``before`` that."""
@@ -170,21 +177,16 @@ class StorageScp:
     def _on_request(self, event: Event) -> None:
         association = event.assoc
         request: Any = association.requestor.primitive
-        calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
+        calling, called = str(request.calling_ae_title).strip(), str(request.called_ae_title).strip()
         address = association.requestor.address
         try:
             proposed = {str(one.abstract_syntax) for one in request.presentation_context_definition_list}
             self._callers[association] = self._admit(calling, called, address, proposed)
         except Exception as error:
+            # Whatever it is: pynetdicom would go on and accept.
             rejection = error if isinstance(error, Rejection) else Rejection(*_NOT_NOW, type(error).__name__)
-            _LOG.warning(
-                "association from %r at %s to %r rejected (%d, %d, %d): %s",
-                calling,
-                address,
-                called,
-                *rejection.codes,
-                rejection,
-            )
+            said = (calling, address, called, *rejection.codes, rejection)
+            _LOG.warning("association from %r at %s to %r rejected (%d, %d, %d): %s", *said)
             association.acse.send_reject(*rejection.codes)
             association.kill()
 
@@ -243,7 +245,7 @@ class StorageScp:
             raise Unavailable("DISK_FULL", "too little disk is free")
         request: Any = event.request
         file = Path(event.dataset_path)
-        found = _identify(file, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+        found = _identify(file, str(event.context.abstract_syntax), str(request.AffectedSOPInstanceUID))
         if is_image(found.sop_class_uid):
             series = ArrivedSeries(node, algo_id, found.study_uid, found.series_uid)
             stored = self._intake.take(event.assoc, series, found.sop_uid, file)
@@ -305,17 +307,23 @@ def _on_close(event: Event) -> None:
         awaited.put(None)
 
 
+def _on_pdu(event: Event) -> None:
+    """Only instances go to a file on the way; anything else is kept in memory until it is complete."""
+    connection = _connection(event.assoc)
+    is_instance = isinstance(event.assoc.dimse.message, C_STORE_RQ)
+    if connection is not None and not is_instance and connection.message_bytes > limits.OTHER_MESSAGE_BYTES:
+        connection.refuse(f"a message of more than {limits.OTHER_MESSAGE_BYTES} bytes that is no instance")
+
+
 def _on_message(event: Event) -> None:
     """A message is complete. A peer must await its answer before the next one: no more than one operation was
     negotiated (PS3.7, annex D.3.3.3)."""
     connection = _connection(event.assoc)
-    if connection is not None and event.assoc.dimse.msg_queue.qsize() > 1:
+    if connection is None:
+        return
+    connection.begin_message()
+    if event.assoc.dimse.msg_queue.qsize() > 1:
         connection.refuse("it sends without awaiting answers")
-
-
-def _on_answer(event: Event) -> None:
-    if (connection := _connection(event.assoc)) is not None:
-        connection.begin_message()
 
 
 def _identify(file: Path, sop_class_uid: str, sop_uid: str) -> Identity:
