@@ -31,6 +31,9 @@ from medical_image_processing.testing.registry_contract import a_spec, refused
 CHECKED_OTHERWISE = {
     "V1": "Nothing arrives here: C-STORE is taken by `mip up` alone.",
     "V2": "As V1.",
+    "T1": "Nothing is stored here: a job that asks for it is refused with STORE_NOT_AVAILABLE.",
+    "T2": "As T1.",
+    "T3": "As T1.",
 }
 """Clauses that this engine has no use for."""
 
