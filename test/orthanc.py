@@ -48,8 +48,11 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path, *, port: int = 0) -> Iterator[Orthanc]:
-    """An empty Orthanc below ``folder``, on a free port unless one is given; it goes with its parent."""
+def running_orthanc(folder: Path, *, port: int = 0, dicom: dict[str, Any] | None = None) -> Iterator[Orthanc]:
+    """An empty Orthanc below ``folder``, on a free port unless one is given; it goes with its parent.
+
+    ``dicom``: what its configuration says of DIMSE, which is off otherwise.
+    """
     if port == 0:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -65,6 +68,8 @@ def running_orthanc(folder: Path, *, port: int = 0) -> Iterator[Orthanc]:
         "Plugins": [PLUGIN],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "StudiesMetadata": "Full", "SeriesMetadata": "Full"},
     }
+    if dicom is not None:
+        settings |= {"DicomServerEnabled": True, **dicom}
     configuration = folder / "orthanc.json"
     configuration.write_text(json.dumps(settings))
     command = ["setpriv", "--pdeathsig", "TERM", PROGRAM, str(configuration)]

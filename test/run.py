@@ -18,6 +18,7 @@ SCRIPTS = Path(sys.executable).parent
 
 # Debian package → the program in it that tests ask for with ``@pytest.mark.needs``.
 DEBIAN_PACKAGES = {
+    "dcmtk": "storescu",
     "dicom3tools": "dciodvfy",
     "orthanc": "Orthanc",
     "orthanc-dicomweb": "Orthanc",

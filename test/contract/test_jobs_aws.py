@@ -28,6 +28,12 @@ from medical_image_processing.testing.jobs_contract import (
 )
 from medical_image_processing.testing.registry_contract import a_spec, refused
 
+CHECKED_OTHERWISE = {
+    "C1": "Nothing arrives here: C-STORE is taken by `mip up` alone.",
+    "C2": "As C1.",
+}
+"""Clauses that this engine has no use for."""
+
 DAY_S = 86_400.0
 
 

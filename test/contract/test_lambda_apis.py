@@ -31,9 +31,6 @@ CHECKED_OTHERWISE = {
     "N3": "The same.",
     "V1": "The same.",
     "V2": "The same.",
-    "T1": "Nothing is stored on AWS: a job that asks for it is refused (test_pacs_series.py).",
-    "T2": "The same.",
-    "T3": "The same.",
 }
 
 

@@ -79,7 +79,7 @@ class TestEmbeddedStoring(StoringContract):
         async def work(_: StoringPlace) -> None:
             pacs = Pacs()
             self.place.jobs.on_finish = lambda *_: self.place.to_store.wake()
-            running = asyncio.create_task(Storing(self.place.to_store, self.place.files, pacs).run())
+            running = asyncio.create_task(Storing(self.place.to_store, self.place.files, lambda _: pacs).run())
             await asyncio.sleep(0.1)
             await succeed(self.place, "asked")
             async with asyncio.timeout(2):

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from medical_image_processing.api import admin, processing, schemas, websocket
 from medical_image_processing.api.access import Access, AdminKey
-from medical_image_processing.api.base import PacsState, create_base
+from medical_image_processing.api.base import PlaceState, create_base
 from medical_image_processing.api.metrics import Metrics
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.router import Router
@@ -35,7 +35,12 @@ class Parts:
 
 
 def create_app(
-    parts: Parts, *, allow_origins: tuple[str, ...], open_metrics: bool, pacs_state: PacsState = lambda: None
+    parts: Parts,
+    *,
+    allow_origins: tuple[str, ...],
+    open_metrics: bool,
+    pacs_state: PlaceState = lambda: None,
+    dimse_state: PlaceState = lambda: None,
 ) -> FastAPI:
     """All of it in one process. ``open_metrics``: whether /metrics needs no admin key."""
     app = create_base(
@@ -46,6 +51,7 @@ def create_app(
         websocket.create_router(parts.hub, parts.access),
         allow_origins=allow_origins,
         pacs_state=pacs_state,
+        dimse_state=dimse_state,
     )
 
     @app.get(

@@ -11,14 +11,17 @@ from fastapi.middleware.cors import CORSMiddleware
 from medical_image_processing import __version__
 from medical_image_processing.api import failures, schemas
 
-PacsState = Callable[[], str | None]
-"""``ok``, or why the PACS can't be used; None where nobody looks after it."""
+PlaceState = Callable[[], str | None]
+"""``ok``, or why the place can't be used; None where nobody looks after it."""
 
 
 def create_base(
-    *routers: APIRouter, allow_origins: tuple[str, ...], pacs_state: PacsState = lambda: None
+    *routers: APIRouter,
+    allow_origins: tuple[str, ...],
+    pacs_state: PlaceState = lambda: None,
+    dimse_state: PlaceState = lambda: None,
 ) -> FastAPI:
-    """An application of these routes, and /health. ``pacs_state``: ``ok``, or why the PACS can't be used."""
+    """An application of these routes, and /health with the state of the PACS and of C-STORE."""
     app = FastAPI(
         title="Medical image processing platform",
         version=__version__,
@@ -38,6 +41,6 @@ def create_base(
     @app.get("/health", response_model=schemas.HealthAnswer, response_model_exclude_none=True, tags=["operation"])
     async def health() -> schemas.HealthAnswer:
         """The platform takes jobs."""
-        return schemas.HealthAnswer(status="ok", version=__version__, pacs=pacs_state())
+        return schemas.HealthAnswer(status="ok", version=__version__, pacs=pacs_state(), dimse=dimse_state())
 
     return app

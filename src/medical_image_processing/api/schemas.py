@@ -139,6 +139,7 @@ class HealthAnswer(BaseModel):
     status: str
     version: str
     pacs: str | None = None
+    dimse: str | None = None
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -41,11 +41,18 @@ class Router:
         self._pseudonyms = pseudonyms
 
     async def submit(
-        self, algo_id: str, request: ProcessRequest, *, sender: str | None = None, client_id: str | None = None
+        self,
+        algo_id: str,
+        request: ProcessRequest,
+        *,
+        sender: str | None = None,
+        client_id: str | None = None,
+        send_to: str | None = None,
     ) -> Accepted:
         """Accept one job (laws J1, J3); one accepted before is that job still, whatever the algorithm does now.
 
         For a request that names no client_id: ``sender``, whose it is, and the ``client_id`` it gets.
+        ``send_to`` is the node that its results are sent to.
         NotFound ``UNKNOWN_ALGORITHM``; Conflict ``ALGORITHM_NOT_ACTIVE``, ``JOB_ID_TAKEN``; Throttled
         ``QUEUE_FULL``; InvalidRequest ``STORE_NOT_AVAILABLE``, ``DEIDENTIFY_UNSUPPORTED``.
         """
@@ -67,6 +74,7 @@ class Router:
             pacs=await self._deidentified(request.pacs) if algorithm.deidentify else request.pacs,
             parameters=request.parameters,
             store=store or None,
+            send_to=send_to,
         )
         return await self._jobs.accept(message, fingerprint)
 

@@ -23,6 +23,7 @@ from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
+    AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -88,6 +89,20 @@ class Layout:
     def is_plain(self) -> bool:
         """Whether it is monochrome of whole bytes, which needs no conversion."""
         return self.samples == 1 and self.bits_allocated in (8, 16) and self.photometric in _MONOCHROME
+
+
+def readable_syntaxes() -> tuple[str, ...]:
+    """The transfer syntaxes that :func:`decode` reads here, with the decoders that are installed: their UIDs."""
+    return tuple(uid for uid in AllTransferSyntaxes if _is_readable(uid))
+
+
+def _is_readable(uid: UID) -> bool:
+    if uid in _LITTLE_ENDIAN or uid in jpeg.SYNTAXES:
+        return True
+    try:
+        return get_decoder(uid).is_available
+    except NotImplementedError:  # pydicom has none for it, as for video
+        return False
 
 
 def read_layout(dataset: Dataset) -> Layout:

@@ -24,6 +24,7 @@ from medical_image_processing.entrypoints import (
     cli_pacs,
 )
 from medical_image_processing.entrypoints import cli_output as output
+from medical_image_processing.entrypoints.dimse_options import DimseOptions
 from medical_image_processing.entrypoints.pacs_options import CACHE_MIB, PacsOptions
 from medical_image_processing.errors import InvalidRequest, MipError, Unavailable
 
@@ -130,6 +131,47 @@ def up(
             show_default=str(CACHE_MIB),
         ),
     ] = None,
+    dimse_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Take C-STORE on this port, 11112 as a rule; 0 takes a free one.",
+            show_default=False,
+        ),
+    ] = None,
+    dimse_host: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="The address for it.", show_default="127.0.0.1"),
+    ] = None,
+    dimse_node: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TITLE=HOST:PORT",
+            help="A node that may send, and gets the results; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    dimse_title: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TITLE=ALGO_ID",
+            help="A called AE title for an algorithm, beside its id in upper case; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    dimse_send_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TITLE",
+            help="The node that gets all results, instead of the one that sent the images.",
+            show_default=False,
+        ),
+    ] = None,
+    dimse_any_address: Annotated[
+        bool, typer.Option("--dimse-any-address", help="Let nodes call from any address, not just their host's.")
+    ] = False,
     runtime: Annotated[
         str | None,
         typer.Option(
@@ -177,6 +219,14 @@ def up(
         ca_file=pacs_ca_file,
         cache_mib=pacs_cache_mib,
     )
+    dimse = DimseOptions(
+        port=dimse_port,
+        host=dimse_host,
+        nodes=tuple(dimse_node or ()),
+        titles=tuple(dimse_title or ()),
+        send_to=dimse_send_to,
+        any_address=dimse_any_address,
+    )
     configure_logging()
     home = home.expanduser().absolute()
     settings = Settings(
@@ -184,6 +234,7 @@ def up(
         pacs=options.server() or Path(pacs or ".").absolute(),
         pacs_cache_mib=CACHE_MIB if pacs_cache_mib is None else pacs_cache_mib,
         may_store=pacs is not None,
+        dimse=dimse.settings(),
         host=host,
         port=port,
         runtime=runtime,
@@ -260,6 +311,7 @@ def _announce(addresses: dict[str, str], home: Path) -> None:
             ("results", addresses["WS_ENDPOINT"]),
             ("PACS", addresses["PACS_API_BASE"]),
             ("SQS and S3", addresses["AWS_ENDPOINT_URL"]),
+            ("C-STORE", f"port {addresses['DIMSE_PORT']}" if "DIMSE_PORT" in addresses else None),
             ("workers", addresses["MIP_RUNTIME"]),
             ("in a shell", f". {home / 'env'}"),
         ]

@@ -149,19 +149,22 @@ def list_jobs(
     if not page["jobs"]:
         output.print_note("no such jobs; `mip process --help` says how to send one")
         return
-    # Of the two there is room for one, if no name is to be folded.
-    last = "stored" if any(job.get("stored") for job in page["jobs"]) else "time"
+    # Beside these there is no room for the time, if no name is to be folded.
+    ways = {"stored": "stored", "returned": "sent"}
+    ways = {heading: way for heading, way in ways.items() if any(job.get(way) for job in page["jobs"])}
     rows = [
         (
             job["job_id"],
             job["algo_id"],
             output.state(job["status"]),
             output.ago(job["created_at"]),
-            time_taken(job) if last == "time" else (job.get("stored") or {}).get("status", ""),
+            *((job.get(way) or {}).get("status", "") for way in ways.values()),
+            *([] if ways else [time_taken(job)]),
         )
         for job in page["jobs"]
     ]
-    output.print_table(("job", "algorithm", "state", "sent", last), rows, right=("time",))
+    headings = ("job", "algorithm", "state", "sent", *ways, *([] if ways else ["time"]))
+    output.print_table(headings, rows, right=("time",))
     output.print_more(page["next_cursor"])
 
 
@@ -279,7 +282,8 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
             ("state", output.state(job["status"])),
             ("time", time_taken(job)),
             *(("output", f"{target} ({output.size(size)})") for target, size in sizes.items()),
-            ("stored", _stored(job)),
+            ("stored", _way_of(job.get("stored"))),
+            ("returned", _way_of(job.get("sent"))),
         ]
     )
 
@@ -347,16 +351,16 @@ def _print_job(job: dict[str, Any], as_json: bool) -> None:
             ("sent", output.ago(job["created_at"])),
             ("time", time_taken(job)),
             ("attempts", str(job["attempts"])),
-            ("stored", _stored(job)),
+            ("stored", _way_of(job.get("stored"))),
+            ("returned", _way_of(job.get("sent"))),
             ("result", result["dicom"]["key"] if result else None),
             ("link", result["dicom"]["url"] if result else None),
         ]
     )
 
 
-def _stored(job: dict[str, Any]) -> str | None:
-    """How the result's way back into the PACS goes; None where it stays here."""
-    stored = job.get("stored")
+def _way_of(stored: dict[str, Any] | None) -> str | None:
+    """How the result's way into the PACS, or to a node, goes; None where it stays here."""
     if stored is None:
         return None
     error = stored["error"]

@@ -14,7 +14,7 @@ from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.folder_archive import FolderArchive
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.retrieve import DicomwebServer
-from medical_image_processing.pacs.store import DicomwebWriter, FolderWriter, NoWriter
+from medical_image_processing.pacs.store import RECEIVED_FOLDER, DicomwebWriter, FolderWriter, NoWriter
 from medical_image_processing.ports.storing import PacsWriter
 
 _LOOK_EVERY_S = 30.0
@@ -30,6 +30,13 @@ class PacsPlace(Protocol):
     @property
     def writer(self) -> PacsWriter:
         """Where results are stored."""
+
+    @property
+    def intake(self) -> PacsWriter:
+        """Where what nodes send is stored."""
+
+    async def index(self) -> None:
+        """Return once what was stored before is found. Unavailable when that takes long."""
 
     def state(self) -> str | None:
         """``ok``, or why it can't be used."""
@@ -49,6 +56,11 @@ class FolderPlace:
         self._index.start()
         self.archive = FolderArchive(self._index, links)
         self.writer: PacsWriter = FolderWriter(folder) if settings.may_store else NoWriter()
+        self.intake: PacsWriter = FolderWriter(folder, RECEIVED_FOLDER) if settings.may_store else NoWriter()
+
+    async def index(self) -> None:
+        """Scan it once more."""
+        await self._index.rescan()
 
     def state(self) -> str | None:
         """Whether it was read through."""
@@ -68,6 +80,10 @@ class ServerPlace:
     def __init__(self, server: DicomwebServer, settings: Settings, links: LinkSigner) -> None:
         self.archive = DicomwebArchive(server, links, cache=_open_cache(settings))
         self.writer: PacsWriter = DicomwebWriter(self.archive)
+        self.intake = self.writer
+
+    async def index(self) -> None:
+        """It has its own."""
 
     def state(self) -> str | None:
         """How it answered the last time."""

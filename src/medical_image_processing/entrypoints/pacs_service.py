@@ -103,7 +103,8 @@ def create_service(environment: Mapping[str, str], clients: AwsClients | None = 
     if url := environment.get("MIP_DICOMWEB_URL"):
         archive = _dicomweb(url, environment)
         files = engine.result_files(Path(environment.get("MIP_PACS_FOLDER") or tempfile.gettempdir()))
-        storing = Storing(engine.results_to_store, files, DicomwebWriter(archive))
+        writer = DicomwebWriter(archive)
+        storing = Storing(engine.results_to_store, files, lambda _: writer)
         return Service(_app(archive, engine, environment, serve_file=archive.serve), storing)
     if bucket := environment.get("MIP_PACS_BUCKET"):
         return Service(_app(BucketArchive(engine.clients.client("s3"), bucket), engine, environment))

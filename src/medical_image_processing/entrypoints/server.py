@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 import uvloop
@@ -53,6 +53,9 @@ from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.reidentifier import ArchiveReidentifier
 from medical_image_processing.ports.keys import digest
 
+if TYPE_CHECKING:
+    from medical_image_processing.entrypoints.dimse_place import DimsePlace
+
 _LOG = logging.getLogger(__name__)
 _KEEP_ALIVE_S = 75
 _TICK_S = 1.0
@@ -88,6 +91,7 @@ class _Platform:
         self._settings = settings
         self._home = home
         self._secrets: Secrets = home.secrets(settings)
+        self._dimse: DimsePlace | None = None
 
     async def run(self, announce: Callable[[Addresses], None]) -> None:
         stop = asyncio.Event()
@@ -177,8 +181,12 @@ class _Platform:
                     archive_for=archive_for,
                 ),
             )
+            if self._dimse is not None:
+                self._dimse.start()
             yield
         finally:
+            if self._dimse is not None:
+                await self._dimse.close()
             deidentified.close()
             await pacs.close()
             await engine.close()
@@ -206,17 +214,30 @@ class _Platform:
                 ArchiveReidentifier(self._pacs.archive, engine.pseudonyms),
             ),
         )
-        self._storing = Storing(engine.results_to_store, engine.output_files, self._pacs.writer)
+        self._storing = Storing(engine.results_to_store, engine.output_files, lambda _: self._pacs.writer)
+        router = Router(
+            engine.registry,
+            engine.jobs,
+            engine.queues,
+            queue_limit=settings.queue_limit,
+            can_store=True,
+            pseudonyms=engine.pseudonyms,
+        )
+        if settings.dimse is not None:
+            # pynetdicom costs every start time and memory, so only those that use it.
+            from medical_image_processing.entrypoints.dimse_place import DimsePlace
+
+            self._dimse = DimsePlace(
+                settings.dimse,
+                engine,
+                router,
+                self._pacs,
+                settings.home / "dimse-unfinished",
+                is_inside=self._workplace.is_inside,
+            )
         parts = Parts(
             admin=Admin(engine.registry, engine.jobs, can_store=True, can_deidentify=True),
-            router=Router(
-                engine.registry,
-                engine.jobs,
-                engine.queues,
-                queue_limit=settings.queue_limit,
-                can_store=True,
-                pseudonyms=engine.pseudonyms,
-            ),
+            router=router,
             jobs=engine.jobs,
             keys=engine.keys,
             logs=engine.logs,
@@ -231,6 +252,7 @@ class _Platform:
             allow_origins=settings.allow_origins,
             open_metrics=settings.is_loopback,
             pacs_state=self._pacs.state,
+            dimse_state=self._dimse.state if self._dimse else lambda: None,
         )
         self._api_app = _mounted(LimitBody(api), {"/pacs": clients_pacs})
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
@@ -258,6 +280,8 @@ class _Platform:
             tasks.create_task(self._scale())
             tasks.create_task(self._pacs.watch())
             tasks.create_task(self._storing.run())
+            if self._dimse is not None:
+                tasks.create_task(self._dimse.run())
 
     async def _tick(self) -> None:
         while True:
@@ -292,6 +316,7 @@ class _Platform:
                 "AWS_DEFAULT_REGION": self._engine.region,
                 "AWS_ACCESS_KEY_ID": self._secrets.operator_access_key_id,
                 "AWS_SECRET_ACCESS_KEY": self._secrets.operator_secret_access_key,
+                **({"DIMSE_PORT": str(self._dimse.port)} if self._dimse else {}),
             }
         )
 

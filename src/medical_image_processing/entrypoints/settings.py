@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medical_image_processing.entrypoints.dimse_options import DimseSettings
 from medical_image_processing.entrypoints.pacs_options import CACHE_MIB
 from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.pacs.retrieve import DicomwebServer
@@ -37,6 +38,8 @@ class Settings:
     pacs_cache_mib: int = CACHE_MIB
     may_store: bool = True
     """Whether results may be stored in the PACS: not in the sample that stands in for one."""
+    dimse: DimseSettings | None = None
+    """None where no C-STORE is taken."""
 
     @property
     def is_loopback(self) -> bool:
@@ -58,6 +61,8 @@ class Settings:
         """Raise InvalidRequest when this would be unsafe or can't work; the message says what to do."""
         if not 0 <= self.port <= 65535:
             raise InvalidRequest("BAD_PORT", f"--port {self.port}: ports are 0 to 65535; 0 takes a free one")
+        if self.dimse is not None and not self.may_store:
+            raise InvalidRequest("DIMSE_OPTIONS", "--dimse-port: what nodes send needs a PACS; give --pacs")
         if self.runtime not in (None, *RUNTIMES):
             raise InvalidRequest("BAD_RUNTIME", f"--runtime {self.runtime}: it is docker or process")
         if self.allow_commands is not None and self.runtime == "docker":

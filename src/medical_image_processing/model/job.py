@@ -109,6 +109,8 @@ class JobMessage(BaseModel):
     parameters: dict[str, Any] = {}
     store: bool | None = None
     """True where the results go back into the PACS, which is the platform's to do; else it is not there."""
+    send_to: str | None = Field(default=None, exclude=True)
+    """The AE title of the node that the results are sent to, once there are some. No worker is told."""
 
 
 class JobStatus(StrEnum):
@@ -252,6 +254,10 @@ class Job(BaseModel):
     result: JobResult | None = None
     stored: Stored | None = None
     """None where the results stay here, and until there are some."""
+    send_to: str | None = None
+    """The AE title of the node that its results are sent to, for a job whose images came by C-STORE."""
+    sent: Stored | None = None
+    """How that goes; None until the job has ended."""
 
     @property
     def end(self) -> JobEnd:

@@ -21,6 +21,7 @@ _MEDIA_STORAGE_SOP_INSTANCE_UID = 0x0002_0003
 _TRANSFER_SYNTAX_UID = 0x0002_0010
 _CHARACTER_SET = 0x0008_0005
 _DESCRIBING = (0x0008_0020, 0x0008_0060, 0x0008_1030, 0x0008_103E)
+_SOP_CLASS_UID = 0x0008_0016
 _SOP_INSTANCE_UID = 0x0008_0018
 _STUDY_INSTANCE_UID = 0x0020_000D
 _SERIES_INSTANCE_UID = 0x0020_000E
@@ -28,7 +29,14 @@ _IMAGE_POSITION = 0x0020_0032
 _IMAGE_ORIENTATION = 0x0020_0037
 _FILE_META = frozenset({_MEDIA_STORAGE_SOP_CLASS_UID, _TRANSFER_SYNTAX_UID})
 _IDENTITY = frozenset(
-    {_SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID, _IMAGE_POSITION, _IMAGE_ORIENTATION}
+    {
+        _SOP_CLASS_UID,
+        _SOP_INSTANCE_UID,
+        _STUDY_INSTANCE_UID,
+        _SERIES_INSTANCE_UID,
+        _IMAGE_POSITION,
+        _IMAGE_ORIENTATION,
+    }
 )
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 
@@ -58,6 +66,7 @@ class Identity:
     series_uid: str = ""
     sop_uid: str = ""
     position: float | None = None
+    sop_class_uid: str = ""
 
 
 def read_identity(file: BinaryIO) -> Identity | None:
@@ -80,7 +89,26 @@ def read_identity(file: BinaryIO) -> Identity | None:
         series_uid=_uid(raw.get(_SERIES_INSTANCE_UID)),
         sop_uid=_uid(raw.get(_SOP_INSTANCE_UID)),
         position=_position(raw.get(_IMAGE_POSITION), raw.get(_IMAGE_ORIENTATION)),
+        sop_class_uid=_uid(raw.get(_SOP_CLASS_UID)),
     )
+
+
+@dataclass(frozen=True)
+class FileMeta:
+    """What a file says of the data set in it (PS3.10 7.1); "" for what is missing."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+def read_file_meta(file: BinaryIO) -> FileMeta:
+    """The File Meta Information of the file open at its start."""
+    if file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] != b"DICM":
+        return FileMeta("", "", "")
+    wanted = (_MEDIA_STORAGE_SOP_CLASS_UID, _MEDIA_STORAGE_SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID)
+    meta = dict(_elements(file, frozenset(wanted), last=_TRANSFER_SYNTAX_UID))
+    return FileMeta(*(_uid(meta.get(tag)) for tag in wanted))
 
 
 @dataclass(frozen=True)

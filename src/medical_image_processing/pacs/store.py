@@ -17,6 +17,8 @@ from medical_image_processing.pacs.instances import Instance
 from medical_image_processing.pacs.retrieve import problem, unavailable
 
 RESULTS_FOLDER = "mip-results"
+RECEIVED_FOLDER = "mip-received"
+"""Where results go in a PACS folder, and what nodes send by C-STORE."""
 _FAILED, _REASON = "00081198", "00081197"
 _DUPLICATE = 0x0111
 _PASSING = (0x0110, *range(0xA700, 0xA800))
@@ -46,8 +48,8 @@ class DicomwebWriter:
 class FolderWriter:
     """Stores in a folder: ``mip-results/STUDY/SERIES/INSTANCE.dcm``, each file whole or not there."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / RESULTS_FOLDER
+    def __init__(self, folder: Path, below: str = RESULTS_FOLDER) -> None:
+        self._folder = folder / below
 
     async def store(self, file: Path) -> None:
         """Copy the instance, unless it is there."""

@@ -151,7 +151,7 @@ class StoringContract:
         async def work(place: StoringPlace) -> None:
             await succeed(place, "asked")
             pacs = Pacs()
-            storing = Storing(place.to_store, place.files, pacs)
+            storing = Storing(place.to_store, place.files, lambda _: pacs)
             assert await storing.store_due() == 1
             assert pacs.taken == ["1.2.0", "1.2.1"]
             assert await stored(place, "asked") == Stored(status=StoreStatus.DONE, attempts=1)
@@ -164,7 +164,7 @@ class StoringContract:
             await succeed(place, "asked")
             await place.restart()
             pacs = Pacs()
-            assert await Storing(place.to_store, place.files, pacs).store_due() == 1
+            assert await Storing(place.to_store, place.files, lambda _: pacs).store_due() == 1
             assert len(pacs.taken) == 2
 
         self.run(work)
@@ -173,7 +173,7 @@ class StoringContract:
         async def work(place: StoringPlace) -> None:
             await succeed(place, "asked")
             pacs = Pacs()
-            storing = Storing(place.to_store, place.files, pacs)
+            storing = Storing(place.to_store, place.files, lambda _: pacs)
             pacs.fault = _DOWN
             for attempt, pause_s in enumerate(_PAUSES_S, start=1):
                 assert await storing.store_due() == 1
@@ -197,7 +197,7 @@ class StoringContract:
 
         async def work(place: StoringPlace) -> None:
             pacs = Pacs()
-            storing = Storing(place.to_store, place.files, pacs)
+            storing = Storing(place.to_store, place.files, lambda _: pacs)
             for code, fault in faults.items():
                 await succeed(place, code)
                 pacs.fault = fault
@@ -215,7 +215,7 @@ class StoringContract:
         async def work(place: StoringPlace) -> None:
             await succeed(place, "asked")
             await place.remove_result(RESULTS[1])
-            await Storing(place.to_store, place.files, Pacs()).store_due()
+            await Storing(place.to_store, place.files, lambda _: Pacs()).store_due()
             now = await stored(place, "asked")
             assert now is not None and now.error is not None
             assert (now.status, now.error.code) == ("failed", "RESULT_GONE")
@@ -255,7 +255,7 @@ class StoringContract:
             await succeed(place, "asked")
             pacs = Pacs()
             pacs.gate = asyncio.Barrier(2)
-            both = (Storing(place.to_store, place.files, pacs) for _ in range(2))
+            both = (Storing(place.to_store, place.files, lambda _: pacs) for _ in range(2))
             assert await asyncio.gather(*(storing.store_due() for storing in both)) == [1, 1]
             assert sorted(pacs.taken) == ["1.2.0", "1.2.0", "1.2.1", "1.2.1"]
             assert await stored(place, "asked") == Stored(status=StoreStatus.DONE, attempts=1)

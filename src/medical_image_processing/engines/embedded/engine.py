@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from medical_image_processing import naming
 from medical_image_processing.engines.embedded.access_record import AccessRecord
+from medical_image_processing.engines.embedded.arrivals import SqliteArrivals
 from medical_image_processing.engines.embedded.credentials import Credential, Credentials, Operator
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
@@ -26,7 +27,7 @@ from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
 from medical_image_processing.engines.embedded.resources import VISIBILITY_S, EmbeddedResources
 from medical_image_processing.engines.embedded.runtime import Runtime
-from medical_image_processing.engines.embedded.storing import OutputFiles, SqliteResultsToStore
+from medical_image_processing.engines.embedded.storing import TO_NODE, OutputFiles, SqliteResultsToStore
 from medical_image_processing.engines.embedded.supervisor import Supervisor
 from medical_image_processing.engines.embedded.task import Task
 from medical_image_processing.engines.embedded.wire import create_aws_app
@@ -77,6 +78,8 @@ class EmbeddedEngine:
         self.registry = SqliteRegistry(self.database, clock=time.time)
         self.jobs = SqliteJobs(self.database, self.queues, clock=time.time)
         self.results_to_store = SqliteResultsToStore(self.database, clock=time.time)
+        self.results_to_send = SqliteResultsToStore(self.database, clock=time.time, way=TO_NODE)
+        self.arrivals = SqliteArrivals(self.database, clock=time.time)
         self._objects = ObjectStore(settings.home / "output", bucket=self.output_bucket)
         self.output_files = OutputFiles(self._objects)
         self.pseudonyms = SqlitePseudonyms(self.database, secret=settings.pseudonym_secret)
@@ -121,6 +124,7 @@ class EmbeddedEngine:
         def finished(algo_id: str, status: JobStatus, seconds: float) -> None:
             on_finish(algo_id, status, seconds)
             self.results_to_store.wake()
+            self.results_to_send.wake()
 
         self.jobs.on_finish = finished
 

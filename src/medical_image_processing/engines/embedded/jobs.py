@@ -66,8 +66,8 @@ class SqliteJobs:
             message_id, _ = self._queues.send_in(connection, queue, outgoing)
             connection.execute(
                 "INSERT INTO jobs"
-                " (job_id, algo_id, client_id, fingerprint, message_id, body, status, created_at, store)"
-                " VALUES (?, ?, ?, ?, ?, ?, 'QUEUED', ?, ?)",
+                " (job_id, algo_id, client_id, fingerprint, message_id, body, status, created_at, store, send_to)"
+                " VALUES (?, ?, ?, ?, ?, ?, 'QUEUED', ?, ?, ?)",
                 (
                     message.job_id,
                     message.algo_id,
@@ -77,6 +77,7 @@ class SqliteJobs:
                     body,
                     self._clock(),
                     bool(message.store),
+                    message.send_to,
                 ),
             )
             return Accepted(message.job_id, message.client_id, JobStatus.QUEUED, message_id, created=True)
@@ -179,7 +180,8 @@ class SqliteJobs:
             message_id, _ = self._queues.send_in(connection, queue, outgoing)
             connection.execute(
                 "UPDATE jobs SET status = 'QUEUED', started_at = NULL, finished_at = NULL, finish_seq = NULL,"
-                " progress = NULL, error = NULL, attempts = ?, message_id = ?, sends = 1, seen = 0"
+                " progress = NULL, error = NULL, attempts = ?, message_id = ?, sends = 1, seen = 0,"
+                " sent = NULL, send_at = NULL, send_attempts = 0, send_error = NULL"
                 " WHERE job_id = ?",
                 (attempt, message_id, job_id),
             )
@@ -282,6 +284,7 @@ def _apply(connection: sqlite3.Connection, report: Report, now: float) -> Any:
         "UPDATE jobs SET status = ?, finished_at = ?, started_at = coalesce(started_at, ?), error = ?, result = ?,"
         " progress = coalesce(?, progress), attempts = max(attempts, ?),"
         " stored = CASE WHEN store THEN ? END, store_at = CASE WHEN store THEN ? END,"
+        " sent = CASE WHEN send_to IS NOT NULL THEN 'pending' END, send_at = ?,"
         " finish_seq = (SELECT coalesce(max(finish_seq), 0) + 1 FROM jobs WHERE finish_seq IS NOT NULL)"
         " WHERE job_id = ? AND algo_id = ? AND status IN ('QUEUED', 'RUNNING') RETURNING *",
         (
@@ -293,6 +296,7 @@ def _apply(connection: sqlite3.Connection, report: Report, now: float) -> Any:
             done,
             report.attempt or 1,
             to_store,
+            now,
             now,
             *key,
         ),
@@ -313,10 +317,14 @@ def read_job(row: Any) -> Job:
         progress=row["progress"],
         error=JobError.model_validate_json(row["error"]) if row["error"] else None,
         result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
-        stored=_stored(row) if row["stored"] else None,
+        stored=_way_of(row["stored"], row["store_attempts"], row["store_error"]),
+        send_to=row["send_to"],
+        sent=_way_of(row["sent"], row["send_attempts"], row["send_error"]),
     )
 
 
-def _stored(row: Any) -> Stored:
-    error = JobError.model_validate_json(row["store_error"]) if row["store_error"] else None
-    return Stored(status=StoreStatus(row["stored"]), attempts=row["store_attempts"], error=error)
+def _way_of(status: str | None, attempts: int, error: str | None) -> Stored | None:
+    if status is None:
+        return None
+    stated = JobError.model_validate_json(error) if error else None
+    return Stored(status=StoreStatus(status), attempts=attempts, error=stated)

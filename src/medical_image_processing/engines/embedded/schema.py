@@ -142,6 +142,25 @@ MIGRATIONS: tuple[str, ...] = (
     -- What stands for a UID or a PACS id in what de-identifying algorithms get.
     CREATE TABLE pseudonyms (pseudonym TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    -- send_to: the node that the results are sent to. sent: NULL until the job has ended, then as stored.
+    ALTER TABLE jobs ADD COLUMN send_to TEXT;
+    ALTER TABLE jobs ADD COLUMN sent TEXT;
+    ALTER TABLE jobs ADD COLUMN send_at REAL;
+    ALTER TABLE jobs ADD COLUMN send_attempts INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN send_error TEXT;
+    CREATE INDEX jobs_to_send ON jobs (send_at) WHERE sent = 'pending';
+    -- Images that a node sent, and that no job is for yet.
+    CREATE TABLE arrivals (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        node TEXT NOT NULL,
+        algo_id TEXT NOT NULL,
+        study_uid TEXT NOT NULL,
+        series_uid TEXT NOT NULL,
+        sop_uid TEXT NOT NULL
+    );
+    CREATE INDEX arrivals_by_series ON arrivals (node, algo_id, study_uid, series_uid, seq);
+    """,
 )
 
 

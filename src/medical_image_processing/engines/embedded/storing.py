@@ -1,4 +1,4 @@
-"""Results on their way back into the PACS: ports.storing, over the job records and the output folder."""
+"""Results on their way to the PACS or to a node: ports.storing, over the job records and the output folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from medical_image_processing.engines.embedded.aws_error import AwsError
@@ -13,18 +14,43 @@ from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import read_job
 from medical_image_processing.engines.embedded.object_keys import is_storable
 from medical_image_processing.engines.embedded.objects import ObjectStore
+from medical_image_processing.engines.embedded.registry import write_audit
 from medical_image_processing.errors import NotFound, Unavailable
 from medical_image_processing.model.job import Job, JobError, StoreStatus
 from medical_image_processing.ports.reidentification import PatientsObject
 
 
-class SqliteResultsToStore:
-    """Implements :class:`ports.storing.ResultsToStore`. ``wake`` when a job has ended."""
+@dataclass(frozen=True)
+class Way:
+    """The columns of the jobs table that say how far results are on their way."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], float]) -> None:
+    status: str
+    at: str
+    attempts: str
+    error: str
+
+
+TO_PACS = Way("stored", "store_at", "store_attempts", "store_error")
+TO_NODE = Way("sent", "send_at", "send_attempts", "send_error")
+
+
+class SqliteResultsToStore:
+    """Implements :class:`ports.storing.ResultsToStore` for one way. ``wake`` when a job has ended."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float], way: Way = TO_PACS) -> None:
         self._database = database
         self._clock = clock
         self._woken = asyncio.Event()
+        # Column names can't be parameters; these are the constants above.
+        self._due = (
+            f"SELECT * FROM jobs WHERE {way.status} = 'pending' AND {way.at} <= ? ORDER BY {way.at} LIMIT ?"  # noqa: S608
+        )
+        self._next = f"SELECT min({way.at}) AS at FROM jobs WHERE {way.status} = 'pending'"  # noqa: S608
+        self._note = (
+            f"UPDATE jobs SET {way.status} = ?, {way.error} = ?, {way.at} = ?, {way.attempts} = {way.attempts} + 1"  # noqa: S608
+            f" WHERE job_id = ? AND {way.status} = 'pending' RETURNING send_to"
+        )
+        self._way = way
 
     def wake(self) -> None:
         """Something may be due."""
@@ -32,12 +58,11 @@ class SqliteResultsToStore:
 
     async def due(self, *, limit: int) -> Sequence[Job]:
         """Those whose time has come, the longest due first."""
-        sql = "SELECT * FROM jobs WHERE stored = 'pending' AND store_at <= ? ORDER BY store_at LIMIT ?"
-        return [read_job(row) for row in self._database.read(sql, self._clock(), limit)]
+        return [read_job(row) for row in self._database.read(self._due, self._clock(), limit)]
 
     async def wait_for_due(self, *, at_most_s: float) -> None:
         """Until a job ended, or the next one that was put off is due."""
-        rows = self._database.read("SELECT min(store_at) AS at FROM jobs WHERE stored = 'pending'")
+        rows = self._database.read(self._next)
         next_s = at_most_s if rows[0]["at"] is None else rows[0]["at"] - self._clock()
         try:
             async with asyncio.timeout(max(0.05, min(at_most_s, next_s))):
@@ -52,13 +77,12 @@ class SqliteResultsToStore:
         """What came of an attempt. A power cut that loses it costs another attempt, which makes no second copy."""
         text = error.model_dump_json() if error else None
         at = self._clock() + again_in_s if status is StoreStatus.PENDING else None
-        sql = (
-            "UPDATE jobs SET stored = ?, store_error = ?, store_at = ?, store_attempts = store_attempts + 1"
-            " WHERE job_id = ? AND stored = 'pending'"
-        )
 
         def update(connection: sqlite3.Connection) -> None:
-            connection.execute(sql, (status.value, text, at, job_id))
+            row = connection.execute(self._note, (status.value, text, at, job_id)).fetchone()
+            if self._way is TO_NODE and status is StoreStatus.DONE and row is not None:
+                # Who got a patient's images is on record (law A4).
+                write_audit(connection, self._clock(), "platform", "send", job_id, {"node": row["send_to"]})
 
         await self._database.write(update, durable=False)
 

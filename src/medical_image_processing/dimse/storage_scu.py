@@ -1,0 +1,107 @@
+"""The Storage SCU: results to a node, one association an instance (PS3.4, annex B)."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+
+from medical_image_processing.dimse.application_entity import create_entity
+from medical_image_processing.dimse.nodes import Node
+from medical_image_processing.dimse.peer_socket import PeerSocket
+from medical_image_processing.errors import PermanentError, Unavailable
+from medical_image_processing.pacs.header import FileMeta, read_file_meta
+
+_SIDE_BY_SIDE = 4
+_THREADS = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="dimse-send")
+_TRANSIENT_REJECTION = 2
+_DUPLICATE = 0x0111
+_PROCESSING_FAILURE = 0x0110
+
+
+class NodeWriter:
+    """Implements :class:`ports.storing.PacsWriter` over a node; ``title`` is our own AE title there."""
+
+    def __init__(self, node: Node, title: str) -> None:
+        self._node = node
+        self._title = title
+
+    async def store(self, file: Path) -> None:
+        """Send the instance as it is; one that the node has already it may refuse or replace by its like.
+
+        PermanentError ``NOT_DICOM``, ``SEND_REFUSED``; Unavailable ``NODE_UNAVAILABLE``.
+        """
+        await asyncio.get_running_loop().run_in_executor(_THREADS, self._send, file)
+
+    def _send(self, file: Path) -> None:
+        with file.open("rb") as stream:
+            meta = read_file_meta(stream)
+        if not all((meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)):
+            raise PermanentError("NOT_DICOM", "the result is no DICOM file with its meta information")
+        association = self._associate(meta)
+        try:
+            status = association.send_c_store(str(file))
+        except (ValueError, AttributeError) as error:  # pynetdicom found no way to send it
+            raise PermanentError("NOT_DICOM", "the result can't be read as a DICOM file") from error
+        except RuntimeError as error:
+            raise self._unavailable("the association ended early") from error
+        finally:
+            association.release()
+        self._check(status)
+
+    def _associate(self, meta: FileMeta) -> Association:
+        entity = create_entity(self._title)
+        entity.add_requested_context(meta.sop_class_uid, meta.transfer_syntax_uid)
+        try:
+            association = entity.associate(
+                self._node.host,
+                self._node.port,
+                ae_title=self._node.title,
+                evt_handlers=[(evt.EVT_CONN_OPEN, _bound)],
+            )
+        except OSError as error:  # connecting raises none, but looking up the host does
+            raise self._unavailable(f"its host {self._node.host} can't be looked up") from error
+        if association.is_established:
+            return association
+        if association.is_rejected:
+            answer: Any = association.acceptor.primitive
+            codes = f"({answer.result}, {answer.result_source}, {answer.diagnostic})"
+            when = (
+                "now"
+                if answer.result == _TRANSIENT_REJECTION
+                else f"from {self._title}: is that title known there?"
+            )
+            raise self._unavailable(f"it takes no association {when} {codes}")
+        if association.rejected_contexts:
+            raise PermanentError(
+                "SEND_REFUSED",
+                f"{self._node.title} takes no {association.rejected_contexts[0].abstract_syntax} in "
+                f"{meta.transfer_syntax_uid}",
+            )
+        raise self._unavailable("it does not answer")
+
+    def _check(self, answer: Any) -> None:
+        """The status of a C-STORE response (PS3.4, table B.2-1)."""
+        if "Status" not in answer:
+            raise self._unavailable("no answer came")
+        status = int(answer.Status)
+        if status in (0x0000, _DUPLICATE) or 0xB000 <= status <= 0xBFFF:
+            return
+        if status == _PROCESSING_FAILURE or 0xA700 <= status <= 0xA7FF:
+            raise self._unavailable(f"it could not store the result now: status {status:#06x}")
+        raise PermanentError("SEND_REFUSED", f"{self._node.title} does not take the result: status {status:#06x}")
+
+    def _unavailable(self, why: str) -> Unavailable:
+        return Unavailable("NODE_UNAVAILABLE", f"the node {self._node.title} can't be sent to: {why}")
+
+
+def _bound(event: Event) -> None:
+    """pynetdicom leaves a connection without any time limit."""
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        connection.socket = PeerSocket(connection.socket)
