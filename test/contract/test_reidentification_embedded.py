@@ -234,6 +234,7 @@ def test_j2_a_second_result_replaces_nothing(tmp_path: Path) -> None:
         await world.say(await world.put(other, "r2"), number=2)
         assert (await world.delivered()).result == job.result
         assert (tmp_path / "output" / job.result.dicom.key).read_bytes() == before
+        assert len(list((tmp_path / "output" / naming.REIDENTIFIED).rglob("*.dcm"))) == 1, "nor is it made"
         assert len(world.pushed.jobs) == 1
 
     run(tmp_path, work)

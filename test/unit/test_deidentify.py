@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,26 @@ def test_what_is_no_image_or_has_no_identity_is_not_given_out(missing: str) -> N
 @pytest.mark.parametrize("data", [b"", b"no DICOM at all", planted()[:3000]], ids=["empty", "other", "cut"])
 def test_what_cant_be_read_is_not_given_out(data: bytes) -> None:
     assert refusal(data).code == "NOT_DEIDENTIFIABLE"
+
+
+def bomb() -> bytes:
+    """A deflated file of 300 KB that inflates to over 256 MiB."""
+    made = image()
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    made.file_meta.ImplementationVersionName = "x" * 2000
+    made.PixelData = bytes(2**28 + 2**20)
+    return identified.encoded(made)
+
+
+def test_a_file_that_inflates_without_bounds_is_not_given_out() -> None:
+    data = bomb()
+    assert len(data) < 2**20
+    tracemalloc.start()
+    try:
+        assert refusal(data).code == "NOT_DEIDENTIFIABLE"
+        assert tracemalloc.get_traced_memory()[1] < 2**30
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.needs("dciodvfy")

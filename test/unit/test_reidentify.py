@@ -162,3 +162,20 @@ def test_what_cant_be_mapped_whole_is_not_made(change: Callable[[Any], None], co
 )
 def test_what_is_no_dicom_is_refused(data: bytes) -> None:
     assert refusal(data) == "NOT_DICOM"
+
+
+def test_a_head_that_never_ends_is_refused() -> None:
+    """It would have to lie in memory."""
+
+    def swell(made: Any) -> None:
+        made.private_block(0x0029, "BIG", create=True).add_new(0x10, "OB", bytes(2**28))
+
+    assert refusal(result(swell)) == "NOT_DICOM"
+
+
+def test_pixels_are_not_looked_at_and_stay() -> None:
+    def paint(made: Any) -> None:
+        made.PixelData = bytes(range(256)) * 128
+
+    [made] = given_back(result(paint))
+    assert made.PixelData == bytes(range(256)) * 128

@@ -19,7 +19,7 @@ from medical_image_processing.dicom.multipart import Kind, Parts
 from medical_image_processing.errors import InputRejected, NotFound
 from medical_image_processing.pacs.archive import Archive, Image, Link, Reading
 from medical_image_processing.pacs.bundle import BOUNDARY, Bundle, Packer, Piece
-from medical_image_processing.pacs.deidentify import NOT_DEIDENTIFIABLE, deidentify
+from medical_image_processing.pacs.deidentify import NOT_DEIDENTIFIABLE, check_size, deidentify
 from medical_image_processing.pacs.http import Headers, Request, not_get, send_answer, send_start
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.ports.pseudonyms import Pseudonyms
@@ -125,14 +125,17 @@ class DeidentifiedArchive:
         parts, packer = Parts(f"multipart/related; boundary={BOUNDARY}"), Packer()
         begun: deque[Image] = deque()
         content: list[bytes] = []
+        size = 0
         async with aclosing(pieces):
             async for piece in pieces:
                 begun.extend(piece.images)
                 for kind, data in parts.feed(piece.data):
                     if kind is Kind.BEGIN:
-                        content = []
+                        content, size = [], 0
                     elif kind is Kind.DATA:
                         content.append(data)
+                        size += len(data)
+                        check_size(size)
                     else:
                         [image] = await self._seen([begun.popleft()])
                         async with self._room:

@@ -13,17 +13,26 @@ a name is refused. Everything here blocks.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pydicom
 from dicomanonymizer import simpledicomanonymizer as library
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset as read_elements
+from pydicom.filereader import read_preamble
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from medical_image_processing.dicom import header, read  # noqa: F401 - it keeps pydicom from quoting values (A3)
 from medical_image_processing.dicom.encode import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -49,6 +58,9 @@ _OFTEN_BURNED_IN = (
     "1.2.840.10008.5.1.4.1.1.77.1",  # Visible Light: photographs, video, slides with their labels
 )
 """SOP classes whose pixels show names unless their header says that they don't."""
+MAX_HEAD_BYTES = 2**28
+MAX_INSTANCE_BYTES = 2**30
+_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 UNDEFINED = 0xFFFFFFFF
 _SHORTEST_IDENTIFIER = 4
 _METHOD = "PS3.15 Basic Application Level Confidentiality Profile"
@@ -73,6 +85,7 @@ def deidentify(data: bytes, pseudonym: Pseudonym) -> Deidentified:
     InputRejected ``BURNED_IN_ANNOTATION`` where its pixels show, or may well show, who it is; ``NOT_AN_IMAGE``;
     ``NOT_DEIDENTIFIABLE`` for what lacks its UIDs, or can't be read through.
     """
+    check_size(len(data))
     try:
         dataset = read_dataset(data)
         _check(dataset)
@@ -92,11 +105,54 @@ def deidentify(data: bytes, pseudonym: Pseudonym) -> Deidentified:
         ) from None
 
 
+def check_size(size: int) -> None:
+    """Raise InputRejected ``NOT_DEIDENTIFIABLE`` for an instance that takes too much memory."""
+    if size > MAX_INSTANCE_BYTES:
+        raise InputRejected(
+            NOT_DEIDENTIFIABLE, f"an image can't be de-identified: it is over {MAX_INSTANCE_BYTES >> 20} MiB"
+        )
+
+
 def read_dataset(data: bytes) -> Dataset:
-    """The whole data set, its elements raw until they are asked for. ValueError where the file was cut."""
+    """The whole data set, its elements raw until they are asked for. ValueError where the file was cut, or would
+    inflate without bounds."""
+    if _DEFLATED in data:
+        check_inflates(io.BytesIO(data))
     dataset = pydicom.dcmread(io.BytesIO(data), force=True)
     check_whole(dataset)
     return dataset
+
+
+def check_inflates(file: BinaryIO) -> None:
+    """Raise ValueError for a deflated file (PS3.5, A.5) of over 256 MiB: pydicom inflates in one go."""
+    file.seek(0)
+    bounded: Any = Bounded(file)
+    read_preamble(bounded, force=True)
+    meta = read_elements(bounded, False, True, stop_when=lambda tag, vr, length: tag.group != 0x0002)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        if len(inflate.decompress(file.read(MAX_HEAD_BYTES), MAX_HEAD_BYTES)) == MAX_HEAD_BYTES:
+            raise ValueError("the file inflates to too much")
+    file.seek(0)
+
+
+class Bounded:
+    """A file of which only so much is read: an algorithm may put anything before the pixels of its result."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = MAX_HEAD_BYTES
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file. ValueError once it is too much."""
+        if size < 0 or size > self._left:
+            size = self._left
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left <= 0:
+            raise ValueError("too much comes before the pixels")
+        return data
 
 
 def check_whole(dataset: Dataset) -> None:

@@ -20,7 +20,10 @@ from pydicom.tag import BaseTag, Tag
 from medical_image_processing.dicom import header
 from medical_image_processing.errors import PermanentError
 from medical_image_processing.pacs.deidentify import (
+    MAX_HEAD_BYTES,
     UNDEFINED,
+    Bounded,
+    check_inflates,
     check_whole,
     is_registered,
     read_dataset,
@@ -108,12 +111,12 @@ def reidentify(
 def _read_head(file: BinaryIO) -> tuple[Dataset, int]:
     """What comes before the pixels, and where these begin: the file's end where there are none."""
     size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+    check_inflates(file)
+    dataset = pydicom.dcmread(Bounded(file), force=True, stop_before_pixels=True)
     syntax = transfer_syntax(dataset)
     if syntax.is_deflated:
         file.seek(0)
-        return read_dataset(file.read()), size
+        return read_dataset(file.read(MAX_HEAD_BYTES)), size
     if dataset.original_encoding != (syntax.is_implicit_VR, syntax.is_little_endian):
         raise ValueError("the encoding is not that of the transfer syntax")
     check_whole(dataset)
