@@ -15,6 +15,7 @@ from medical_image_processing.control.storing import MOST_ATTEMPTS, Sending
 from medical_image_processing.engines.embedded.arrivals import SqliteArrivals
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
+from medical_image_processing.engines.embedded.objects import ObjectStore
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
 from medical_image_processing.engines.embedded.storing import TO_NODE, OutputFiles, SqliteResultsToStore
@@ -59,7 +60,7 @@ class Place:
             titles={"Liver": ALGO},
             clock=self.clock,
         )
-        self.files = OutputFiles(self.folder / "output", bucket=BUCKET)
+        self.files = OutputFiles(ObjectStore(self.folder / "output", bucket=BUCKET))
         self.sending = Sending(self.to_send, self.files, lambda _: self)
 
     def clock(self) -> float:
