@@ -13,10 +13,9 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from medical_image_processing.dicom import header
+from medical_image_processing.dicom.normal import Vector, along_normal
 
 Pixels = npt.NDArray[Any]
-Vector = tuple[float, float, float]
-"""In the patient's coordinates (PS3.3 C.7.6.2.1.1): x to the left, y to the back, z to the head."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ class Image:
         """How far it is from each slice to the next along the normal, mm; empty unless it is known."""
         if not self.is_placed or self.orientation is None:
             return np.empty(0)
-        normal = np.cross(self.orientation[:3], self.orientation[3:])
-        steps: Pixels = np.abs(np.diff(np.array(self.corners) @ normal))
+        steps: Pixels = np.abs(np.diff(along_normal(self.orientation, self.corners)))
         return steps
 
     def meta(self) -> dict[str, Any]:

@@ -29,16 +29,18 @@ from medical_image_processing.dicom.geometry import (
     directions,
     frame_planes,
     heights,
+    in_plane_spacings,
     share_orientation,
+    share_spacing,
     shares_place,
 )
 from medical_image_processing.dicom.image import Image
 from medical_image_processing.dicom.pixels import Pixels, check_pixels_begin, decode, decode_in_place, units_of
 from medical_image_processing.dicom.series import arrange, check_size
-from medical_image_processing.dicom.volume import Allocate, decode_volume, reorder
+from medical_image_processing.dicom.volume import Allocate, decode_volume, inconsistent, reorder
 from medical_image_processing.errors import InputRejected
 
-__all__ = ["Image", "drain_series", "read_image", "read_series"]
+__all__ = ["Image", "drain_series", "read_header", "read_image", "read_series"]
 
 # pydicom's warnings and log lines quote the values they complain about: patient data (law A3).
 config.settings.reading_validation_mode = config.IGNORE
@@ -112,6 +114,8 @@ def _single(source: Dataset, pixels: Pixels) -> Image:
 
 
 def _multi_frame(source: Dataset, pixels: Pixels) -> Image:
+    if not share_spacing(in_plane_spacings((source, frame) for frame in range(len(pixels)))):
+        raise inconsistent("its frames differ in how far apart their pixels are")
     planes = frame_planes(source, len(pixels))
     places = heights(planes) if share_orientation(planes) else []
     if not places or shares_place(places):
@@ -192,6 +196,11 @@ def _without_file(parsed: FileDataset) -> Dataset:
 def parse(data: bytes) -> FileDataset:
     """The elements of :data:`header.TAGS` in a DICOM file; ``NOT_DICOM``, ``BAD_HEADER`` or ``TOO_LARGE``."""
     return _parse(data, io.BytesIO(data), stop_before_pixels=False)
+
+
+def read_header(data: bytes) -> Dataset:
+    """:func:`parse` up to the pixels, which needn't be there."""
+    return _without_file(_parse(data, io.BytesIO(data), stop_before_pixels=True))
 
 
 def _parse(data: bytes, file: io.BytesIO, *, stop_before_pixels: bool) -> FileDataset:

@@ -24,7 +24,8 @@ from pydicom.uid import UID
 from medical_image_processing.dicom import header
 from medical_image_processing.dicom.derived import Making, carried_on, contributing_equipment, made_uid
 from medical_image_processing.dicom.encode import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from medical_image_processing.dicom.image import Image, Vector, as_slices
+from medical_image_processing.dicom.image import Image, as_slices
+from medical_image_processing.dicom.normal import Vector
 from medical_image_processing.errors import InputRejected
 
 _PATIENT_AND_STUDY_END = 0x0020001F

@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,8 +17,9 @@ from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from medical_image_processing.dicom import study
 from medical_image_processing.dicom.multipart import Kind, Parts, location
-from medical_image_processing.dicom.read import parse
+from medical_image_processing.dicom.read import read_header
 from medical_image_processing.errors import InputRejected, MipError, PermanentError, TransientError, Unavailable
 from medical_image_processing.model.job import JobMessage, Scope
 from medical_image_processing.worker import log
@@ -59,10 +59,10 @@ class PacsClient:
     def fetch(self, job: JobMessage) -> list[bytes]:
         """The DICOM files that ``job`` is about: one for an image, else all of a series.
 
-        Of a study, those of its largest series. Those of a series may still arrive while they are read, and what
-        is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
+        Of a study, those of its largest series of images. Those of a series may still arrive while they are read,
+        and what is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
-        ``TOO_LARGE``; TransientError ``PACS_UNAVAILABLE``.
+        ``TOO_LARGE``, ``NO_PIXELS``; TransientError ``PACS_UNAVAILABLE``.
         """
         deadline = time.monotonic() + INPUT_TIMEOUT_S
         try:
@@ -74,15 +74,15 @@ class PacsClient:
 
     def _fetch(self, job: JobMessage, deadline: float) -> list[bytes]:
         where = job.pacs
-        study = f"{self._path}/studies/{quote(where.study_id)}/images"
+        images = f"{self._path}/studies/{quote(where.study_id)}/images"
         if where.scope is Scope.IMAGE:
             link = self._get_json(
-                job, f"{study}/{quote(where.series_id or '')}/{quote(where.image_id or '')}", deadline
+                job, f"{images}/{quote(where.series_id or '')}/{quote(where.image_id or '')}", deadline
             )
             return [self._get_file(job, _url(link), self._max_bytes, deadline)]
         if where.scope is Scope.SERIES:
-            return self._fetch_series(job, f"{study}?series_id={quote(where.series_id or '', safe='')}", deadline)
-        return largest_series(self._fetch_listed(job, self._get_json(job, study, deadline), deadline))
+            return self._fetch_series(job, f"{images}?series_id={quote(where.series_id or '', safe='')}", deadline)
+        return largest_series(self._fetch_listed(job, self._get_json(job, images, deadline), deadline))
 
     def _fetch_series(self, job: JobMessage, listing: str, deadline: float) -> list[bytes]:
         """As one download that goes on while its first files are read; where there are only links, by these."""
@@ -222,11 +222,13 @@ class PacsClient:
 
 
 def largest_series(files: list[bytes]) -> list[bytes]:
-    """The files of the series that has most of them; of several such, the one that comes first."""
-    series: dict[str, list[bytes]] = defaultdict(list)
-    for data in files:
-        series[str(parse(data).get("SeriesInstanceUID", ""))].append(data)
-    return max(series.values(), key=len)
+    """The files of a study's largest series that can be an input; :class:`InputRejected` ``NO_PIXELS`` without any."""
+    chosen = study.largest_series([read_header(data) for data in files])
+    if not chosen:
+        raise InputRejected(
+            "NO_PIXELS", "The study holds no images but segmentations and results of this platform; send images."
+        )
+    return [files[index] for index in chosen]
 
 
 class _Arrival:
