@@ -15,7 +15,7 @@ from medical_image_processing.dicom.pixels import functional_group
 ORIENTATION_TOLERANCE = 1e-3
 _RIGHT_ANGLE_TOLERANCE = 1e-2
 SPACING_TOLERANCE = 1e-2
-"""Of a distance: what highdicom (``spatial``) and 3D Slicer (``DICOMScalarVolumePlugin``, in mm) take for equal."""
+"""Of a distance: what highdicom (``spatial``) and 3D Slicer (``DICOMScalarVolumePlugin``) take for equal."""
 SAME_PLACE_MM = 1e-3
 """Positions nearer than this are one: below what scanners state, above what rounding to a DS changes."""
 
@@ -81,10 +81,10 @@ def heights(planes: Sequence[Plane]) -> list[float]:
 def are_in_line(planes: Sequence[Plane], in_plane: tuple[float, float] | None) -> bool:
     """Whether the planes' corners lie on one straight line, as those of a box do, also of a sheared one.
 
-    A gantry that is tilted makes the line lean against the normal, by up to some 30 degrees;
-    a lean of over 45 is no tilt. ``in_plane``: the distances of rows and of columns, mm. A corner may be half a pixel
-    off: up to there every pixel's nearest place on the grid is its own. Where ``in_plane`` or a corner isn't known,
-    nothing speaks against it.
+    A gantry that is tilted makes the line lean against the normal, by up to some 30 degrees; a lean of over 45 is
+    no tilt. ``in_plane``: the distances of rows and of columns, mm. A corner may be half a pixel off: up to there
+    every pixel's nearest place on the grid is its own. Where ``in_plane`` or a corner isn't known, nothing speaks
+    against it.
     """
     places = np.array(heights(planes))
     orientation = planes[0].orientation

@@ -14,7 +14,7 @@ _SHORTEST = 1e-6
 
 
 def normal_of(orientation: Orientation) -> Vector | None:
-    """The unit normal: where slices go if they are stacked in the patient's way. None if rows are columns, or nil."""
+    """The unit normal: where slices go if they are stacked in the patient's way. None if the cosines have none."""
     a, b, c, d, e, f = orientation
     x, y, z = b * f - c * e, c * d - a * f, a * e - b * d
     length = math.sqrt(x * x + y * y + z * z)

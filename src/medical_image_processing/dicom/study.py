@@ -1,7 +1,7 @@
 """Which series of a study is processed, or shown, when nobody named one.
 
-A study also holds what was made of its images: reports, presentation states, segmentations, and this platform's own
-results, once they are stored. None of them is an input, however many there are.
+A study also holds what was made of its images: reports, presentation states, segmentations, and this platform's
+own results, once they are stored. None of them is an input, however many there are.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def is_input(source: Dataset) -> bool:
 
 
 def largest_series(headers: Sequence[Dataset]) -> list[int]:
-    """The indices of the inputs in the series that has most of them; of several such, the one whose UID comes first.
+    """The indices of the inputs in the series that has most of them; empty where none is an input.
 
-    Empty where none is an input.
+    Of several such series it is the one whose UID comes first.
     """
     series: dict[str, list[int]] = defaultdict(list)
     for index, source in enumerate(headers):

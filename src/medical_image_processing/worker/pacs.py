@@ -222,7 +222,7 @@ class PacsClient:
 
 
 def largest_series(files: list[bytes]) -> list[bytes]:
-    """The files of a study's largest series that can be an input; :class:`InputRejected` ``NO_PIXELS`` without any."""
+    """The inputs in a study's largest series of them; :class:`InputRejected` ``NO_PIXELS`` without any."""
     chosen = study.largest_series([read_header(data) for data in files])
     if not chosen:
         raise InputRejected(
