@@ -56,6 +56,11 @@ class Image:
         return self.pixels.ndim == 3
 
     @property
+    def is_shown_inverted(self) -> bool:
+        """Whether low values are meant to be white, as in many radiographs (MONOCHROME1, PS3.3 C.7.6.3.1.2)."""
+        return header.is_monochrome1(self.sources[0])
+
+    @property
     def source_uids(self) -> tuple[str, ...]:
         """The SOP Instance UIDs of the files; those that have none are left out."""
         uids = (header.sop_instance_uid(source) for source in self.sources)
