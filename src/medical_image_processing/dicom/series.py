@@ -22,8 +22,8 @@ from medical_image_processing.dicom.geometry import (
     share_spacing,
     shares_place,
 )
+from medical_image_processing.dicom.pixels import bytes_a_pixel, too_large
 from medical_image_processing.dicom.volume import inconsistent
-from medical_image_processing.errors import InputRejected
 
 _TOLD_APART_BY = (header.INSTANCE_NUMBER, header.IMAGE_POSITION, header.IMAGE_ORIENTATION, header.ROWS)
 _COMMON = {
@@ -31,7 +31,6 @@ _COMMON = {
     header.MODALITY: "modalities",
     header.FRAME_OF_REFERENCE_UID: "frames of reference",
 }
-_BYTES_A_PIXEL = 2  # int16, the least a volume takes
 
 
 def arrange(headers: Sequence[Dataset]) -> list[int]:
@@ -64,18 +63,42 @@ def arrange(headers: Sequence[Dataset]) -> list[int]:
     return [kept[index] for index in sorted(range(len(kept)), key=order.__getitem__)]
 
 
+class Room:
+    """Tells from the headers, as they come, that a series takes more than ``max_bytes`` (None: any number)."""
+
+    def __init__(self, max_bytes: int | None, files: int) -> None:
+        self._max_bytes = max_bytes
+        self._files = files
+        self._taken = 0
+        self._seen: set[str] = set()
+
+    def count(self, source: Dataset) -> None:
+        """One more header. :class:`InputRejected` ``TOO_LARGE`` as soon as that is sure."""
+        if self._max_bytes is None or _is_localizer(source):
+            return
+        if uid := header.sop_instance_uid(source):
+            if uid in self._seen:
+                return
+            self._seen.add(uid)
+        needed = _size(source) * bytes_a_pixel(source)
+        self._taken += needed
+        # That the rest are like this one isn't sure. But over half would have to be localizers, or to come twice.
+        expected = needed * self._files if needed * self._files > 2 * self._max_bytes else self._taken
+        if expected > self._max_bytes:
+            raise too_large(expected, self._max_bytes)
+
+
 def check_size(sources: Sequence[Dataset], max_bytes: int | None) -> None:
     """:class:`InputRejected` ``TOO_LARGE`` for a volume that takes more than ``max_bytes``."""
     if max_bytes is None:
         return
-    rows, columns = (header.unsigned(sources[0], tag) for tag in (header.ROWS, header.COLUMNS))
-    needed = len(sources) * rows * columns * _BYTES_A_PIXEL
+    needed = len(sources) * _size(sources[0]) * max(map(bytes_a_pixel, sources))
     if needed > max_bytes:
-        raise InputRejected(
-            "TOO_LARGE",
-            f"The series' {len(sources)} slices take {needed} bytes, and this worker may take {max_bytes}; "
-            "send less at once, or give the algorithm more memory.",
-        )
+        raise too_large(needed, max_bytes)
+
+
+def _size(source: Dataset) -> int:
+    return header.unsigned(source, header.ROWS) * header.unsigned(source, header.COLUMNS)
 
 
 def _check_one_patient(headers: Sequence[Dataset]) -> None:
