@@ -15,6 +15,7 @@ from made_series import Lie, edited, enhanced_ct, group, series_files, stored_va
 from sample_images import CT_SMALL, MR_SMALL, TEST_FILES, decoder_test
 from test_dicom_segmentation import LIVER, making
 
+from medical_image_processing.dicom.grayscale_capture import write_grayscale_capture
 from medical_image_processing.dicom.image import Image
 from medical_image_processing.dicom.measurement_report import write_measurement_report
 from medical_image_processing.dicom.read import read_image, read_series
@@ -72,6 +73,10 @@ def capture(image: Image) -> bytes:
     return write_secondary_capture(image, mask_of(image).numbers, **vars(making()))
 
 
+def grayscale(image: Image) -> bytes:
+    return write_grayscale_capture(image, image.pixels, **vars(making()))
+
+
 def segmentation(image: Image) -> bytes:
     return write_segmentation(image, mask_of(image), making())
 
@@ -100,6 +105,18 @@ def check(write: Callable[[Image], bytes], source: str, refusals: dict[str, str]
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_capture_of_any_source_is_valid(source: str, tmp_path: Path) -> None:
     check(capture, source, {}, tmp_path)
+
+
+@pytest.mark.needs("dciodvfy")
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_image_on_the_grid_of_any_source_is_valid(source: str, tmp_path: Path) -> None:
+    check(grayscale, source, {}, tmp_path)
+
+
+def test_an_image_is_shown_as_its_source_is() -> None:
+    for name, expected in (("ct", "MONOCHROME2"), ("ct-monochrome1", "MONOCHROME1")):
+        made = pydicom.dcmread(io.BytesIO(grayscale(SOURCES[name]())))
+        assert made.PhotometricInterpretation == expected
 
 
 @pytest.mark.needs("dciodvfy")
