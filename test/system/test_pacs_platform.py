@@ -169,6 +169,29 @@ def test_results_go_back_into_the_pacs_once(client: Client, orthanc: Orthanc) ->
     assert derived["0020000D"]["Value"] == [STUDY], "it lies beside what it was made from"
 
 
+def test_a_study_is_processed_and_shown_from_its_image_after_results_were_stored(
+    platform: Platform, client: Client, orthanc: Orthanc, tmp_path: Path
+) -> None:
+    study = "1.2.826.0.1.3680043.10.543.4"
+    [image] = slices(1, study, f"{study}.9")  # a tie by number, and the results' UIDs come before or after
+    orthanc.store([image])
+    client.call("PATCH", "admin", "algorithms", "processing_1", body={"outputs": ["SC", "SEG", "SR"]})
+    try:
+        await_that(lambda: client.call("GET", "admin", "algorithms", "processing_1")["status"] == "ACTIVE")
+        for _ in range(2):
+            job = process(client, scope="study", pacs={"study_id": study}, store=True)
+            assert job["status"] == "SUCCEEDED", job["error"]
+            assert job["result"]["provenance"]["input"]["sop_instance_uids"] == [image.SOPInstanceUID]
+            assert settled(client, job["job_id"])["status"] == "done"
+    finally:
+        client.call("PATCH", "admin", "algorithms", "processing_1", body={"outputs": ["SC"]})
+    of_series, of_study = tmp_path / "series.png", tmp_path / "study.png"
+    for name, file in ((f"{study}.9", of_series), (study, of_study)):
+        said = run(platform, "studies", name, "--picture", str(file))
+        assert said.returncode == 0, said.stderr
+    assert of_study.read_bytes() == of_series.read_bytes()
+
+
 def test_a_record_says_that_all_results_are_stored_and_a_job_that_its_own_is_not(
     client: Client, orthanc: Orthanc
 ) -> None:

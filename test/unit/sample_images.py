@@ -28,6 +28,15 @@ def abdominal_ct() -> list[bytes]:
     return [file.read_bytes() for file in sorted(folder.iterdir())]
 
 
+def chest_ct() -> list[bytes]:
+    """The files of the chest CT. Not kept: they are 124 MB."""
+    try:
+        folder = samples.chest_ct(samples.default_cache())
+    except Unavailable as error:
+        pytest.skip(f"the chest CT is missing: {error}")
+    return [file.read_bytes() for file in sorted(folder.iterdir())]
+
+
 def abdominal_liver() -> npt.NDArray[np.bool_]:
     """The reference segmentation of the liver in it."""
     abdominal_ct()

@@ -8,14 +8,16 @@ import subprocess
 from datetime import datetime
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
+from made_series import edited
 from pydicom.dataset import Dataset
 from sample_images import CT_SMALL, MR_SMALL, TEST_FILES, abdominal_ct
 
-from medical_image_processing.dicom.picture import side_by_side_png
+from medical_image_processing.dicom.picture import side_by_side_png, slice_png
 from medical_image_processing.dicom.read import Image, read_image, read_series
 from medical_image_processing.dicom.secondary_capture import made_uid, read_mask, write_secondary_capture
 from medical_image_processing.errors import InputRejected
@@ -233,3 +235,20 @@ def test_the_picture_shows_original_and_result(name: str) -> None:
     coloured = np.ptp(picture[:500].astype(int), axis=2) > 20
     assert not coloured[:, : middle - 10].any()
     assert coloured[:, middle + 10 :].any()
+
+
+@pytest.mark.parametrize(("photometric", "shown"), [("MONOCHROME2", "white"), ("MONOCHROME1", "black")])
+@pytest.mark.parametrize("modality", ["CT", "DX"])
+def test_the_highest_value_is_shown_as_the_header_wants_it(photometric: str, shown: str, modality: str) -> None:
+    image = read_image(edited(CT_SMALL, PhotometricInterpretation=photometric, Modality=modality))
+    highest, lowest = (
+        np.unravel_index(at, image.pixels.shape) for at in (image.pixels.argmax(), image.pixels.argmin())
+    )
+    index = np.frombuffer(written(image, np.zeros(image.pixels.shape, np.uint8)).PixelData, np.uint8)
+    index = index[: image.pixels.size].reshape(image.pixels.shape)
+    expected = (127, 0) if shown == "white" else (0, 127)
+    assert (index[highest], index[lowest]) == expected
+    picture = cv2.imdecode(np.frombuffer(slice_png(image), np.uint8), cv2.IMREAD_GRAYSCALE)
+    small = cv2.resize(picture, image.pixels.shape[::-1], interpolation=cv2.INTER_AREA).astype(int)
+    bright, dark = image.pixels > np.percentile(image.pixels, 99), image.pixels < np.percentile(image.pixels, 5)
+    assert (small[bright].mean() > small[dark].mean()) == (shown == "white")

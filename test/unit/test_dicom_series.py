@@ -27,7 +27,7 @@ from made_series import (
     stored_values,
 )
 from pydicom.dataset import Dataset
-from sample_images import CT_SMALL, TEST_FILES
+from sample_images import CT_SMALL, TEST_FILES, abdominal_ct, chest_ct
 
 from medical_image_processing.dicom.read import drain_series, read_image, read_series
 from medical_image_processing.errors import InputRejected
@@ -109,6 +109,98 @@ def test_what_is_no_volume_is_refused_before_a_pixel_is_read(changes: dict[str, 
     files = series_files(Lie())
     error = refusal([*files[:3], edited(files[3], **changes)[:-20]])
     assert error.code == "INCONSISTENT_SERIES" and said in error.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"PixelSpacing": ["1.4", "1.8"]}, "how far apart"),
+        ({"PixelSpacing": None}, "how far apart"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "frames of reference"),
+        ({"SeriesInstanceUID": "1.2.3"}, "several series"),
+        ({"Modality": "PT"}, "modalities"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "white"),
+        ({"ImagePositionPatient": [37.5, 30.0, 108.75]}, "one behind the other"),
+        ({"PatientBirthDate": "20000101"}, "patients or studies"),
+        ({"IssuerOfPatientID": "another"}, "patients or studies"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_images_that_differ_where_slices_of_a_volume_are_alike_are_refused(
+    changes: dict[str, Any], said: str
+) -> None:
+    files = series_files(Lie(), PatientBirthDate="19991231", IssuerOfPatientID="one")
+    assert read_series(files).is_placed
+    error = refusal([*files[:3], edited(files[3], **changes)])
+    assert error.code == "INCONSISTENT_SERIES" and said in error.message
+
+
+def test_without_an_id_names_tell_patients_apart_however_they_are_padded() -> None:
+    files = series_files(Lie(), PatientID="", PatientName="Doe^Jane")
+    assert refusal([*files[:3], edited(files[3], PatientName="Doe^John")]).code == "INCONSISTENT_SERIES"
+    assert read_series([*files[:3], edited(files[3], PatientName="Doe^Jane^^")]).is_volume
+    named = series_files(Lie(), PatientName="Doe^Jane")
+    assert read_series([*named[:3], edited(named[3], PatientName="DOE^JANE")]).is_volume, "the ID says who it is"
+
+
+def moved(files: list[bytes], aside: list[float]) -> list[bytes]:
+    """``files`` of an axial series with their corners so many mm to the left."""
+    positions = [pydicom.dcmread(io.BytesIO(data)).ImagePositionPatient for data in files]
+    return [
+        edited(data, ImagePositionPatient=[position[0] + left, position[1], position[2]])
+        for data, position, left in zip(files, positions, aside, strict=True)
+    ]
+
+
+def test_a_tilt_and_a_rounded_position_are_no_jump() -> None:
+    files = series_files(Lie(spacing=(0.7, 0.9)))
+    tilt = 2.5 * float(np.tan(np.radians(30)))
+    for order in (files, files[::-1]):
+        assert read_series(moved(order, [0, tilt, 2 * tilt, 3 * tilt])).is_placed
+    assert read_series(moved(files, [0, 0.05, -0.05, 0])).is_placed, "positions with one decimal"
+    assert refusal(moved(files, [0, 1.2, 0, 0])).code == "INCONSISTENT_SERIES"
+    assert refusal(moved(files[:2], [0, 2.6])).code == "INCONSISTENT_SERIES", "a lean of over 45 degrees"
+
+
+def test_a_rounded_spacing_is_the_same_one() -> None:
+    files = series_files(Lie(spacing=(0.7, 0.9)))
+    assert read_series([*files[:3], edited(files[3], PixelSpacing=["0.7001", "0.9"])]).is_placed
+
+
+def test_localizers_of_another_frame_of_reference_and_series_are_left_out() -> None:
+    localizer = edited(CT_SMALL, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    files = [edited(data, FrameOfReferenceUID="1.2.3", SeriesInstanceUID="1.2.4") for data in series_files(Lie())]
+    assert len(read_series([localizer, *files]).pixels) == 4
+
+
+def test_frames_that_differ_in_spacing_are_refused() -> None:
+    lie, corners = Lie(), [(0, 0, z) for z in (0.0, 2.5)]
+    measures = [group(PixelSpacing=spacing, SliceThickness="2.5") for spacing in (["0.7", "0.9"], ["2", "2"])]
+    frames = [
+        group(
+            PlanePositionSequence=group(ImagePositionPatient=list(corner)),
+            PixelMeasuresSequence=measure,
+        )[0]
+        for corner, measure in zip(corners, measures, strict=True)
+    ]
+    data = enhanced_ct(corners, stored_values(2), lie, PerFrameFunctionalGroupsSequence=frames)
+    with pytest.raises(InputRejected) as raised:
+        read_image(data)
+    assert raised.value.code == "INCONSISTENT_SERIES"
+
+
+def test_cosines_that_are_not_of_unit_length_do_not_stretch_the_volume() -> None:
+    files = series_files(Lie())
+    long = read_series([edited(data, ImageOrientationPatient=[2, 0, 0, 0, 2, 0]) for data in files])
+    assert long.spacing == pytest.approx((2.5, 0.7, 0.9))
+    nil = read_series([edited(data, ImageOrientationPatient=[0, 0, 0, 0, 0, 0]) for data in files])
+    assert not nil.is_placed and len(nil.pixels) == 4
+
+
+@pytest.mark.parametrize("series", ["abdominal", "chest"])
+def test_real_series_are_volumes(series: str) -> None:
+    image = read_series(abdominal_ct() if series == "abdominal" else chest_ct())
+    assert image.is_placed and len(image.pixels) == (20 if series == "abdominal" else 236)
 
 
 def test_a_truncated_file_among_others_is_stated() -> None:

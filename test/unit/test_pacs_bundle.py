@@ -33,7 +33,7 @@ from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.retrieve import DicomwebServer, Limits
 from medical_image_processing.worker.arriving import ArrivingFiles, close_files
 from medical_image_processing.worker.http import HttpClient
-from medical_image_processing.worker.pacs import PacsClient, largest_listed
+from medical_image_processing.worker.pacs import PacsClient, by_series
 from orthanc import Orthanc, running_orthanc
 
 pytestmark = pytest.mark.needs("Orthanc", "setpriv")
@@ -253,15 +253,15 @@ def test_of_a_study_only_the_largest_series_comes_and_in_one_request(
     close_files(files)
     assert len(files) == 3
     fetched = [path for path in proxy.paths() if "/series/" in path]
-    assert fetched == [f"/dicom-web/studies/{study}/series/{large}"]
+    assert fetched[-1] == f"/dicom-web/studies/{study}/series/{large}"
+    assert len(fetched) == 2 and "/instances/" in fetched[0], "an image tells whether the series is one of images"
 
 
 @pytest.mark.parametrize(
-    ("keys", "largest"),
+    ("keys", "counts"),
     [
-        (["1.2/1.3/1.4", "1.2/1.5/1.6", "1.2/1.5/1.7"], "1.5"),
-        (["1.2/1.3/1.4", "1.2/1.5/1.6"], "1.3"),
-        (["1.2/1.3/a.dcm"], "1.3"),
+        (["1.2/1.3/1.4", "1.2/1.5/1.6", "1.2/1.5/1.7"], {"1.3": 1, "1.5": 2}),
+        (["1.2/1.3/a.dcm"], {"1.3": 1}),
         (["1.2/1.3/1.4", "1.2/ct/1.6"], None),
         (["1.2/3/1.4"], None),
         (["other/1.3/1.4"], None),
@@ -270,11 +270,13 @@ def test_of_a_study_only_the_largest_series_comes_and_in_one_request(
         ([], None),
     ],
 )
-def test_the_largest_series_is_told_from_keys_only_where_they_are_uids(
-    keys: list[Any], largest: str | None
+def test_the_series_of_a_study_are_told_from_keys_only_where_they_are_uids(
+    keys: list[Any], counts: dict[str, int] | None
 ) -> None:
-    assert largest_listed([{"url": "u", "key": key} for key in keys], "1.2") == largest
-    assert largest_listed([*[{"url": "u", "key": key} for key in keys], "nonsense"], "1.2") is None
+    links = [{"url": "u", "key": key} for key in keys]
+    found = by_series(links, "1.2")
+    assert (found and {uid: len(its) for uid, its in found.items()}) == counts
+    assert by_series([*links, "nonsense"], "1.2") is None
 
 
 def test_a_pacs_that_is_down_is_said_to_be_so(pacs: Pacs, proxy: DicomwebProxy) -> None:

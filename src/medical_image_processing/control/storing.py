@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from medical_image_processing.errors import MipError, PermanentError, TransientError
-from medical_image_processing.model.job import Job, JobError, StoreStatus
+from medical_image_processing.model.job import Job, JobError, Output, StoreStatus
 from medical_image_processing.ports.storing import PacsWriter, ResultFiles, ResultsToStore
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 20
 _SIDE_BY_SIDE = 4
 _LOOK_EVERY_S = 5.0
+_LOOK_AGAIN_S = 0.5
+"""While something is being stored, which may take long."""
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 300.0
 MOST_ATTEMPTS = 300
@@ -45,14 +47,24 @@ class Storing:
         return next(iter(self._troubled.values()), None)
 
     async def run(self) -> None:
-        """Store until cancelled."""
-        while True:
-            try:
-                if not await self.store_due():
-                    await self._jobs.wait_for_due(at_most_s=_LOOK_EVERY_S)
-            except TransientError as error:
-                _LOG.warning("storing results waits: %s", error)
-                await asyncio.sleep(error.retry_after_s)
+        """Store until cancelled; whatever happens to one job holds up no other."""
+        under_way: dict[str, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                try:
+                    due = [job for job in await self._jobs.due(limit=_BATCH) if job.job_id not in under_way]
+                    for job in due[: _SIDE_BY_SIDE - len(under_way)]:
+                        under_way[job.job_id] = tasks.create_task(self._attempt_and_pause(job))
+                    if under_way:
+                        await asyncio.wait(
+                            under_way.values(), timeout=_LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED
+                        )
+                    else:
+                        await self._jobs.wait_for_due(at_most_s=_LOOK_EVERY_S)
+                except TransientError as error:
+                    _LOG.warning("storing results waits: %s", error)
+                    await asyncio.sleep(error.retry_after_s)
+                under_way = {job_id: task for job_id, task in under_way.items() if not task.done()}
 
     async def store_due(self) -> int:
         """One attempt for each job that is due; how many they were."""
@@ -63,9 +75,7 @@ class Storing:
             async with room:
                 await self._attempt(job)
 
-        async with asyncio.TaskGroup() as tasks:
-            for job in jobs:
-                tasks.create_task(store(job))
+        await asyncio.gather(*(store(job) for job in jobs))
         return len(jobs)
 
     def _attempts(self, job: Job) -> int:
@@ -74,36 +84,60 @@ class Storing:
     def _is_last(self, attempts: int) -> bool:
         return False
 
-    async def _attempt(self, job: Job) -> None:
-        self._troubled.pop(job.job_id, None)
+    async def _attempt_and_pause(self, job: Job) -> None:
+        """A job whose attempt could not even be noted is still due, and must not be tried without a pause."""
+        if pause_s := await self._attempt(job):
+            await asyncio.sleep(pause_s)
+
+    async def _attempt(self, job: Job) -> float:
+        """Store what the job made and note what came of it; how many seconds to wait if that couldn't be noted."""
+        try:
+            await self._store(job)
+        except TransientError as error:
+            _LOG.warning("what came of storing job %s can't be noted yet: %s", job.job_id, error)
+            return error.retry_after_s
+        except Exception as error:
+            _LOG.error("what came of storing job %s can't be noted: %s", job.job_id, type(error).__name__)
+            return _LOOK_EVERY_S
+        return 0.0
+
+    async def _store(self, job: Job) -> None:
         try:
             instances, writer = _instances(job), self._writer_for(job)
-            for bucket, key in instances:
+        except MipError as error:
+            await self._note(job, [("result", error)], of=1)
+            return
+        faults: list[tuple[str, MipError]] = []
+        for bucket, key, kind in instances:
+            try:
                 async with self._files.local(bucket, key) as file:
                     await writer.store(file)
-        except TransientError as error:
-            await self._put_off(job, error)
-        except MipError as error:
-            _LOG.error("the result of job %s can't be put %s: %s", job.job_id, self.place, error)
-            await self._jobs.note(job.job_id, StoreStatus.FAILED, error=_stated(error))
-        except Exception as error:
-            # Nobody foresaw it, so it may go on for ever: left to a person. Its text may quote anything (A3).
-            _LOG.error("putting the result of job %s %s failed: %s", job.job_id, self.place, type(error).__name__)
-            failed = JobError(code="STORE_FAILED", message=f"storing failed ({type(error).__name__}); see the log")
-            await self._jobs.note(job.job_id, StoreStatus.FAILED, error=failed)
-        else:
-            await self._jobs.note(job.job_id, StoreStatus.DONE)
+            except MipError as error:
+                faults.append((kind, error))
+            except Exception as error:
+                # Nobody foresaw it, so it may go on for ever: left to a person. Its text may quote anything (A3).
+                _LOG.error("storing the result of job %s failed: %s", job.job_id, type(error).__name__)
+                failed = PermanentError("STORE_FAILED", f"storing failed ({type(error).__name__}); see the log")
+                faults.append((kind, failed))
+        await self._note(job, faults, of=len(instances))
 
-    async def _put_off(self, job: Job, error: TransientError) -> None:
-        attempts = self._attempts(job)
-        if self._is_last(attempts + 1):
-            _LOG.error("the result of job %s is given up, it is not %s: %s", job.job_id, self.place, error)
-            await self._jobs.note(job.job_id, StoreStatus.FAILED, error=_stated(error))
+    async def _note(self, job: Job, faults: Sequence[tuple[str, MipError]], *, of: int) -> None:
+        self._troubled.pop(job.job_id, None)
+        if not faults:
+            await self._jobs.note(job.job_id, StoreStatus.DONE)
             return
-        self._troubled[job.job_id] = error
-        pause_s = min(max(FIRST_PAUSE_S * 2 ** min(attempts, 20), error.retry_after_s), LAST_PAUSE_S)
-        _LOG.warning("the result of job %s is not %s yet: %s", job.job_id, self.place, error)
-        await self._jobs.note(job.job_id, StoreStatus.PENDING, error=_stated(error), again_in_s=pause_s)
+        stated, told = _stated(faults, of=of), "; ".join(str(fault) for _, fault in faults)
+        attempts = self._attempts(job)
+        waits = [fault for _, fault in faults if isinstance(fault, TransientError)]
+        if waits and not self._is_last(attempts + 1):
+            self._troubled[job.job_id] = waits[0]
+            longest = max(fault.retry_after_s for fault in waits)
+            pause_s = min(max(FIRST_PAUSE_S * 2 ** min(attempts, 20), longest), LAST_PAUSE_S)
+            _LOG.warning("the result of job %s is not %s yet: %s", job.job_id, self.place, told)
+            await self._jobs.note(job.job_id, StoreStatus.PENDING, error=stated, again_in_s=pause_s)
+        else:
+            _LOG.error("the result of job %s can't be put %s: %s", job.job_id, self.place, told)
+            await self._jobs.note(job.job_id, StoreStatus.FAILED, error=stated)
 
 
 class Sending(Storing):
@@ -122,15 +156,28 @@ class Sending(Storing):
         return attempts >= MOST_ATTEMPTS
 
 
-def _instances(job: Job) -> list[tuple[str, str]]:
-    """Each DICOM object that the job made, once."""
+def _instances(job: Job) -> list[tuple[str, str, str]]:
+    """Bucket, key and kind of each DICOM object that the job made, once.
+
+    What the result names first is one, unless its outputs say otherwise.
+    """
     if job.result is None:
         # Not the message: the algorithm wrote it, and the log would have it (law A3).
         why = job.error.code if job.error else str(job.status)
         raise PermanentError("NO_RESULT", f"the job has none ({why}); `mip jobs show {job.job_id}` has the reason")
-    others = [(one.bucket, one.key) for one in job.result.outputs if one.media_type == _DICOM]
-    return list(dict.fromkeys([(job.result.dicom.bucket, job.result.dicom.key), *others]))
+    named: dict[tuple[str, str], Output] = {}
+    for one in job.result.outputs:
+        named.setdefault((one.bucket, one.key), one)
+    first = job.result.dicom.bucket, job.result.dicom.key
+    found = [(*first, "result")] if first not in named else []
+    others = [(*place, one.kind) for place, one in named.items() if one.media_type == _DICOM]
+    return found + others
 
 
-def _stated(error: MipError) -> JobError:
-    return JobError(code=error.code, message=error.message)
+def _stated(faults: Sequence[tuple[str, MipError]], *, of: int) -> JobError:
+    """The first fault's code, before others one that may pass; where there are several objects, which they are."""
+    first = min((fault for _, fault in faults), key=lambda fault: not isinstance(fault, TransientError))
+    if of == 1:
+        return JobError(code=first.code, message=first.message)
+    said = "; ".join(f"{kind}: {fault.message}" for kind, fault in faults)
+    return JobError(code=first.code, message=f"{len(faults)} of {of} objects are not stored. {said}")

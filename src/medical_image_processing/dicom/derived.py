@@ -16,6 +16,7 @@ from datetime import datetime
 from functools import cache
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from medical_image_processing import __version__
 from medical_image_processing.dicom import header
@@ -50,6 +51,8 @@ _TYPE_2 = (
     0x00200020,
     0x00200060,
 )
+_CODE = {0x00080100: "SH", 0x00080102: "SH", 0x00080103: "SH", 0x00080104: "LO"}
+"""Value, scheme, its version and meaning (PS3.3 8.8)."""
 _LONGEST_VALUE = 65534
 _LONGEST_PIXEL_DATA = 0xFFFFFFFE
 
@@ -171,12 +174,26 @@ def carried_on(image: Image, making: Making) -> dict[int, bytes]:
     elements = {
         tag: encode(tag, vr, value) for tag, (vr, value) in found.items() if 0 < len(value) <= _LONGEST_VALUE
     }
+    if codes := _deidentification_codes(source):
+        elements[header.DEIDENTIFICATION_CODES] = sequence(header.DEIDENTIFICATION_CODES, codes)
     for tag in _TYPE_2:
         elements.setdefault(tag, encode(tag, header.CARRIED_ON[tag], b""))
     if header.STUDY_INSTANCE_UID not in elements:
         study = made_uid(*origin, "study")
         elements[header.STUDY_INSTANCE_UID] = encode(header.STUDY_INSTANCE_UID, "UI", study)
     return elements
+
+
+def _deidentification_codes(source: Dataset) -> list[Elements]:
+    """How the patient's identity was removed (PS3.3 C.7.1.1), which is said in words or in codes, or both."""
+    if header.DEIDENTIFICATION_CODES not in source:
+        return []
+    try:
+        items = list(source[header.DEIDENTIFICATION_CODES].value)
+        stated = [{tag: header.raw(item, tag) for tag in _CODE} for item in items]
+    except Exception as error:
+        raise header.bad(header.DEIDENTIFICATION_CODES, "is broken") from error
+    return [{tag: encode(tag, _CODE[tag], value) for tag, value in item.items() if value} for item in stated]
 
 
 def _series_and_equipment(making: Making, origin: tuple[str, ...]) -> dict[int, bytes]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from medical_image_processing.dicom import header
-from medical_image_processing.dicom.image import Vector
+from medical_image_processing.dicom.normal import Orientation, Vector, along_normal, normal_of
 from medical_image_processing.dicom.pixels import functional_group
-
-Orientation = tuple[float, ...]
-"""The direction cosines of the rows, then of the columns."""
 
 ORIENTATION_TOLERANCE = 1e-3
 _RIGHT_ANGLE_TOLERANCE = 1e-2
+SPACING_TOLERANCE = 1e-2
+"""Of a distance: what highdicom (``spatial``) and 3D Slicer (``DICOMScalarVolumePlugin``) take for equal."""
 SAME_PLACE_MM = 1e-3
 """Positions nearer than this are one: below what scanners state, above what rounding to a DS changes."""
 
@@ -54,7 +53,9 @@ def _offset_planes(source: Dataset, frames: int) -> list[Plane]:
     first, offsets = Plane.of(source), header.numbers(source, header.GRID_FRAME_OFFSET_VECTOR, frames)
     if first.corner is None or first.orientation is None or offsets is None or frames < 2:
         return []
-    normal, start = cross(first.orientation), offsets[0]
+    normal, start = normal_of(first.orientation), offsets[0]
+    if normal is None:
+        return []
     corner = np.array(first.corner)
     places = [corner + (offset - start) * np.array(normal) for offset in offsets]
     return [Plane(first.orientation, (float(x), float(y), float(z))) for x, y, z in places]
@@ -70,24 +71,38 @@ def share_orientation(planes: Sequence[Plane]) -> bool:
 
 def heights(planes: Sequence[Plane]) -> list[float]:
     """Where each lies along the first one's normal, in mm; empty unless all say it."""
-    if not planes or planes[0].orientation is None or any(plane.corner is None for plane in planes):
+    corners = [plane.corner for plane in planes if plane.corner is not None]
+    if not planes or len(corners) < len(planes):
         return []
-    normal = cross(planes[0].orientation)
-    return [
-        sum(cosine * millimetres for cosine, millimetres in zip(normal, plane.corner or (), strict=True))
-        for plane in planes
-    ]
+    orientation = planes[0].orientation
+    return [] if orientation is None or normal_of(orientation) is None else along_normal(orientation, corners)
+
+
+def are_in_line(planes: Sequence[Plane], in_plane: tuple[float, float] | None) -> bool:
+    """Whether the planes' corners lie on one straight line, as those of a box do, also of a sheared one.
+
+    A gantry that is tilted makes the line lean against the normal, by up to some 30 degrees; a lean of over 45 is
+    no tilt. ``in_plane``: the distances of rows and of columns, mm. A corner may be half a pixel off: up to there
+    every pixel's nearest place on the grid is its own. Where ``in_plane`` or a corner isn't known, nothing speaks
+    against it.
+    """
+    places = np.array(heights(planes))
+    orientation = planes[0].orientation
+    if len(places) < 2 or in_plane is None or orientation is None or np.ptp(places) < SAME_PLACE_MM:
+        return True
+    corners = np.array([plane.corner for plane in planes])
+    axes = np.array(orientation).reshape(2, 3)
+    aside = corners @ (axes / np.linalg.norm(axes, axis=1, keepdims=True)).T  # along rows, along columns
+    risen, moved = places - places.mean(), aside - aside.mean(axis=0)
+    lean = risen @ moved / (risen @ risen)
+    tolerance = np.array(in_plane[::-1]) / 2  # what is along a row goes over columns
+    off = np.abs(moved - risen[:, np.newaxis] * lean)
+    return bool(np.linalg.norm(lean) <= 1.0 and (off <= tolerance).all())
 
 
 def shares_place(positions: Sequence[float]) -> bool:
     """Whether two of them are at one place."""
     return len(positions) > 1 and bool(np.diff(np.sort(positions)).min() < SAME_PLACE_MM)
-
-
-def cross(orientation: Orientation) -> Vector:
-    """The normal: where slices go if they are stacked in the patient's way."""
-    a, b, c, d, e, f = orientation
-    return (b * f - c * e, c * d - a * f, a * e - b * d)
 
 
 def directions(
@@ -103,7 +118,7 @@ def directions(
     off = (a * a + b * b + c * c - 1, d * d + e * e + f * f - 1, a * d + b * e + c * f)
     if max(map(abs, off)) > _RIGHT_ANGLE_TOLERANCE:
         return None
-    x, y, z = cross(orientation)
+    x, y, z = normal_of(orientation) or (0.0, 0.0, 0.0)
     between, rows, columns = spacing
     step = (x * between, y * between, z * between)
     if len(corners) > 1:
@@ -134,7 +149,7 @@ class Spacing:
     def of(cls, source: Dataset, positions: Sequence[float]) -> Spacing:
         """Between slices as measured from their ``positions`` along the normal, if possible."""
         measures = functional_group(source, "PixelMeasuresSequence", 0) or source
-        in_plane = _in_plane(measures)
+        in_plane = in_plane_of(measures)
         steps = np.abs(np.diff(positions)) if len(positions) > 1 else np.array([])
         steps = steps[steps >= SAME_PLACE_MM]
         if len(steps):
@@ -146,7 +161,26 @@ class Spacing:
         return cls((between or 1.0, rows, columns), (between > 0, in_plane is not None))
 
 
-def _in_plane(measures: Dataset) -> tuple[float, float] | None:
+def in_plane_spacings(sources: Iterable[tuple[Dataset, int]]) -> list[tuple[float, float] | None]:
+    """How far rows and columns are apart, mm, in each of these frames of objects; None where it isn't said."""
+    return [
+        in_plane_of(functional_group(source, "PixelMeasuresSequence", frame) or source)
+        for source, frame in sources
+    ]
+
+
+def share_spacing(spacings: Sequence[tuple[float, float] | None]) -> bool:
+    """Whether pixels are as far apart in all, or nobody says."""
+    known = np.array([spacing for spacing in spacings if spacing])
+    if not len(known):
+        return True
+    return len(known) == len(spacings) and bool(
+        (np.ptp(known, axis=0) <= SPACING_TOLERANCE * known.min(axis=0)).all()
+    )
+
+
+def in_plane_of(measures: Dataset) -> tuple[float, float] | None:
+    """The distances of rows and of columns, mm, that an object or an item of its Pixel Measures states."""
     tags = (header.PIXEL_SPACING, header.IMAGER_PIXEL_SPACING, header.NOMINAL_SCANNED_PIXEL_SPACING)
     for tag in tags:
         found = header.numbers(measures, tag, 2)

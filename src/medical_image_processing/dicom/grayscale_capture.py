@@ -54,7 +54,9 @@ def write_grayscale_capture(
     making = Making(job_id, algo_id, revision, series_description, made_at or datetime.now(), image_digest)
     said = f"Image made by algorithm. {making.said_of}"
     pixels = PixelData(_stored(values, scale), values.size * scale.bits // 8, "OB" if scale.bits == 8 else "OW")
-    elements = {**_monochrome(scale), **_window(values, scale)}
+    # Shown as the source is, but for multi-frame captures, which are MONOCHROME2 alone (PS3.3 A.8.3, A.8.4).
+    photometric = "MONOCHROME1" if image.is_shown_inverted and not image.is_volume else "MONOCHROME2"
+    elements = {**_monochrome(scale, photometric), **_window(values, scale)}
     if image.is_volume:
         elements[0x20500020] = encode(0x20500020, "CS", "IDENTITY")  # Presentation LUT Shape
     derivation = {0x00082111: encode(0x00082111, "ST", said)}
@@ -106,11 +108,11 @@ def _stored(values: Pixels, scale: _Scale) -> Iterator[Pixels]:
             yield contiguous
 
 
-def _monochrome(scale: _Scale) -> Elements:
+def _monochrome(scale: _Scale, photometric: str) -> Elements:
     """Image Pixel (PS3.3 C.7.6.3) and the rescale (C.8.6.3, C.11.1), whose unit nobody has told us."""
     return {
         header.SAMPLES_PER_PIXEL: unsigned_shorts(header.SAMPLES_PER_PIXEL, 1),
-        header.PHOTOMETRIC_INTERPRETATION: encode(header.PHOTOMETRIC_INTERPRETATION, "CS", "MONOCHROME2"),
+        header.PHOTOMETRIC_INTERPRETATION: encode(header.PHOTOMETRIC_INTERPRETATION, "CS", photometric),
         header.RESCALE_INTERCEPT: encode(header.RESCALE_INTERCEPT, "DS", scale.intercept),
         header.RESCALE_SLOPE: encode(header.RESCALE_SLOPE, "DS", scale.slope),
         0x00281054: encode(0x00281054, "LO", "US"),  # Rescale Type: unspecified

@@ -22,11 +22,16 @@ IMAGE_TYPE = 0x00080008
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
 MODALITY = 0x00080060
+MANUFACTURER = 0x00080070
+PATIENT_NAME = 0x00100010
 PATIENT_ID = 0x00100020
+ISSUER_OF_PATIENT_ID = 0x00100021
+PATIENT_BIRTH_DATE = 0x00100030
 SLICE_THICKNESS = 0x00180050
 SPACING_BETWEEN_SLICES = 0x00180088
 IMAGER_PIXEL_SPACING = 0x00181164
 NOMINAL_SCANNED_PIXEL_SPACING = 0x00182010
+DEIDENTIFICATION_CODES = 0x00120064
 STUDY_INSTANCE_UID = 0x0020000D
 SERIES_INSTANCE_UID = 0x0020000E
 INSTANCE_NUMBER = 0x00200013
@@ -64,10 +69,10 @@ CARRIED_ON: dict[int, str] = {
     0x00081030: "LO",  # Study Description
     0x00081048: "PN",  # Physician(s) of Record
     0x00081060: "PN",  # Name of Physician(s) Reading Study
-    0x00100010: "PN",  # Patient's Name
+    PATIENT_NAME: "PN",
     PATIENT_ID: "LO",
-    0x00100021: "LO",  # Issuer of Patient ID
-    0x00100030: "DA",  # Patient's Birth Date
+    ISSUER_OF_PATIENT_ID: "LO",
+    PATIENT_BIRTH_DATE: "DA",
     0x00100032: "TM",  # Patient's Birth Time
     0x00100040: "CS",  # Patient's Sex
     0x00101001: "PN",  # Other Patient Names
@@ -93,10 +98,12 @@ POSITION_REFERENCE_INDICATOR = 0x00201040
 TAGS: list[int] = sorted(
     {
         *CARRIED_ON,
+        DEIDENTIFICATION_CODES,
         IMAGE_TYPE,
         SOP_CLASS_UID,
         SOP_INSTANCE_UID,
         MODALITY,
+        MANUFACTURER,
         SLICE_THICKNESS,
         SPACING_BETWEEN_SLICES,
         IMAGER_PIXEL_SPACING,
@@ -197,6 +204,11 @@ def unsigned(dataset: Dataset, tag: int, default: int | None = None) -> int:
     if default is None:
         raise bad(tag, "is missing")
     return default
+
+
+def is_monochrome1(dataset: Dataset) -> bool:
+    """Whether the lowest value is to be shown white (PS3.3 C.7.6.3.1.2)."""
+    return raw(dataset, PHOTOMETRIC_INTERPRETATION) == b"MONOCHROME1"
 
 
 def sop_instance_uid(dataset: Dataset) -> str:

@@ -13,10 +13,9 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from medical_image_processing.dicom import header
+from medical_image_processing.dicom.normal import Vector, along_normal
 
 Pixels = npt.NDArray[Any]
-Vector = tuple[float, float, float]
-"""In the patient's coordinates (PS3.3 C.7.6.2.1.1): x to the left, y to the back, z to the head."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,11 @@ class Image:
         return self.pixels.ndim == 3
 
     @property
+    def is_shown_inverted(self) -> bool:
+        """Whether low values are meant to be white, as in many radiographs (MONOCHROME1, PS3.3 C.7.6.3.1.2)."""
+        return header.is_monochrome1(self.sources[0])
+
+    @property
     def source_uids(self) -> tuple[str, ...]:
         """The SOP Instance UIDs of the files; those that have none are left out."""
         uids = (header.sop_instance_uid(source) for source in self.sources)
@@ -80,8 +84,7 @@ class Image:
         """How far it is from each slice to the next along the normal, mm; empty unless it is known."""
         if not self.is_placed or self.orientation is None:
             return np.empty(0)
-        normal = np.cross(self.orientation[:3], self.orientation[3:])
-        steps: Pixels = np.abs(np.diff(np.array(self.corners) @ normal))
+        steps: Pixels = np.abs(np.diff(along_normal(self.orientation, self.corners)))
         return steps
 
     def meta(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def write_measurement_report(image: Image, segments: Segments, making: Making) -
             instance_number=1,
             manufacturer=MANUFACTURER,
             manufacturer_model_name=making.algo_id,
-            software_versions=standard_object.software_versions(making),
+            software_versions=making.software_versions,
             device_serial_number=standard_object.serial_number(making),
             is_complete=True,
         )

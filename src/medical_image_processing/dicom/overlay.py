@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from medical_image_processing.dicom.image import Image
+
 Pixels = npt.NDArray[Any]
 Window = tuple[float, float]
-"""Lowest and highest value shown, in modality units."""
+"""The values shown black and white, in modality units; where low values are white, the first is the higher one."""
 
 FIRST_MASK_INDEX = 128
 _GRAYS = 128
@@ -58,12 +60,18 @@ def choose_window(pixels: Pixels, modality: str) -> Window:
     return (float(low), float(high) if high > low else float(low) + 1.0)
 
 
+def window_of(image: Image) -> Window:
+    """:func:`choose_window` for an image as its header wants it shown: turned round where low values are white."""
+    low, high = choose_window(image.pixels, image.modality)
+    return (high, low) if image.is_shown_inverted else (low, high)
+
+
 def index_image(pixels: Pixels, mask: Pixels, window: Window) -> Pixels:
     """One slice and its mask (rows, columns) as uint8 indices into :func:`palette`."""
-    low, high = window
-    scale = (_GRAYS - 1) / (high - low)
+    black, white = window
+    scale = (_GRAYS - 1) / (white - black)
     # By way of sixteen bits, for which OpenCV has vector code: the same values in a quarter of the time.
-    wide = cv2.addWeighted(pixels, scale, pixels, 0.0, -low * scale, dtype=cv2.CV_16S)
+    wide = cv2.addWeighted(pixels, scale, pixels, 0.0, -black * scale, dtype=cv2.CV_16S)
     cv2.threshold(wide, _GRAYS - 1, 0, cv2.THRESH_TRUNC, wide)
     cv2.threshold(wide, 0, 0, cv2.THRESH_TOZERO, wide)
     gray: Pixels = wide.astype(np.uint8)

@@ -28,7 +28,7 @@ def side_by_side_png(original: Image, result: Dataset) -> bytes:
     areas = masks.reshape(len(masks), -1).sum(axis=1)
     shown = int(areas.argmax())
     pixels = original.slice_at(shown)
-    window = overlay.choose_window(original.pixels, original.modality)
+    window = overlay.window_of(original)
     plain = _paint(overlay.index_image(pixels, np.zeros(pixels.shape, np.uint8), window))
     height, width = _panel_size(original)
     place = f"slice {shown + 1} of {len(masks)}" if len(masks) > 1 else "one slice"
@@ -53,7 +53,7 @@ def side_by_side_png(original: Image, result: Dataset) -> bytes:
 def slice_png(original: Image) -> bytes:
     """One image, of several frames the middle one, in its true proportions, as a PNG file."""
     pixels = original.slice_at(len(as_slices(original.pixels)) // 2)
-    window = overlay.choose_window(original.pixels, original.modality)
+    window = overlay.window_of(original)
     plain = _paint(overlay.index_image(pixels, np.zeros(pixels.shape, np.uint8), window))
     height, width = _panel_size(original)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(_fit(plain, height, width), cv2.COLOR_RGB2BGR))

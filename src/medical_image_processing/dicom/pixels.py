@@ -53,6 +53,7 @@ _ENCODED_PIXEL_TAGS = frozenset(
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _UNSPECIFIED = "US"
 _GREATEST = 1e30
+_FLOAT_BYTES = 4
 _PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _RED_GREEN_BLUE = np.array([0.299, 0.587, 0.114], np.float32)
@@ -129,13 +130,38 @@ def read_layout(dataset: Dataset) -> Layout:
     return layout
 
 
-def decode(dataset: FileDataset) -> Pixels:
+def bytes_a_pixel(dataset: Dataset) -> int:
+    """What a pixel takes at least, as far as the header tells: stored, or in modality units.
+
+    Those take 4 bytes where the rescale isn't whole. Where it is, only the values can tell; they mostly take 2.
+    """
+    slopes, intercepts = rescales(dataset, 1)
+    is_whole = slopes[0].is_integer() and intercepts[0].is_integer()
+    samples = header.unsigned(dataset, header.SAMPLES_PER_PIXEL, 1)
+    stored = samples * header.unsigned(dataset, header.BITS_ALLOCATED, 16) // 8
+    return max(2 if is_whole else _FLOAT_BYTES, stored)
+
+
+def too_large(needed: int, max_bytes: int) -> InputRejected:
+    """The error for images that take more memory than a worker has for them."""
+    return InputRejected(
+        "TOO_LARGE",
+        f"The images take {needed} bytes, and this worker may take {max_bytes}; "
+        "send less at once, or give the algorithm more memory.",
+    )
+
+
+def decode(dataset: FileDataset, max_bytes: int | None = None) -> Pixels:
     """The pixels in modality units, (frames, rows, columns), int16 where exact, else float32.
 
-    Raises :class:`InputRejected`: ``NO_PIXELS``, ``BAD_HEADER``, ``TOO_LARGE``, ``UNDECODABLE_PIXELS``.
+    ``max_bytes``: what they may take. Raises :class:`InputRejected`: ``NO_PIXELS``, ``BAD_HEADER``, ``TOO_LARGE``,
+    ``UNDECODABLE_PIXELS``.
     """
     encoded = _encoded(dataset)
     layout = read_layout(dataset)
+    pixels = layout.frames * layout.rows * layout.columns
+    if max_bytes is not None and (needed := pixels * bytes_a_pixel(dataset)) > max_bytes:
+        raise too_large(needed, max_bytes)
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
         raise InputRejected(
@@ -155,6 +181,8 @@ def decode(dataset: FileDataset) -> Pixels:
         stored = _decode_jpeg(encoded, layout)
     if stored is None:
         stored = _decode_any(dataset, layout, syntax)
+    if max_bytes is not None and stored.size * _FLOAT_BYTES > max_bytes and not _stay_short(stored, dataset):
+        raise too_large(stored.size * _FLOAT_BYTES, max_bytes)
     return to_modality_units(stored, dataset)
 
 
@@ -318,8 +346,11 @@ def _decode_any(dataset: FileDataset, layout: Layout, syntax: Any) -> Pixels:
 
 def _luminance(colours: Pixels) -> Pixels:
     """ITU-R BT.601 luma of (…, red, green, blue); whole numbers where the colours had at most 16 bits."""
-    luminance: Pixels = np.rint(colours[..., :3] @ _RED_GREEN_BLUE)
-    return luminance.astype(np.int32) if colours.dtype.itemsize <= 2 else luminance
+    whole = np.uint16 if colours.dtype.kind == "u" else np.int32
+    luminance = np.empty(colours.shape[:-1], whole if colours.dtype.itemsize <= 2 else np.float32)
+    for place in np.ndindex(colours.shape[:-3]):  # frame by frame: on the way each takes four times as much
+        luminance[place] = np.rint(colours[place][..., :3] @ _RED_GREEN_BLUE)
+    return luminance
 
 
 def decoders_of(syntax: UID) -> tuple[str, ...]:
@@ -450,23 +481,34 @@ def _line(mapping: Dataset) -> tuple[float, float]:
 
 def narrowed(stored: Pixels, slope: float, intercept: float) -> Pixels:
     """``stored * slope + intercept`` as int16 when that is exact, else as float32."""
-    if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
-        ends = (
-            int(stored.min()) * int(slope) + int(intercept),
-            int(stored.max()) * int(slope) + int(intercept),
-        )
-        if min(ends) >= -32768 and max(ends) <= 32767:
-            # 16-bit arithmetic wraps, so whatever fits in the end is exact however it got there.
-            values = stored.view(np.int16) if stored.dtype.itemsize == 2 else stored.astype(np.int16)
-            if slope != 1:
-                values = values * np.int16(_wrapped(int(slope)))
-            return values + np.int16(_wrapped(int(intercept)))
+    if _fit_short(stored, slope, intercept):
+        # 16-bit arithmetic wraps, so whatever fits in the end is exact however it got there.
+        values = stored.view(np.int16) if stored.dtype.itemsize == 2 else stored.astype(np.int16)
+        if slope != 1:
+            values = values * np.int16(_wrapped(int(slope)))
+        return values + np.int16(_wrapped(int(intercept)))
     scaled: Pixels = stored.astype(np.float32)
     if slope != 1:
         scaled *= np.float32(slope)
     if intercept != 0:
         scaled += np.float32(intercept)
     return scaled
+
+
+def _fit_short(stored: Pixels, slope: float, intercept: float) -> bool:
+    if stored.dtype.kind not in "iu" or not (slope.is_integer() and intercept.is_integer()):
+        return False
+    ends = [int(stored_end) * int(slope) + int(intercept) for stored_end in (stored.min(), stored.max())]
+    return min(ends) >= -32768 and max(ends) <= 32767
+
+
+def _stay_short(stored: Pixels, dataset: Dataset) -> bool:
+    """Whether the values will be int16 in modality units; a table's or a mapping's are taken for float32."""
+    if header.MODALITY_LUT_SEQUENCE in dataset or _real_world_mappings(dataset, 1):
+        return False
+    slopes, intercepts = rescales(dataset, len(stored))
+    is_one = len(set(slopes)) == 1 and len(set(intercepts)) == 1
+    return is_one and _fit_short(stored, slopes[0], intercepts[0])
 
 
 def _wrapped(number: int) -> int:

@@ -29,16 +29,18 @@ from medical_image_processing.dicom.geometry import (
     directions,
     frame_planes,
     heights,
+    in_plane_spacings,
     share_orientation,
+    share_spacing,
     shares_place,
 )
 from medical_image_processing.dicom.image import Image
 from medical_image_processing.dicom.pixels import Pixels, check_pixels_begin, decode, decode_in_place, units_of
-from medical_image_processing.dicom.series import arrange, check_size
-from medical_image_processing.dicom.volume import Allocate, decode_volume, reorder
+from medical_image_processing.dicom.series import Room, arrange, check_size
+from medical_image_processing.dicom.volume import Allocate, decode_volume, inconsistent, reorder
 from medical_image_processing.errors import InputRejected
 
-__all__ = ["Image", "drain_series", "read_image", "read_series"]
+__all__ = ["Image", "drain_series", "read_header", "read_image", "read_series"]
 
 # pydicom's warnings and log lines quote the values they complain about: patient data (law A3).
 config.settings.reading_validation_mode = config.IGNORE
@@ -50,12 +52,13 @@ _INFLATE_STEP = 2**14
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 
 
-def read_image(data: bytes) -> Image:
+def read_image(data: bytes, *, max_bytes: int | None = None) -> Image:
     """One DICOM file: a slice (rows, columns), or (frames, rows, columns) if it has several frames.
 
     Frames that say where they lie and go neither up nor down are put in the order of their positions.
+    ``max_bytes`` is what the pixels may take.
     """
-    pixels, source = _read(data)
+    pixels, source = _read(data, max_bytes)
     return _single(source, pixels) if len(pixels) == 1 else _multi_frame(source, pixels)
 
 
@@ -86,11 +89,11 @@ def _series(
     if not files:
         raise InputRejected("NO_PIXELS", "The series holds no files; check the series_id.")
     if len(files) == 1:
-        return read_image(files[0])
-    headers = [_Header.of(data) for data in files]
+        return read_image(files[0], max_bytes=max_bytes)
+    headers = _read_headers(files, max_bytes)
     order = arrange([found.source for found in headers])
     if len(order) == 1:
-        return read_image(files[order[0]])
+        return read_image(files[order[0]], max_bytes=max_bytes)
     sources = tuple(headers[index].source for index in order)
     check_size(sources, max_bytes)
     for left_out in set(range(len(files))) - set(order):
@@ -102,9 +105,17 @@ def _series(
         forget(place)
         return pixels
 
-    pixels = decode_volume(len(order), decode_slice, allocate)
+    pixels = decode_volume(len(order), decode_slice, allocate, max_bytes)
     planes = [Plane.of(source) for source in sources]
     return _placed(pixels, planes, sources)
+
+
+def _read_headers(files: Sequence[bytes], max_bytes: int | None) -> list[_Header]:
+    room, headers = Room(max_bytes, len(files)), []
+    for data in files:
+        headers.append(_Header.of(data))
+        room.count(headers[-1].source)
+    return headers
 
 
 def _single(source: Dataset, pixels: Pixels) -> Image:
@@ -112,6 +123,8 @@ def _single(source: Dataset, pixels: Pixels) -> Image:
 
 
 def _multi_frame(source: Dataset, pixels: Pixels) -> Image:
+    if not share_spacing(in_plane_spacings((source, frame) for frame in range(len(pixels)))):
+        raise inconsistent("its frames differ in how far apart their pixels are")
     planes = frame_planes(source, len(pixels))
     places = heights(planes) if share_orientation(planes) else []
     if not places or shares_place(places):
@@ -171,10 +184,10 @@ class _Header:
         return decode(parse(data)) if pixels is None else pixels
 
 
-def _read(data: bytes) -> tuple[Pixels, Dataset]:
+def _read(data: bytes, max_bytes: int | None) -> tuple[Pixels, Dataset]:
     """Pixels (frames, rows, columns), and the header without them."""
     parsed = parse(data)
-    pixels = decode(parsed)
+    pixels = decode(parsed, max_bytes)
     source = _without_file(parsed)
     for tag in (0x7FE00008, 0x7FE00009, header.PIXEL_DATA):
         if tag in source:
@@ -192,6 +205,11 @@ def _without_file(parsed: FileDataset) -> Dataset:
 def parse(data: bytes) -> FileDataset:
     """The elements of :data:`header.TAGS` in a DICOM file; ``NOT_DICOM``, ``BAD_HEADER`` or ``TOO_LARGE``."""
     return _parse(data, io.BytesIO(data), stop_before_pixels=False)
+
+
+def read_header(data: bytes) -> Dataset:
+    """:func:`parse` up to the pixels, which needn't be there."""
+    return _without_file(_parse(data, io.BytesIO(data), stop_before_pixels=True))
 
 
 def _parse(data: bytes, file: io.BytesIO, *, stop_before_pixels: bool) -> FileDataset:

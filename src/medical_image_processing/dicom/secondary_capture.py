@@ -48,14 +48,14 @@ def write_secondary_capture(
 ) -> bytes:
     """The DICOM file of a result.
 
-    ``mask``: uint8 of the image's shape, set where it isn't zero. ``window``: lowest and highest value shown,
-    in modality units; chosen from the modality if left out. ``made_at``: local time, now if left out.
+    ``mask``: uint8 of the image's shape, set where it isn't zero. ``window``: the values shown black and
+    white, in modality units; chosen from the modality if left out. ``made_at``: local time, now if left out.
     Raises ValueError if mask and image differ in shape, :class:`InputRejected` ``TOO_LARGE`` for a volume that
     no DICOM object can hold.
     """
     if mask.shape != image.pixels.shape:
         raise ValueError(f"the mask has shape {mask.shape}, the image {image.pixels.shape}")
-    window = window or overlay.choose_window(image.pixels, image.modality)
+    window = window or overlay.window_of(image)
     making = Making(job_id, algo_id, revision, series_description, made_at or datetime.now(), image_digest)
     said = f"Mask drawn over the image. {making.said_of}"
     derivation = {0x00082111: encode(0x00082111, "ST", said), 0x00089215: _derivation()}

@@ -66,7 +66,7 @@ def write_segmentation(image: Image, segments: Segments, making: Making) -> byte
             instance_number=1,
             manufacturer=MANUFACTURER,
             manufacturer_model_name=making.algo_id,
-            software_versions=standard_object.software_versions(making),
+            software_versions=making.software_versions,  # type: ignore[arg-type]  # annotated as one alone
             device_serial_number=standard_object.serial_number(making),
             content_description=making.series_description[:64],
             content_label="SEGMENTATION",

@@ -14,7 +14,6 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -24,7 +23,8 @@ from pydicom.uid import UID
 from medical_image_processing.dicom import header
 from medical_image_processing.dicom.derived import Making, carried_on, contributing_equipment, made_uid
 from medical_image_processing.dicom.encode import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from medical_image_processing.dicom.image import Image, Vector, as_slices
+from medical_image_processing.dicom.image import Image, as_slices
+from medical_image_processing.dicom.normal import Vector
 from medical_image_processing.errors import InputRejected
 
 _PATIENT_AND_STUDY_END = 0x0020001F
@@ -40,6 +40,7 @@ _BLANK = (
     "ReferringPhysicianName",
 )
 _LOSSY = (0x00282110, 0x00282112, 0x00282114)
+_PATIENT_ORIENTATION = 0x00200020
 
 # It quotes values of headers when it warns.
 logging.getLogger("highdicom").setLevel(logging.CRITICAL)
@@ -49,9 +50,15 @@ warnings.filterwarnings("ignore", module=r"highdicom\.")
 def bare_sources(image: Image) -> list[Dataset]:
     """Stand-ins for ``image``'s sources: one for each slice, or the one object that holds them all as frames.
 
-    Raises :class:`InputRejected` ``NO_GEOMETRY`` where slices don't say where they lie, ``NO_IDENTITY`` where a
-    source lacks a UID by which it could be referred to.
+    Raises :class:`InputRejected` ``NO_GEOMETRY`` where slices don't say where they lie, or how far apart their
+    pixels are, ``NO_IDENTITY`` where a source lacks a UID by which it could be referred to.
     """
+    if image.is_placed and not image.knows_spacing[1]:
+        raise InputRejected(
+            "NO_GEOMETRY",
+            "The headers don't say how far apart pixels are, so no segmentation can lie where they do; "
+            "ask for SC alone.",
+        )
     if image.is_volume and not image.is_placed:
         raise InputRejected(
             "NO_GEOMETRY",
@@ -81,8 +88,12 @@ def finished(
     _set_times(made, making)
     made.SeriesDescription = description[:64]
     _replace_invented_uids(made, tuple(uids))
+    if is_image:
+        _drop_invented_measures(made, image)
+    # An image without a plane in the patient says how it is turned, or that nobody knows (PS3.3 C.7.6.1).
+    of_image = (*_LOSSY, *(() if image.is_placed else (_PATIENT_ORIENTATION,)))
     for tag, encoded in {**carried_on(image, making), **contributing_equipment(making)}.items():
-        if tag <= _PATIENT_AND_STUDY_END or (is_image and tag in _LOSSY):
+        if tag <= _PATIENT_AND_STUDY_END or (is_image and tag in of_image):
             made[Tag(tag)] = _raw(tag, encoded)
     file = io.BytesIO()
     made.save_as(file)
@@ -103,11 +114,6 @@ def stated() -> Iterator[None]:
             "The source's header has something that no segmentation or report can refer to; ask for SC alone, "
             "or check the file's source.",
         ) from error
-
-
-def software_versions(making: Making) -> Any:
-    """As highdicom takes them, whose annotation knows of one alone."""
-    return making.software_versions
 
 
 def serial_number(making: Making) -> str:
@@ -206,6 +212,19 @@ def _replace_invented_uids(made: Dataset, parts: tuple[str, ...]) -> None:
     for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in made.get(keyword) or ():
             item.DimensionOrganizationUID = organization
+
+
+def _drop_invented_measures(made: Dataset, image: Image) -> None:
+    """highdicom always writes Pixel Measures, which only a frame of reference needs (PS3.3 A.51.5)."""
+    shared = made.SharedFunctionalGroupsSequence[0]
+    if not image.knows_spacing[1]:
+        del shared.PixelMeasuresSequence
+    elif not image.is_placed and not _knows_thickness(image):
+        del shared.PixelMeasuresSequence[0].SliceThickness
+
+
+def _knows_thickness(image: Image) -> bool:
+    return image.knows_spacing[0] or header.number(image.sources[0], header.SLICE_THICKNESS, 0.0) > 0
 
 
 def _raw(tag: int, encoded: bytes) -> RawDataElement:

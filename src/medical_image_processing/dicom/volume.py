@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medical_image_processing.dicom.pixels import too_large
 from medical_image_processing.errors import InputRejected
 
 Pixels = npt.NDArray[Any]
@@ -20,13 +22,14 @@ Decode = Callable[[int], Pixels]
 """From a slice's index to its pixels (1, rows, columns)."""
 
 
-def decode_volume(slices: int, decode: Decode, allocate: Allocate) -> Pixels:
+def decode_volume(slices: int, decode: Decode, allocate: Allocate, max_bytes: int | None = None) -> Pixels:
     """(slices, rows, columns), decoded on all cores; int16, or float32 once a slice needs it.
 
-    Raises :class:`InputRejected` ``INCONSISTENT_SERIES``, and what ``decode`` raises; then nothing more is begun.
+    ``max_bytes``: what the array may take, beside a narrower one that it replaces. Raises :class:`InputRejected`
+    ``INCONSISTENT_SERIES``, ``TOO_LARGE``, and what ``decode`` raises; then nothing more is begun.
     """
     first = decode(0)
-    volume = _Volume(slices, first, allocate)
+    volume = _Volume(slices, first, allocate, max_bytes)
     volume.put(0, first)
     del first
     with ThreadPoolExecutor(min(slices, os.cpu_count() or 1)) as pool:
@@ -60,10 +63,17 @@ def inconsistent(fault: str) -> InputRejected:
 class _Volume:
     """Thread-safe. ``array`` is int16 until a slice needs float32."""
 
-    def __init__(self, slices: int, first: Pixels, allocate: Allocate) -> None:
+    def __init__(self, slices: int, first: Pixels, allocate: Allocate, max_bytes: int | None) -> None:
         self._allocate = allocate
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self.array = allocate((slices, *first.shape[1:]), first.dtype)
+        self.array = self._room_for((slices, *first.shape[1:]), first.dtype)
+
+    def _room_for(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Pixels:
+        needed = math.prod(shape) * np.dtype(dtype).itemsize
+        if self._max_bytes is not None and needed > self._max_bytes:
+            raise too_large(needed, self._max_bytes)
+        return self._allocate(shape, dtype)
 
     def put(self, index: int, pixels: Pixels) -> None:
         if len(pixels) > 1:
@@ -73,7 +83,7 @@ class _Volume:
         with self._lock:
             dtype = np.result_type(self.array.dtype, pixels.dtype)
             if dtype != self.array.dtype:
-                wider = self._allocate(self.array.shape, dtype)
+                wider = self._room_for(self.array.shape, dtype)
                 wider[...] = self.array
                 self.array = wider
             self.array[index] = pixels[0]

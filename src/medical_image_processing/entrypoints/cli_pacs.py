@@ -12,7 +12,7 @@ import typer
 from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.entrypoints.cli_output import AsJson
 from medical_image_processing.entrypoints.client import Client
-from medical_image_processing.errors import InvalidRequest, NotFound
+from medical_image_processing.errors import NotFound
 
 
 def studies(
@@ -23,7 +23,11 @@ def studies(
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the middle image of the series ID as a PNG.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="Write the middle image of the series ID, or of a study's largest one, as a PNG.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The most series to show.")] = 100,
     as_json: AsJson = False,
@@ -37,9 +41,7 @@ def studies(
     with Client.from_environment() as client:
         found = _find(client, which, limit)
         if picture is not None:
-            if len(found) > 1:
-                raise InvalidRequest("SEVERAL_SERIES", f"the study has {len(found)} series; name the one you mean")
-            size = _write_picture(client, found[0], picture)
+            size = _write_picture(client, found, which, picture)
             if not as_json:
                 output.print_note(f"{picture} ({output.size(size)})")
                 return
@@ -135,18 +137,28 @@ def _find(client: Client, which: str | None, limit: int) -> list[dict[str, Any]]
     raise NotFound("SERIES_NOT_FOUND", "the PACS has no such study or series; `mip studies` lists what it has")
 
 
-def _write_picture(client: Client, series: dict[str, Any], picture: Path) -> int:
+def _write_picture(client: Client, found: list[dict[str, Any]], which: str | None, picture: Path) -> int:
+    """Of the series ``which``, or of a study's largest one that holds images and not results."""
+    # These imports take a while, and other commands need none of them.
+    from medical_image_processing.dicom.picture import slice_png
+    from medical_image_processing.dicom.read import read_header, read_image
+    from medical_image_processing.dicom.study import is_input
+
+    for series in sorted(found, key=lambda one: (-(one["images"] or 0), one["series_id"])):
+        data = _middle_image(client, series)
+        if series["series_id"] == which or is_input(read_header(data)):
+            png = slice_png(read_image(data))
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            picture.write_bytes(png)
+            return len(png)
+    raise NotFound("NO_PICTURE", "the study holds no images but segmentations and results; name one of its series")
+
+
+def _middle_image(client: Client, series: dict[str, Any]) -> bytes:
     images = client.call(
         "GET", "pacs", "studies", series["study_id"], "images", params={"series_id": series["series_id"]}
     )
-    # These imports take a while, and other commands need none of them.
-    from medical_image_processing.dicom.picture import slice_png
-    from medical_image_processing.dicom.read import read_image
-
     with tempfile.TemporaryDirectory(prefix="mip-picture-") as folder:
         file = Path(folder) / "image.dcm"
         client.download(images[len(images) // 2]["url"], file)
-        png = slice_png(read_image(file.read_bytes()))
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_bytes(png)
-    return len(png)
+        return file.read_bytes()

@@ -8,7 +8,7 @@ the result's provenance), ``MIP_OUTPUTS`` (what results are made into, such as `
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,8 +18,17 @@ from medical_image_processing.model.algorithm import OutputKind
 from medical_image_processing.worker.http import origin_of
 from medical_image_processing.worker.memory import read_memory_limit
 
-# The volume, half as much for its mask, and half as much again as the volume for a Secondary Capture in colour.
-_VOLUME_SHARE = 0.3
+_PROCESS_BYTES = 160 * 2**20
+"""The worker with its libraries, and the next job's files while it computes."""
+_HIGHDICOM_BYTES = 80 * 2**20
+"""What highdicom takes besides, once it has made a Segmentation or a Report: 67 MiB were measured."""
+_VOLUMES_IN_ALL = 3.25
+"""How often a volume fits beside what is made of it: its mask (half as large), a Secondary Capture in colour (half
+as large again as the volume), and what is taken on the way."""
+_VOLUMES_WITHOUT_CAPTURE = 2.25
+_INPUT_SHARE = 0.6
+"""Of the same memory, for the files: the volume grows while they are let go."""
+_MOST_INPUT_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class WorkerConfig:
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """InvalidRequest ``BAD_ENVIRONMENT`` that names the variable, never its value."""
-        endpoint = env.get("AWS_ENDPOINT_URL")
+        endpoint, limit, outputs = env.get("AWS_ENDPOINT_URL"), read_memory_limit(), _outputs(env)
         algo_id = _required(env, "ALGO_ID")
         if not naming.is_algo_id(algo_id):
             raise _bad("ALGO_ID", f"does not match {naming.ALGO_ID_PATTERN}")
@@ -70,11 +79,11 @@ class WorkerConfig:
             image_digest=env.get("MIP_IMAGE_DIGEST", ""),
             time_limit_s=_number(env, "MIP_TIME_LIMIT_S", 900),
             stop_timeout_s=_number(env, "MIP_STOP_TIMEOUT_S", 25),
-            max_input_bytes=int(_number(env, "MIP_MAX_INPUT_MIB", 2048) * 2**20),
+            max_input_bytes=_max_input_bytes(env, limit, outputs),
             parent_pid=int(_number(env, "MIP_PARENT_PID", 0)) or None,
             ecs_agent=env.get("ECS_AGENT_URI") or None,
-            outputs=_outputs(env),
-            max_volume_bytes=_max_volume_bytes(),
+            outputs=outputs,
+            max_volume_bytes=max_volume_bytes(limit, outputs),
         )
 
 
@@ -112,10 +121,27 @@ def _outputs(env: Mapping[str, str]) -> tuple[OutputKind, ...]:
         raise _bad("MIP_OUTPUTS", f"must name some of {', '.join(OutputKind)}, separated by commas") from error
 
 
-def _max_volume_bytes() -> int | None:
-    """What a decoded series may take of this container's memory: its mask and results need as much again."""
-    limit = read_memory_limit()
-    return None if limit is None else int(limit * _VOLUME_SHARE)
+def max_volume_bytes(limit: int | None, outputs: Sequence[OutputKind]) -> int | None:
+    """What images may take of a container's ``limit``, so that mask and ``outputs`` find room beside them."""
+    if limit is None:
+        return None
+    volumes = _VOLUMES_IN_ALL if OutputKind.SC in outputs else _VOLUMES_WITHOUT_CAPTURE
+    return int(_room(limit, outputs) / volumes)
+
+
+def _max_input_bytes(env: Mapping[str, str], limit: int | None, outputs: Sequence[OutputKind]) -> int:
+    """As the platform says, else what the container's memory lets be; 2 GiB where nothing limits it."""
+    if env.get("MIP_MAX_INPUT_MIB"):
+        return int(_number(env, "MIP_MAX_INPUT_MIB", 0) * 2**20)
+    return (
+        _MOST_INPUT_BYTES if limit is None else min(_MOST_INPUT_BYTES, int(_room(limit, outputs) * _INPUT_SHARE))
+    )
+
+
+def _room(limit: int, outputs: Sequence[OutputKind]) -> int:
+    """What the process itself leaves."""
+    needs_highdicom = set(outputs) - {OutputKind.SC}
+    return max(0, limit - _PROCESS_BYTES - (_HIGHDICOM_BYTES if needs_highdicom else 0))
 
 
 def _bad(name: str, fault: str) -> InvalidRequest:

@@ -28,7 +28,8 @@ _FETCH_GRACE_S = 60.0
 class Fetcher(threading.Thread):
     """Ends after :meth:`stop`; jobs it holds by then are the main thread's to give back.
 
-    ``decode_limit_s``: how long decoding one image may take before :meth:`overdue` tells.
+    ``decode_limit_s``: how long decoding one image may take before :meth:`overdue` tells; ``max_volume_bytes``:
+    what its pixels may take.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Fetcher(threading.Thread):
         courier: Courier,
         *,
         decode_limit_s: float,
+        max_volume_bytes: int | None,
     ) -> None:
         super().__init__(name="fetcher", daemon=True)
         self._algo_id = algo_id
@@ -50,6 +52,7 @@ class Fetcher(threading.Thread):
         self._backlog = backlog
         self._courier = courier
         self._decode_limit_s = decode_limit_s
+        self._max_volume_bytes = max_volume_bytes
         self._step: tuple[Attempt, float, AlgorithmFailed] | None = None
         self._stopping = threading.Event()
         self._http = HttpClient(read_timeout_s=_WAIT_S + 10)
@@ -120,7 +123,8 @@ class Fetcher(threading.Thread):
             files = self._pacs.fetch(job)
             fetched = time.perf_counter()
             self._begin(attempt, "decoding", self._decode_limit_s)
-            image = read_image(files[0]) if job.pacs.scope is Scope.IMAGE else None
+            is_one = job.pacs.scope is Scope.IMAGE
+            image = read_image(files[0], max_bytes=self._max_volume_bytes) if is_one else None
         except PermanentError as error:
             self._courier.fail(attempt, error)
         except TransientError as error:

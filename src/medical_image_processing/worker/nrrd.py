@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medical_image_processing.dicom.image import Vector
+from medical_image_processing.dicom.normal import Vector
 from medical_image_processing.errors import AlgorithmFailed
 from medical_image_processing.processing.base import invalid_result
 

@@ -43,7 +43,9 @@ class Outputs:
 
     def write(self, attempt: Attempt) -> dict[OutputKind, bytes]:
         """The files in the order of the record; :class:`InputRejected` where the source doesn't allow one."""
-        return {kind: self._write(kind, attempt) for kind in self._kinds}
+        # The capture, by far the largest, last: then it needn't lie in memory while the others are made.
+        made = {kind: self._write(kind, attempt) for kind in sorted(self._kinds, key=_is_capture)}
+        return {kind: made[kind] for kind in self._kinds}
 
     def _write(self, kind: OutputKind, attempt: Attempt) -> bytes:
         if kind is OutputKind.SC:
@@ -75,6 +77,10 @@ class Outputs:
             made_at=datetime.now() if attempt.sent_at is None else datetime.fromtimestamp(attempt.sent_at),
             image_digest=self._config.image_digest,
         )
+
+
+def _is_capture(kind: OutputKind) -> bool:
+    return kind is OutputKind.SC
 
 
 def _check_image_outputs(kinds: Sequence[OutputKind]) -> None:

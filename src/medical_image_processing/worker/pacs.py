@@ -18,8 +18,9 @@ from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from medical_image_processing.dicom import study
 from medical_image_processing.dicom.multipart import Kind, Parts, location
-from medical_image_processing.dicom.read import parse
+from medical_image_processing.dicom.read import read_header
 from medical_image_processing.errors import InputRejected, MipError, PermanentError, TransientError, Unavailable
 from medical_image_processing.model.job import JobError, JobMessage, Scope
 from medical_image_processing.worker import log
@@ -64,10 +65,10 @@ class PacsClient:
     def fetch(self, job: JobMessage) -> list[bytes]:
         """The DICOM files that ``job`` is about: one for an image, else all of a series.
 
-        Of a study, those of its largest series. Those of a series may still arrive while they are read, and what
-        is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
+        Of a study, those of its largest series of images. Those of a series may still arrive while they are read,
+        and what is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
-        ``TOO_LARGE``, ``BURNED_IN_ANNOTATION``, ``NOT_DEIDENTIFIABLE``, ``NOT_AN_IMAGE``;
+        ``TOO_LARGE``, ``NO_PIXELS``, ``BURNED_IN_ANNOTATION``, ``NOT_DEIDENTIFIABLE``, ``NOT_AN_IMAGE``;
         TransientError ``PACS_UNAVAILABLE``.
         """
         deadline = time.monotonic() + INPUT_TIMEOUT_S
@@ -80,18 +81,34 @@ class PacsClient:
 
     def _fetch(self, job: JobMessage, deadline: float) -> list[bytes]:
         where = job.pacs
-        study = f"{self._path}/studies/{quote(where.study_id)}/images"
+        images = f"{self._path}/studies/{quote(where.study_id)}/images"
         if where.scope is Scope.IMAGE:
             link = self._get_json(
-                job, f"{study}/{quote(where.series_id or '')}/{quote(where.image_id or '')}", deadline
+                job, f"{images}/{quote(where.series_id or '')}/{quote(where.image_id or '')}", deadline
             )
             return [self._get_file(job, _url(link), self._max_bytes, deadline)]
         if where.scope is Scope.SERIES:
-            return self._fetch_series(job, f"{study}?series_id={quote(where.series_id or '', safe='')}", deadline)
-        links = self._get_json(job, study, deadline)
-        if (series_id := largest_listed(links, where.study_id)) is not None:
-            return self._fetch_series(job, f"{study}?series_id={quote(series_id, safe='')}", deadline)
-        return largest_series(self._fetch_listed(job, links, deadline))
+            return self._fetch_series(job, f"{images}?series_id={quote(where.series_id or '', safe='')}", deadline)
+        return self._fetch_study(job, images, deadline)
+
+    def _fetch_study(self, job: JobMessage, images: str, deadline: float) -> list[bytes]:
+        """Its largest series of inputs, told by the first image of each where the listing says which these are."""
+        links = self._get_json(job, images, deadline)
+        if (series := by_series(links, job.pacs.study_id)) is None:
+            return largest_series(self._fetch_listed(job, links, deadline))
+        for series_id, its in sorted(series.items(), key=lambda item: (-len(item[1]), item[0])):
+            if self._is_input(job, its[0], deadline):
+                return self._fetch_series(job, f"{images}?series_id={quote(series_id, safe='')}", deadline)
+        raise _no_input()
+
+    def _is_input(self, job: JobMessage, link: Any, deadline: float) -> bool:
+        try:
+            data = self._get_file(job, _url(link), self._max_bytes, deadline)
+        except InputRejected as error:
+            if error.code != _NO_IMAGE:
+                raise
+            return False  # a report, which is not given to those who may not know the patient
+        return study.is_input(read_header(data))
 
     def _fetch_series(self, job: JobMessage, listing: str, deadline: float) -> list[bytes]:
         """As one download that goes on while its first files are read; where there are only links, by these."""
@@ -242,29 +259,35 @@ class PacsClient:
         return files
 
 
-def largest_listed(links: Any, study_id: str) -> str | None:
-    """The Series Instance UID under which most images of a study are listed, the first of several such.
+def by_series(links: Any, study_id: str) -> dict[str, list[Any]] | None:
+    """A study's links by their Series Instance UIDs.
 
     None where the keys don't tell: only those of ``STUDY/SERIES/IMAGE`` by UIDs do. A folder's name is no UID, and
     the files in it may be of several series.
     """
-    counts: dict[str, int] = defaultdict(int)
+    series: dict[str, list[Any]] = defaultdict(list)
     for link in links if isinstance(links, list) else []:
         key = link.get("key") if isinstance(link, dict) else None
-        study, _, rest = key.partition("/") if isinstance(key, str) else ("", "", "")
-        series, _, image = rest.partition("/")
-        if study != study_id or not image or not all(map(_FULL_UID.fullmatch, (study, series))):
+        study_uid, _, rest = key.partition("/") if isinstance(key, str) else ("", "", "")
+        series_uid, _, image = rest.partition("/")
+        if study_uid != study_id or not image or not all(map(_FULL_UID.fullmatch, (study_uid, series_uid))):
             return None
-        counts[series] += 1
-    return max(counts, key=lambda series: counts[series], default=None)
+        series[series_uid].append(link)
+    return series or None
 
 
 def largest_series(files: list[bytes]) -> list[bytes]:
-    """The files of the series that has most of them; of several such, the one that comes first."""
-    series: dict[str, list[bytes]] = defaultdict(list)
-    for data in files:
-        series[str(parse(data).get("SeriesInstanceUID", ""))].append(data)
-    return max(series.values(), key=len)
+    """The inputs in a study's largest series of them; :class:`InputRejected` ``NO_PIXELS`` without any."""
+    chosen = study.largest_series([read_header(data) for data in files])
+    if not chosen:
+        raise _no_input()
+    return [files[index] for index in chosen]
+
+
+def _no_input() -> InputRejected:
+    return InputRejected(
+        "NO_PIXELS", "The study holds no images but segmentations and results of this platform; send images."
+    )
 
 
 class _Arrival:

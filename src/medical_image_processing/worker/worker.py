@@ -70,6 +70,7 @@ class Worker:
             self._backlog,
             self._courier,
             decode_limit_s=config.time_limit_s,
+            max_volume_bytes=config.max_volume_bytes,
         )
         self._runner = Runner(config, processor, self._leases, self._backlog, self._courier, lines)
         self._limit_s = config.time_limit_s + (_KEEPER_GRACE_S if processor.KEEPS_TIME_LIMIT else 0.0)
