@@ -427,7 +427,7 @@ def test_another_image_than_the_one_asked_for_is_neither_given_nor_kept() -> Non
         link = pacs.link(f"/studies/1.2/images/1.2.3/{wanted}")
         for _ in range(2):
             answer = httpx.get(link)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_UNAVAILABLE")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_WRONG_IMAGE")
 
 
 def _tiny(number: int) -> bytes:
@@ -435,7 +435,8 @@ def _tiny(number: int) -> bytes:
     image = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
     image.Rows = image.Columns = 8
     image.PixelData = bytes(128)
-    image.SeriesInstanceUID, image.ImagePositionPatient = "1.2.3", [0, 0, 10_000 + number]
+    image.StudyInstanceUID, image.SeriesInstanceUID = "1.2", "1.2.3"
+    image.ImagePositionPatient = [0, 0, 10_000 + number]
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{10_000 + number}"
     return _bytes(image)
 

@@ -32,6 +32,7 @@ from medical_image_processing.pacs.http import (
     send_answer,
     send_chunks,
     send_start,
+    while_read,
 )
 from medical_image_processing.pacs.keys import PacsKeys
 from medical_image_processing.pacs.links import LinkSigner
@@ -189,10 +190,11 @@ class PacsApp:
     ) -> None:
         """The series, every image on record before its first byte goes out (law A4)."""
         algo, (count, pieces) = download
-        first, rest = await begun(self._noted(request, algo, pieces), b"")
+        wanted = while_read(self._noted(request, algo, pieces), receive)
+        first, rest = await begun(wanted, b"")
         headers = ((COUNT_HEADER, b"%d" % count), *cors)
         await send_start(send, 200, None, _BUNDLE_TYPE, headers)
-        await send_chunks(send, joined(first, rest), receive)
+        await send_chunks(send, joined(first, rest))
 
     async def _noted(
         self, request: Request, algo: str, pieces: AsyncGenerator[Piece, None]

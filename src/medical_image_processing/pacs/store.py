@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from medical_image_processing.dicom.identity import Identity, read_identity
 from medical_image_processing.errors import MipError, PermanentError, Unavailable
 from medical_image_processing.pacs.dicomweb import DicomwebArchive
-from medical_image_processing.pacs.header import Identity, read_identity
 from medical_image_processing.pacs.instances import Instance
 from medical_image_processing.pacs.retrieve import problem, unavailable
 
