@@ -188,7 +188,7 @@ async def _store(archive: DicomwebArchive) -> None:
     with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
         file.write(sample(_SAMPLES[0]))
         file.flush()
-        await DicomwebWriter(archive).store(Path(file.name))
+        await DicomwebWriter(archive).store(Path(file.name), "")
 
 
 CALLS: dict[str, Callable[[DicomwebArchive], Awaitable[Any]]] = {

@@ -263,7 +263,7 @@ def store(liar: Liar, content: bytes, folder: Path) -> None:
         archive = DicomwebArchive(DicomwebServer(liar.base, "Basic c2VjcmV0"), LinkSigner(), limits=QUICK)
         try:
             (folder / "result.dcm").write_bytes(content)
-            await DicomwebWriter(archive).store(folder / "result.dcm")
+            await DicomwebWriter(archive).store(folder / "result.dcm", STUDY)
         finally:
             await archive.close()
 
@@ -447,6 +447,13 @@ def test_fewer_images_than_the_server_counts_are_not_all_of_them(path: str) -> N
     for count in (COUNT, None):
         with behind(Liar(count=count)) as pacs:
             assert len(pacs.get(path).json()) == COUNT
+
+
+def test_the_middle_image_of_a_series_is_the_only_one_on_record() -> None:
+    with behind(Liar()) as pacs:
+        [middle] = pacs.get(f"{LISTING}&only=middle").json()
+        assert middle["key"] == f"{STUDY}/{SERIES}/{UIDS[COUNT // 2]}"
+        assert pacs.accesses == [("algo_1", [(STUDY, SERIES, UIDS[COUNT // 2])], None)]
 
 
 def test_what_a_server_writes_can_t_speak_to_a_terminal() -> None:

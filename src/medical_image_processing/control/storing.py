@@ -59,7 +59,7 @@ class Storing:
         try:
             for bucket, key in _instances(job):
                 async with self._files.local(bucket, key) as file:
-                    await self._pacs.store(file)
+                    await self._pacs.store(file, job.study_id)
         except TransientError as error:
             attempts = job.stored.attempts if job.stored else 0
             pause_s = min(max(FIRST_PAUSE_S * 2 ** min(attempts, 20), error.retry_after_s), LAST_PAUSE_S)

@@ -126,16 +126,15 @@ def _find(client: Client, which: str | None, limit: int) -> list[dict[str, Any]]
 
 
 def _write_picture(client: Client, series: dict[str, Any], picture: Path) -> int:
-    images = client.call(
-        "GET", "pacs", "studies", series["study_id"], "images", params={"series_id": series["series_id"]}
-    )
+    params = {"series_id": series["series_id"], "only": "middle"}
+    [image] = client.call("GET", "pacs", "studies", series["study_id"], "images", params=params)
     # These imports take a while, and other commands need none of them.
     from medical_image_processing.dicom.picture import slice_png
     from medical_image_processing.dicom.read import read_image
 
     with tempfile.TemporaryDirectory(prefix="mip-picture-") as folder:
         file = Path(folder) / "image.dcm"
-        client.download(images[len(images) // 2]["url"], file)
+        client.download(image["url"], file)
         png = slice_png(read_image(file.read_bytes()))
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(png)

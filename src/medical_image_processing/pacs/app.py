@@ -47,6 +47,8 @@ COUNT_HEADER = b"x-image-count"
 """How many images a bundle has."""
 _BUNDLE_TYPE = b'multipart/related; type="application/dicom"; boundary=' + BOUNDARY.encode()
 
+_MOST_JOBS_KNOWN = 16
+
 _LOG = logging.getLogger(__name__)
 _PACS_ID = re.compile(PACS_ID_PATTERN)
 _NAME = re.compile(NAME_PATTERN)
@@ -96,6 +98,7 @@ class PacsApp:
         self._allow_origins = frozenset(allow_origins)
         self._serve_file = serve_file
         self._describe = describe
+        self._on_record: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -147,7 +150,10 @@ class PacsApp:
                 bundle = await self._archive.bundle(study_id, series_id)
                 if bundle is not None:
                     return _Download(algo, bundle)
-        return await self._links_of(request, algo, await self._archive.images(study_id, series_id))
+        images = await self._archive.images(study_id, series_id)
+        if request.query("only") == "middle":
+            images = images[len(images) // 2 :][:1]
+        return await self._links_of(request, algo, images)
 
     async def _descriptions(self, request: Request, describe: Describe) -> Answer:
         asked = {name: request.query(name) for name in ("study_id", "series_id")}
@@ -209,7 +215,21 @@ class PacsApp:
         job_id = request.header(b"x-job-id")
         if job_id is not None and not _NAME.fullmatch(job_id):
             job_id = None
-        await self._on_access(algo, [(one.study_uid, one.series_uid, one.sop_uid) for one in images], job_id)
+        read = [(one.study_uid, one.series_uid, one.sop_uid) for one in images]
+        known = self._known_of(algo, job_id)
+        if new := [one for one in read if one not in known]:
+            await self._on_access(algo, new, job_id)
+            known.update(new)
+
+    def _known_of(self, algo: str, job_id: str | None) -> set[tuple[str, str, str]]:
+        """What is on record for the job, so that the listing that completes a broken series is not once more."""
+        if job_id is None:
+            return set()
+        known = self._on_record.pop((algo, job_id), set())
+        self._on_record[algo, job_id] = known
+        while len(self._on_record) > _MOST_JOBS_KNOWN:
+            del self._on_record[next(iter(self._on_record))]
+        return known
 
 
 def _readings(path: str) -> Iterator[Reading]:

@@ -30,9 +30,13 @@ class DicomwebWriter:
     def __init__(self, archive: DicomwebArchive) -> None:
         self._archive = archive
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         """Send the instance, unless the server has it."""
         found = await asyncio.to_thread(_identify, file)
+        if study_id and found.study_uid != study_id:
+            raise PermanentError(
+                "STORE_REFUSED", "the result is not of the study that its job was given; nothing was sent"
+            )
         if await self._archive.has(Instance(found.study_uid, found.series_uid, found.sop_uid)):
             return
         boundary = secrets.token_hex(16)
@@ -49,7 +53,7 @@ class FolderWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / RESULTS_FOLDER
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         """Copy the instance, unless it is there."""
         found = await asyncio.to_thread(_identify, file)
         try:
@@ -82,7 +86,7 @@ class FolderWriter:
 class NoWriter:
     """Where results have no PACS to go back into."""
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         """It can't."""
         raise PermanentError(
             "STORE_REFUSED", "the sample images are no PACS: start `mip up` with --pacs to store results"

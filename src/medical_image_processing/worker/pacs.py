@@ -11,13 +11,15 @@ import logging
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from medical_image_processing.dicom.identity import are_uids, read_uids
 from medical_image_processing.dicom.multipart import Kind, Parts, location
 from medical_image_processing.dicom.read import parse
 from medical_image_processing.errors import InputRejected, MipError, PermanentError, TransientError, Unavailable
@@ -25,7 +27,7 @@ from medical_image_processing.model.job import JobMessage, Scope
 from medical_image_processing.worker import log
 from medical_image_processing.worker.arriving import ArrivingFiles, Unwanted
 from medical_image_processing.worker.aws import retried
-from medical_image_processing.worker.http import HttpClient, Response, Streamed, origin_of
+from medical_image_processing.worker.http import ConnectionFailed, HttpClient, Response, Streamed, origin_of
 
 _PARALLEL = 4
 INPUT_TIMEOUT_S = 300.0
@@ -33,11 +35,19 @@ INPUT_TIMEOUT_S = 300.0
 _MAX_LISTING_BYTES = 2**26
 _ATTEMPTS = 3
 _MOST_FILES = 100_000
-_UID = re.compile(r"[0-9.]{1,64}")
+_MAX_ERROR_BYTES = 65_536
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{2,63}")
+_UID = re.compile(r"[0-2](\.[0-9]+)+")
+"""With an arc below its root, as no other id is likely to be written (PS3.5, section 9.1)."""
+DAMAGED = ("NOT_DICOM", "BAD_HEADER", "NO_PIXELS", "UNDECODABLE_PIXELS")
+"""Why an input can't be used where a fault on its way may be the cause: :meth:`PacsClient.fetch_again`."""
 _PATHS = (
     ". Where the PACS is a DICOMweb server, ids are DICOM UIDs (digits and dots), not paths: see `mip studies`"
 )
 T = TypeVar("T")
+_MOST_MESSAGE = 500
+_AS_USUAL: Mapping[str, str] = {}
+_PAST_CACHE: Mapping[str, str] = {"cache-control": "no-cache"}
 _LINK_GONE = (401, 403, 404, 409, 410)
 
 
@@ -62,7 +72,8 @@ class PacsClient:
         Of a study, those of its largest series. Those of a series may still arrive while they are read, and what
         is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
-        ``TOO_LARGE``; TransientError ``PACS_UNAVAILABLE``.
+        ``TOO_LARGE``; TransientError ``PACS_UNAVAILABLE``, and ``PACS_WRONG_IMAGE`` for what is of another study,
+        series or image than ``job`` names by UID; or what the PACS API states.
         """
         deadline = time.monotonic() + INPUT_TIMEOUT_S
         try:
@@ -72,17 +83,24 @@ class PacsClient:
                 job, deadline
             )  # moved or replaced just now; and what is gone for good gets no new link
 
-    def _fetch(self, job: JobMessage, deadline: float) -> list[bytes]:
+    def fetch_again(self, job: JobMessage) -> list[bytes]:
+        """As :meth:`fetch`, image by image and past what is kept on the way, which may be damaged."""
+        return self._fetch(job, time.monotonic() + INPUT_TIMEOUT_S, _PAST_CACHE)
+
+    def _fetch(self, job: JobMessage, deadline: float, how: Mapping[str, str] = _AS_USUAL) -> list[bytes]:
         where = job.pacs
         study = f"{self._path}/studies/{quote(where.study_id)}/images"
         if where.scope is Scope.IMAGE:
             link = self._get_json(
                 job, f"{study}/{quote(where.series_id or '')}/{quote(where.image_id or '')}", deadline
             )
-            return [self._get_file(job, _url(link), self._max_bytes, deadline)]
+            return [self._get_file(job, _url(link), self._max_bytes, deadline, how)]
         if where.scope is Scope.SERIES:
-            return self._fetch_series(job, f"{study}?series_id={quote(where.series_id or '', safe='')}", deadline)
-        return largest_series(self._fetch_listed(job, self._get_json(job, study, deadline), deadline))
+            listing = f"{study}?series_id={quote(where.series_id or '', safe='')}"
+            if how is _AS_USUAL:
+                return self._fetch_series(job, listing, deadline)
+            return self._fetch_listed(job, self._get_json(job, listing, deadline), deadline, how)
+        return largest_series(self._fetch_listed(job, self._get_json(job, study, deadline), deadline, how))
 
     def _fetch_series(self, job: JobMessage, listing: str, deadline: float) -> list[bytes]:
         """As one download that goes on while its first files are read; where there are only links, by these."""
@@ -93,7 +111,8 @@ class PacsClient:
                 left = _left(deadline)
                 call = self._http.stream(self._origin, f"{listing}&bundle=1", headers, total_s=left)
                 answer = stack.enter_context(call)
-                _check_status(answer.status, job)
+                if answer.status >= 300:
+                    _check_status(answer.status, _whole(answer, _MAX_ERROR_BYTES), job)
                 return answer
 
             try:
@@ -131,7 +150,7 @@ class PacsClient:
         connection: ExitStack,
     ) -> None:
         """Put the answer's files into ``files``; those that it lacks in the end by their own links."""
-        arrival = _Arrival(files, self._max_bytes, deadline)
+        arrival = _Arrival(files, self._max_bytes, deadline, partial(_check_uids, job))
         try:
             try:
                 with connection:
@@ -161,10 +180,12 @@ class PacsClient:
             most = max(0, self._max_bytes - arrival.size)
             arrival.put(link["key"], self._get_file(job, _url(link), most, arrival.deadline))
 
-    def _fetch_listed(self, job: JobMessage, links: Any, deadline: float) -> list[bytes]:
+    def _fetch_listed(
+        self, job: JobMessage, links: Any, deadline: float, how: Mapping[str, str] = _AS_USUAL
+    ) -> list[bytes]:
         if not isinstance(links, list):
             raise _nonsense()
-        return self._get_files(job, [_url(link) for link in links], deadline)
+        return self._get_files(job, [_url(link) for link in links], deadline, how)
 
     def _headers(self, job: JobMessage) -> dict[str, str]:
         return {"x-api-key": self._key, "x-job-id": job.job_id}
@@ -184,7 +205,9 @@ class PacsClient:
         except ValueError as error:
             raise _nonsense() from error
 
-    def _get_file(self, job: JobMessage, url: str, max_bytes: int, deadline: float) -> bytes:
+    def _get_file(
+        self, job: JobMessage, url: str, max_bytes: int, deadline: float, how: Mapping[str, str] = _AS_USUAL
+    ) -> bytes:
         absolute = urljoin(f"{self._base}/", url)
         parts = urlsplit(absolute)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -192,15 +215,16 @@ class PacsClient:
         def ask() -> Response:
             left = _left(deadline)
             origin = origin_of(f"{parts.scheme}://{parts.netloc}")
-            response = self._http.request("GET", origin, target, {}, max_bytes=max_bytes, total_s=left)
+            response = self._http.request("GET", origin, target, how, max_bytes=max_bytes, total_s=left)
             return response if response.status in _LINK_GONE else _checked(response, job)
 
         response = _from_pacs(ask)
         if response.status in _LINK_GONE:
             raise _LinkGone("PACS_UNAVAILABLE", "the PACS API gave a link that is refused")
+        _check_uids(job, response.body)
         return response.body
 
-    def _get_files(self, job: JobMessage, urls: list[str], deadline: float) -> list[bytes]:
+    def _get_files(self, job: JobMessage, urls: list[str], deadline: float, how: Mapping[str, str]) -> list[bytes]:
         if not urls:
             raise _not_found(job)
         total = 0
@@ -208,7 +232,7 @@ class PacsClient:
         def get(url: str) -> bytes:
             nonlocal total
             # Several threads may pass the limit together by a few files; what matters is that it ends there.
-            data = self._get_file(job, url, max(0, self._max_bytes - total), deadline)
+            data = self._get_file(job, url, max(0, self._max_bytes - total), deadline, how)
             total += len(data)
             return data
 
@@ -232,8 +256,11 @@ def largest_series(files: list[bytes]) -> list[bytes]:
 class _Arrival:
     """Files of a series on their way into ``files``; ``keys`` are those that are there."""
 
-    def __init__(self, files: ArrivingFiles, max_bytes: int, deadline: float) -> None:
+    def __init__(
+        self, files: ArrivingFiles, max_bytes: int, deadline: float, check: Callable[[bytes], None]
+    ) -> None:
         self.files = files
+        self._check = check
         self.keys: set[str] = set()
         self.size = 0
         self.deadline = deadline
@@ -271,6 +298,7 @@ class _Arrival:
             raise Unavailable("PACS_UNAVAILABLE", "the PACS API sent an image twice, or too many of them")
         if not counted:
             self._count(len(data))
+        self._check(data)
 
         def postpone_all(seconds: float) -> None:
             self.deadline += seconds
@@ -291,18 +319,17 @@ def _from_pacs(ask: Callable[[], T]) -> T:
     """Asked again a little later, since most trouble is short; then the job goes back to its queue."""
     try:
         return retried(ask, attempts=_ATTEMPTS, first_delay_s=0.2)
-    except Unavailable as error:
-        message = error.message if error.code == "PACS_UNAVAILABLE" else f"the PACS API: {error.message}"
-        raise Unavailable("PACS_UNAVAILABLE", message) from error
+    except ConnectionFailed as error:
+        raise Unavailable("PACS_UNAVAILABLE", f"the PACS API: {error.message}") from error
     except ValueError as error:  # a link that is no http address
         raise _nonsense() from error
 
 
-def _whole(answer: Streamed) -> bytes:
+def _whole(answer: Streamed, most: int = _MAX_LISTING_BYTES) -> bytes:
     body = bytearray()
     for piece in answer.pieces:
         body += piece
-        if len(body) > _MAX_LISTING_BYTES:
+        if len(body) > most:
             raise _nonsense()
     return bytes(body)
 
@@ -325,26 +352,57 @@ def _nonsense() -> Unavailable:
 
 
 def _checked(response: Response, job: JobMessage) -> Response:
-    _check_status(response.status, job)
+    _check_status(response.status, response.body, job)
     return response
 
 
-def _check_status(status: int, job: JobMessage) -> None:
+def _check_status(status: int, body: bytes, job: JobMessage) -> None:
+    """What the PACS API says is wrong (CONTRACT.md); where it is another that says nothing, its status."""
     if status < 300:
         return
     if status == 404:
         raise _not_found(job)
     if status in (401, 403):
         raise PermanentError("PACS_DENIED", "the PACS API refuses the algorithm's key; check PACS_API_KEY")
+    code, message = _said(body)
     if status >= 500 or status in (408, 429):
-        raise Unavailable("PACS_UNAVAILABLE", f"the PACS API answers {status}")
-    raise PermanentError("PACS_REFUSED", f"the PACS API refuses the request with {status}; check the ids")
+        raise Unavailable(code or "PACS_UNAVAILABLE", message or f"the PACS API answers {status}")
+    refused = f"the PACS API refuses the request with {status}; check the ids"
+    raise PermanentError(code or "PACS_REFUSED", message or refused)
+
+
+def _said(body: bytes) -> tuple[str, str]:
+    """Code and message of an error; "" for what is none."""
+    try:
+        error = json.loads(body[:_MAX_ERROR_BYTES])["error"]
+        code, message = error["code"], error["message"]
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+        return "", ""
+    if not isinstance(code, str) or not isinstance(message, str) or not _CODE.fullmatch(code):
+        return "", ""
+    return code, "".join(filter(str.isprintable, message))[:_MOST_MESSAGE]
+
+
+def _check_uids(job: JobMessage, data: bytes) -> None:
+    """Unavailable when the file says to be of another study, series or image than the job names by UID.
+
+    A file that says nothing is left to its reader, which states what is wrong with it.
+    """
+    if (uids := read_uids(data)) is None:
+        return
+    ids = (job.pacs.study_id, job.pacs.series_id, job.pacs.image_id)
+    if any(asked and _UID.fullmatch(asked) and asked != said for asked, said in zip(ids, uids, strict=True)):
+        raise Unavailable(
+            "PACS_WRONG_IMAGE",
+            "the PACS gave an image of another Study, Series or SOP Instance UID than the job's; nothing of it "
+            "was used",
+        )
 
 
 def _not_found(job: JobMessage) -> MipError:
     where, scope = job.pacs, job.pacs.scope.value
     ids = [text for text in (where.study_id, where.series_id, where.image_id) if text is not None]
-    hint = "" if all(_UID.fullmatch(text) for text in ids) else _PATHS
+    hint = "" if are_uids(*ids) else _PATHS
     named = {
         "image": "study_id, series_id and image_id",
         "series": "study_id and series_id",

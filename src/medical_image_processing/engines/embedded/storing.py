@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -30,7 +31,8 @@ class SqliteResultsToStore:
     async def due(self, *, limit: int) -> Sequence[Job]:
         """Those whose time has come, the longest due first."""
         sql = "SELECT * FROM jobs WHERE stored = 'pending' AND store_at <= ? ORDER BY store_at LIMIT ?"
-        return [read_job(row) for row in self._database.read(sql, self._clock(), limit)]
+        rows = self._database.read(sql, self._clock(), limit)
+        return [read_job(row).model_copy(update={"study_id": _study_id(row["body"])}) for row in rows]
 
     async def wait_for_due(self, *, at_most_s: float) -> None:
         """Until a job ended, or the next one that was put off is due."""
@@ -74,3 +76,8 @@ class OutputFiles:
         if bucket != self._bucket or not is_storable(key) or not await asyncio.to_thread(path.is_file):
             raise NotFound("RESULT_GONE", "the result is no longer in the output folder; process the images again")
         yield path
+
+
+def _study_id(body: str) -> str:
+    """Of a job as it was sent."""
+    return str(json.loads(body)["pacs"]["study_id"])
