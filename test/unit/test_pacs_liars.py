@@ -235,7 +235,7 @@ def test_what_has_no_name_is_not_passed_on(nameless: bytes, cache: InstanceCache
 
 
 def test_one_image_is_not_answered_by_two(cache: InstanceCache) -> None:
-    with behind(Liar(single=sends(IMAGES[0], IMAGES[1])), cache) as pacs, suppress(httpx.RemoteProtocolError):
+    with behind(Liar(single=sends(IMAGES[0], IMAGES[0])), cache) as pacs, suppress(httpx.RemoteProtocolError):
         assert httpx.get(link(pacs), timeout=15).status_code == 503
     assert cache.used_bytes == 0
 
@@ -396,8 +396,12 @@ def test_a_boundary_within_pixels_leaves_no_half_image_in_the_cache(cache: Insta
     assert cache.used_bytes == 0
 
 
-def test_a_series_that_breaks_off_leaves_nothing_in_the_cache(cache: InstanceCache) -> None:
-    broken = unframed(multipart(*IMAGES[:3], end=b""), MULTIPART)
+@pytest.mark.parametrize(
+    "broken",
+    [unframed(multipart(*IMAGES[:3], end=b""), MULTIPART), sends(*IMAGES[:3])],
+    ids=["cut", "fewer than counted"],
+)
+def test_a_series_that_breaks_off_leaves_nothing_in_the_cache(broken: Answer, cache: InstanceCache) -> None:
     with behind(Liar(series=broken), cache) as pacs, suppress(httpx.RemoteProtocolError):
         assert pacs.get(BUNDLE).status_code == 503
     assert cache.used_bytes == 0

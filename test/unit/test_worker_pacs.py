@@ -12,6 +12,7 @@ import pytest
 from pacs_support import KEY, Pacs, serve, write_image
 from test_pacs_liars import (
     IMAGES,
+    MULTIPART,
     SERIES,
     STUDY,
     UIDS,
@@ -19,6 +20,7 @@ from test_pacs_liars import (
     Liar,
     behind,
     image,
+    multipart,
     says,
     sends,
     serving,
@@ -208,3 +210,25 @@ def test_a_worker_that_can_t_read_a_series_has_it_fetched_past_the_cache(tmp_pat
         liar.single = sends(IMAGES[0])
         prepared = Prepared(unused, None, files, {}, lambda: of(pacs).fetch_again(job()))
         assert runner._drained(prepared).pixels.shape[-2:] == (128, 128)
+
+
+def test_a_series_with_an_image_of_another_patient_is_not_processed() -> None:
+    other = image("1.2.9.9", study="6.6.6")
+
+    def every(request: Handler) -> None:
+        if "bundle=1" in request.path:
+            return says(200, multipart(IMAGES[0], other), content_type=MULTIPART, x_image_count="2")(request)
+        if request.path.startswith("/file"):
+            return says(200, other)(request)
+        links = [{"url": f"/file{number}", "key": str(number)} for number in range(2)]
+        return says(200, json.dumps(links).encode())(request)
+
+    with serving(_Api(every)) as api:
+        error = trouble(client(api.base), job())
+    assert isinstance(error, TransientError) and error.code == "PACS_WRONG_IMAGE"
+    with serving(
+        _Api(lambda request: every(request) if "bundle=1" in request.path else says(500)(request))
+    ) as api:
+        files = client(api.base).fetch(job())
+        with pytest.raises(TransientError):
+            files[1]
