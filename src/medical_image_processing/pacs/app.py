@@ -48,6 +48,7 @@ COUNT_HEADER = b"x-image-count"
 _BUNDLE_TYPE = b'multipart/related; type="application/dicom"; boundary=' + BOUNDARY.encode()
 
 _MOST_JOBS_KNOWN = 16
+_MOST_IMAGES_KNOWN = 10_000
 
 _LOG = logging.getLogger(__name__)
 _PACS_ID = re.compile(PACS_ID_PATTERN)
@@ -219,7 +220,7 @@ class PacsApp:
         known = self._known_of(algo, job_id)
         if new := [one for one in read if one not in known]:
             await self._on_access(algo, new, job_id)
-            known.update(new)
+            known.update(new[: max(0, _MOST_IMAGES_KNOWN - len(known))])
 
     def _known_of(self, algo: str, job_id: str | None) -> set[tuple[str, str, str]]:
         """What is on record for the job, so that the listing that completes a broken series is not once more."""
