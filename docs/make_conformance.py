@@ -54,7 +54,7 @@ from medical_image_processing.pacs.dicomweb import DicomwebArchive
 from medical_image_processing.pacs.http import STATUS
 from medical_image_processing.pacs.instances import Instance
 from medical_image_processing.pacs.links import LinkSigner
-from medical_image_processing.pacs.retrieve import DicomwebServer, Limits
+from medical_image_processing.pacs.retrieve import DicomwebServer, Limits, Line
 from medical_image_processing.pacs.store import DicomwebWriter
 from medical_image_processing.processing.processing_1 import Processing1
 from medical_image_processing.worker.segments import read_segments
@@ -143,8 +143,10 @@ class NotingServer:
         item = {f"{tag:08X}": {"Value": [value]} for tag, value in found.items()}
         request.send_response(self.search_status if is_search else self.status)
         request.send_header("content-type", "application/dicom+json" if is_search else "application/dicom")
+        body = json.dumps([item]).encode() if is_search else self.body
+        request.send_header("content-length", str(len(body)))
         request.end_headers()
-        request.wfile.write(json.dumps([item]).encode() if is_search else self.body)
+        request.wfile.write(body)
         request.close_connection = True
 
 
@@ -178,7 +180,7 @@ async def _read_series(archive: DicomwebArchive) -> None:
 
 
 async def _read_image(archive: DicomwebArchive) -> None:
-    for _ in archive._instances_of.one(Instance(_STUDY, _SERIES, _IMAGE)):
+    for _ in archive._instances_of.one(Instance(_STUDY, _SERIES, _IMAGE), Line()):
         pass
 
 
@@ -186,7 +188,7 @@ async def _store(archive: DicomwebArchive) -> None:
     with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
         file.write(sample(_SAMPLES[0]))
         file.flush()
-        await DicomwebWriter(archive).store(Path(file.name))
+        await DicomwebWriter(archive).store(Path(file.name), "")
 
 
 CALLS: dict[str, Callable[[DicomwebArchive], Awaitable[Any]]] = {
@@ -323,7 +325,7 @@ def limits() -> str:
     """How long a server may take."""
     says = {
         "connect_s": "to accept a connection",
-        "wait_s": "until the next byte, or the answer to a request",
+        "wait_s": "until the next byte, and until an answer's headers are here",
         "stall_s": "in which at least the bytes below come while an image is read",
         "stall_bytes": "the least that comes in that time, bytes",
         "total_s": "to send one image or series, or to take one result",

@@ -69,7 +69,7 @@ class Place:
     async def index(self) -> None:
         self.indexed += 1
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         if self.fault is not None:
             raise self.fault
         self.stored.append(file)

@@ -56,7 +56,7 @@ class Pacs:
         self.slow: set[str] = set()
         self.goes_on = asyncio.Event()
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         name = file.relative_to(file.parents[1]).as_posix()
         if name in self.slow:
             await self.goes_on.wait()

@@ -94,7 +94,7 @@ def test_t3_a_folder_gets_each_instance_once_and_whole(tmp_path: Path) -> None:
     source = Path(str(get_testdata_file("CT_small.dcm")))
     writer = FolderWriter(tmp_path)
     for _ in range(2):
-        asyncio.run(writer.store(source))
+        asyncio.run(writer.store(source, "1.2"))
     found = [path for path in tmp_path.rglob("*") if path.is_file()]
     image = pydicom.dcmread(source)
     where = Path("mip-results", image.StudyInstanceUID, image.SeriesInstanceUID, f"{image.SOPInstanceUID}.dcm")
@@ -105,9 +105,9 @@ def test_a_folder_takes_instances_alone_and_states_its_trouble(tmp_path: Path) -
     text = tmp_path / "text.dcm"
     text.write_text("no DICOM")
     with pytest.raises(PermanentError) as refused:
-        asyncio.run(FolderWriter(tmp_path / "pacs").store(text))
+        asyncio.run(FolderWriter(tmp_path / "pacs").store(text, "1.2"))
     assert refused.value.code == "NOT_DICOM"
     (tmp_path / "pacs").write_text("a file where the folder should be")
     with pytest.raises(MipError) as troubled:
-        asyncio.run(FolderWriter(tmp_path / "pacs").store(Path(str(get_testdata_file("CT_small.dcm")))))
+        asyncio.run(FolderWriter(tmp_path / "pacs").store(Path(str(get_testdata_file("CT_small.dcm"))), "1.2"))
     assert isinstance(troubled.value, Unavailable) and str(tmp_path) not in troubled.value.message

@@ -19,7 +19,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from api_calls import Api, until
-from medical_image_processing.pacs.header import read_identity, read_stored_uid
+from medical_image_processing.dicom.identity import read_identity, read_stored_uid
 from platform_process import Platform
 
 MOST_MEMORY_KIB = 600 * 1024

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom.data import get_testdata_file
 
+from medical_image_processing.dicom.identity import FileMeta, read_file_meta, read_identity
 from medical_image_processing.dicom.pixels import readable_syntaxes
 from medical_image_processing.dimse import limits
 from medical_image_processing.dimse.capabilities import VERIFICATION, capabilities, entity_limits, is_image
@@ -19,7 +20,6 @@ from medical_image_processing.dimse.peer_socket import PeerSocket
 from medical_image_processing.entrypoints.dimse_options import DimseOptions, DimseSettings
 from medical_image_processing.entrypoints.settings import Settings
 from medical_image_processing.errors import InvalidRequest
-from medical_image_processing.pacs.header import FileMeta, read_file_meta, read_identity
 
 CT, SR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.88.34"
 GIVEN = DimseOptions(port=11112, nodes=("SCANNER=10.0.0.5:104",))

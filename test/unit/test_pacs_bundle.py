@@ -122,12 +122,12 @@ def test_a_series_is_one_request_and_a_second_time_only_a_check(pacs: Pacs, prox
 
 
 def test_a4_every_image_is_on_record_before_its_bytes_leave_from_the_cache_as_well(pacs: Pacs) -> None:
-    for _ in range(2):
+    for job in ("job-1", "job-2"):
         pacs.accesses.clear()
-        keys = _bundle(pacs, **{"x-job-id": "job-1"}).keys()
+        keys = _bundle(pacs, **{"x-job-id": job}).keys()
         noted = [image for _, images, _ in pacs.accesses for image in images]
         assert sorted("/".join(image) for image in noted) == sorted(keys)
-        assert {(algo, job) for algo, _, job in pacs.accesses} == {("algo_1", "job-1")}
+        assert {(algo, whose) for algo, _, whose in pacs.accesses} == {("algo_1", job)}
 
 
 def test_a1_a_series_needs_the_key(pacs: Pacs) -> None:
@@ -446,6 +446,8 @@ def test_a_worker_gets_the_rest_of_a_broken_series_image_by_image() -> None:
     with _behind(_says(200, _multipart(filler, IMAGES[1][:3000], end=b"")), image=image) as pacs:
         files = _client(pacs).fetch(_job("1.2", "1.2.3"))
         found = [pydicom.dcmread(BytesIO(file)).SOPInstanceUID for file in files]
+        noted = [image for _, images, _ in pacs.accesses for image in images]
+    assert sorted(noted) == sorted(("1.2", "1.2.3", str(uid)) for uid in found), "each of them once"
     assert found == [pydicom.dcmread(BytesIO(one)).SOPInstanceUID for one in IMAGES]
 
 
@@ -464,7 +466,7 @@ def test_another_image_than_the_one_asked_for_is_neither_given_nor_kept() -> Non
         link = pacs.link(f"/studies/1.2/images/1.2.3/{wanted}")
         for _ in range(2):
             answer = httpx.get(link)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_UNAVAILABLE")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "PACS_WRONG_IMAGE")
 
 
 def _tiny(number: int) -> bytes:
@@ -472,7 +474,8 @@ def _tiny(number: int) -> bytes:
     image = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
     image.Rows = image.Columns = 8
     image.PixelData = bytes(128)
-    image.SeriesInstanceUID, image.ImagePositionPatient = "1.2.3", [0, 0, 10_000 + number]
+    image.StudyInstanceUID, image.SeriesInstanceUID = "1.2", "1.2.3"
+    image.ImagePositionPatient = [0, 0, 10_000 + number]
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{10_000 + number}"
     return _bytes(image)
 

@@ -190,3 +190,33 @@ def test_it_survives_a_kill(tmp_path: Path, after_s: float) -> None:
     assert on_disk(tmp_path) == cache.used_bytes
     found = [number for number in range(30) if (content_of(cache, f"image {number}") == b"%d" % number * 40_000)]
     assert found and len(found) == len(list(tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize("length", [5000, None], ids=["known", "unknown"])
+def test_what_is_larger_than_the_cache_empties_it_not(tmp_path: Path, length: int | None) -> None:
+    cache = InstanceCache(tmp_path, 4000)
+    for number in range(8):
+        cache.put(f"image {number}", bytes(400))
+    with cache.begin("large", length) as entry:
+        for _ in range(50):
+            entry.write(bytes(100))
+        entry.commit()
+    kept = sum(f"image {number}" in cache for number in range(8))
+    assert kept == 8 if length else kept >= 4
+    assert content_of(cache, "large") is None
+
+
+def test_entries_that_wait_for_each_other_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
+    cache = InstanceCache(tmp_path, 40_000)
+    for is_whole in (False, True):
+        entries = [cache.begin(f"image {number}") for number in range(20)]
+        for entry in entries:
+            entry.write(b"x" * 1000)
+            entry.finish()
+        assert not any(f"image {number}" in cache for number in range(20))
+        for entry in entries:
+            if is_whole:
+                entry.commit()
+            entry.close()
+        assert all((f"image {number}" in cache) is is_whole for number in range(20))
+        assert on_disk(tmp_path) == cache.used_bytes

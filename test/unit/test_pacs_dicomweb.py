@@ -49,10 +49,16 @@ def pacs(orthanc: Orthanc, stored: list[Any]) -> Iterator[Pacs]:
         yield running
 
 
-def _slice(series: str, z: float, number: int) -> Any:
+def _bytes(image: Any) -> bytes:
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, image)
+    return buffer.getvalue()
+
+
+def _slice(series: str, z: float, number: int, uid: str | None = None) -> Any:
     image = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
     image.StudyInstanceUID, image.SeriesInstanceUID = STUDY, series
-    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = uid or generate_uid()
     image.ImagePositionPatient, image.InstanceNumber = [0, 0, z], number
     return image
 
@@ -162,7 +168,7 @@ def test_an_address_that_is_no_dicomweb_root_is_trouble_and_no_missing_study(ort
     server = DicomwebServer(orthanc.base.replace("/dicom-web", "/dicomweb"), orthanc.authorization())
     with serve_dicomweb(server) as pacs:
         answer = pacs.get(f"/studies/{STUDY}/images?series_id={SERIES}")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "PACS_REFUSED")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (424, "PACS_REFUSED")
     assert "address" in answer.json()["error"]["message"]
 
     async def ask() -> MipError | None:
@@ -176,7 +182,8 @@ def test_an_address_that_is_no_dicomweb_root_is_trouble_and_no_missing_study(ort
 
 
 INSTANCE = {"0020000D": {"Value": [STUDY]}, "0020000E": {"Value": [SERIES]}, "00080018": {"Value": ["1.2"]}}
-PART = b"--edge\r\nContent-Type: application/dicom\r\n\r\n" + b"x" * 5000
+WHOLE = _bytes(_slice(SERIES, 0.0, 1, "1.2"))
+PART = b"--edge\r\nContent-Type: application/dicom\r\n\r\n" + WHOLE[:5000]
 MULTIPART = 'multipart/related; type="application/dicom"; boundary=edge'
 
 
@@ -227,7 +234,7 @@ def _behind(image: Any = None, search: Any = None) -> Iterator[Pacs]:
         ((401, {}, b""), 503),
         ((500, {}, b"SELECT * FROM patients"), 503),
         ((404, {}, b""), 404),
-        ((302, {"location": "http://127.0.0.1:9/"}, b""), 500),
+        ((302, {"location": "http://127.0.0.1:9/"}, b""), 424),
     ],
 )
 def test_an_image_that_does_not_come_as_it_should_is_stated_and_nothing_of_it_repeated(
@@ -244,7 +251,7 @@ def test_an_image_that_does_not_come_as_it_should_is_stated_and_nothing_of_it_re
     [
         (200, {"content-type": MULTIPART}, PART),
         (200, {"content-type": MULTIPART, "content-length": "9999"}, PART + b"\r\n--edg"),
-        (200, {"content-type": "application/dicom", "content-length": "9999"}, b"x" * 5000),
+        (200, {"content-type": "application/dicom", "content-length": "9999"}, WHOLE[:5000]),
     ],
 )
 def test_half_an_image_never_looks_whole(image: tuple[int, dict[str, str], bytes]) -> None:
@@ -262,8 +269,8 @@ def test_half_an_image_never_looks_whole(image: tuple[int, dict[str, str], bytes
         ((200, {}, b"[" * 100_000), 503),
         ((500, {}, b""), 503),
         ((403, {}, b""), 503),
-        ((404, {}, b""), 500),
-        ((400, {}, b"PATIENT^NAME"), 500),
+        ((404, {}, b""), 424),
+        ((400, {}, b"PATIENT^NAME"), 424),
         ((204, {}, b""), 200),
     ],
 )

@@ -25,9 +25,9 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from medical_image_processing.dicom.identity import read_identity
 from medical_image_processing.errors import MipError, Unavailable
 from medical_image_processing.pacs.folder import FolderIndex
-from medical_image_processing.pacs.header import read_identity
 
 CT_SMALL = Path(str(get_testdata_file("CT_small.dcm")))
 IMAGE = "/studies/study-1/images/series-1/image-1"

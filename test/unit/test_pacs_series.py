@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pacs_support import HEADERS, KEY, write_image
 
+from medical_image_processing.dicom.identity import read_description
 from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.model.job import ProcessRequest
 from medical_image_processing.pacs.app import PacsApp
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.folder_archive import FolderArchive
-from medical_image_processing.pacs.header import read_description
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.ports.keys import digest

@@ -46,11 +46,11 @@ def image_file(tmp_path: Path) -> Path:
     return tmp_path / "image.dcm"
 
 
-def store(server: DicomwebServer, file: Path) -> None:
+def store(server: DicomwebServer, file: Path, study: str = "") -> None:
     async def go() -> None:
         archive = DicomwebArchive(server, LinkSigner(), limits=Limits(total_s=1.0, wait_s=0.5))
         try:
-            await DicomwebWriter(archive).store(file)
+            await DicomwebWriter(archive).store(file, study)
         finally:
             await archive.close()
 
@@ -133,6 +133,15 @@ def test_every_answer_is_understood(status: int, answer: Any, code: str | None, 
             store(server, image_file(tmp_path))
     assert caught.value.code == code and "PATIENT" not in caught.value.message
     assert isinstance(caught.value, Unavailable if code == "PACS_UNAVAILABLE" else PermanentError)
+
+
+def test_a_result_of_another_study_than_its_job_s_is_not_sent(tmp_path: Path) -> None:
+    file = image_file(tmp_path)
+    with answering(200, {}) as server:
+        store(server, file, str(pydicom.dcmread(file).StudyInstanceUID))
+        with pytest.raises(PermanentError) as refused:
+            store(server, file, "1.2.3")
+    assert refused.value.code == "STORE_REFUSED"
 
 
 def test_a_server_that_is_down_is_tried_later(tmp_path: Path) -> None:

@@ -85,12 +85,12 @@ class Receiving:
     async def take(self, association: object, series: ArrivedSeries, sop_uid: str, file: Path) -> None:
         """Put an image into the PACS and on record; what PacsWriter and Arrivals raise."""
         self._open.setdefault(association, set()).add(series)
-        await self._pacs.store(file)
+        await self._pacs.store(file, series.study_uid)
         await self._arrivals.note(series, sop_uid)
 
     async def keep(self, file: Path) -> None:
         """Put an instance that is no image into the PACS: there is nothing in it to process."""
-        await self._pacs.store(file)
+        await self._pacs.store(file, "")
 
     def end(self, association: object) -> None:
         """It brings nothing more."""

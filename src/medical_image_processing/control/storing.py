@@ -111,7 +111,7 @@ class Storing:
         for bucket, key, kind in instances:
             try:
                 async with self._files.local(bucket, key) as file:
-                    await writer.store(file)
+                    await writer.store(file, job.study_id)
             except MipError as error:
                 faults.append((kind, error))
             except Exception as error:

@@ -27,13 +27,13 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.events import Event
 from pynetdicom.transport import ThreadedAssociationServer
 
+from medical_image_processing.dicom.identity import Identity, read_identity
 from medical_image_processing.dimse import limits
 from medical_image_processing.dimse.application_entity import create_entity, quiet_threads
 from medical_image_processing.dimse.capabilities import capabilities, is_image, storage_classes
 from medical_image_processing.dimse.nodes import Node
 from medical_image_processing.dimse.peer_socket import PeerSocket
 from medical_image_processing.errors import Conflict, MipError, PermanentError, TransientError, Unavailable
-from medical_image_processing.pacs.header import Identity, read_identity
 from medical_image_processing.ports.arrivals import ArrivedSeries
 
 T = TypeVar("T")

@@ -11,11 +11,11 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 
+from medical_image_processing.dicom.identity import FileMeta, read_file_meta
 from medical_image_processing.dimse.application_entity import create_entity
 from medical_image_processing.dimse.nodes import Node
 from medical_image_processing.dimse.peer_socket import PeerSocket
 from medical_image_processing.errors import PermanentError, Unavailable
-from medical_image_processing.pacs.header import FileMeta, read_file_meta
 
 _SIDE_BY_SIDE = 4
 _THREADS = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="dimse-send")
@@ -31,7 +31,7 @@ class NodeWriter:
         self._node = node
         self._title = title
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         """Send the instance as it is; one that the node has already it may refuse or replace by its like.
 
         PermanentError ``NOT_DICOM``, ``SEND_REFUSED``; Unavailable ``NODE_UNAVAILABLE``.

@@ -155,10 +155,9 @@ def _write_picture(client: Client, found: list[dict[str, Any]], which: str | Non
 
 
 def _middle_image(client: Client, series: dict[str, Any]) -> bytes:
-    images = client.call(
-        "GET", "pacs", "studies", series["study_id"], "images", params={"series_id": series["series_id"]}
-    )
+    params = {"series_id": series["series_id"], "only": "middle"}
+    [image] = client.call("GET", "pacs", "studies", series["study_id"], "images", params=params)
     with tempfile.TemporaryDirectory(prefix="mip-picture-") as folder:
         file = Path(folder) / "image.dcm"
-        client.download(images[len(images) // 2]["url"], file)
+        client.download(image["url"], file)
         return file.read_bytes()

@@ -244,6 +244,8 @@ class Job(BaseModel):
     client_id: str
     message_id: SkipJsonSchema[str] = Field(default="", exclude=True)
     """The message it was last sent with."""
+    study_id: SkipJsonSchema[str] = Field(default="", exclude=True)
+    """The study it was given, where its results are to be stored."""
     status: JobStatus
     created_at: str
     started_at: str | None = None

@@ -32,6 +32,7 @@ from medical_image_processing.pacs.http import (
     send_answer,
     send_chunks,
     send_start,
+    while_read,
 )
 from medical_image_processing.pacs.keys import PacsKeys
 from medical_image_processing.pacs.links import LinkSigner
@@ -48,6 +49,9 @@ ArchiveFor = Callable[[str], Awaitable[Archive[Any]]]
 COUNT_HEADER = b"x-image-count"
 """How many images a bundle has."""
 _BUNDLE_TYPE = b'multipart/related; type="application/dicom"; boundary=' + BOUNDARY.encode()
+
+_MOST_JOBS_KNOWN = 16
+_MOST_IMAGES_KNOWN = 10_000
 
 _LOG = logging.getLogger(__name__)
 _PACS_ID = re.compile(PACS_ID_PATTERN)
@@ -106,6 +110,7 @@ class PacsApp:
         self._serve_file = serve_file
         self._describe = describe
         self._archive_for = archive_for
+        self._on_record: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -157,7 +162,10 @@ class PacsApp:
                 bundle = await archive.bundle(study_id, series_id)
                 if bundle is not None:
                     return _Download(algo, bundle)
-        return await self._links_of(request, caller, await archive.images(study_id, series_id))
+        images = await archive.images(study_id, series_id)
+        if request.query("only") == "middle":
+            images = images[len(images) // 2 :][:1]
+        return await self._links_of(request, caller, images)
 
     async def _descriptions(self, request: Request, describe: Describe) -> Answer:
         asked = {name: request.query(name) for name in ("study_id", "series_id")}
@@ -195,10 +203,11 @@ class PacsApp:
     ) -> None:
         """The series, every image on record before its first byte goes out (law A4)."""
         algo, (count, pieces) = download
-        first, rest = await begun(self._noted(request, algo, pieces), b"")
+        wanted = while_read(self._noted(request, algo, pieces), receive)
+        first, rest = await begun(wanted, b"")
         headers = ((COUNT_HEADER, b"%d" % count), *cors)
         await send_start(send, 200, None, _BUNDLE_TYPE, headers)
-        await send_chunks(send, joined(first, rest), receive)
+        await send_chunks(send, joined(first, rest))
 
     async def _noted(
         self, request: Request, algo: str, pieces: AsyncGenerator[Piece, None]
@@ -213,7 +222,21 @@ class PacsApp:
         job_id = request.header(b"x-job-id")
         if job_id is not None and not _NAME.fullmatch(job_id):
             job_id = None
-        await self._on_access(algo, [(one.study_uid, one.series_uid, one.sop_uid) for one in images], job_id)
+        read = [(one.study_uid, one.series_uid, one.sop_uid) for one in images]
+        known = self._known_of(algo, job_id)
+        if new := [one for one in read if one not in known]:
+            await self._on_access(algo, new, job_id)
+            known.update(new[: max(0, _MOST_IMAGES_KNOWN - len(known))])
+
+    def _known_of(self, algo: str, job_id: str | None) -> set[tuple[str, str, str]]:
+        """What is on record for the job, so that the listing that completes a broken series is not once more."""
+        if job_id is None:
+            return set()
+        known = self._on_record.pop((algo, job_id), set())
+        self._on_record[algo, job_id] = known
+        while len(self._on_record) > _MOST_JOBS_KNOWN:
+            del self._on_record[next(iter(self._on_record))]
+        return known
 
 
 async def _choose(archive: Archive[Any], readings: list[Reading]) -> Reading:

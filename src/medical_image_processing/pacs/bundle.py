@@ -6,9 +6,10 @@ Making one blocks, so it happens in threads of its own, a megabyte at a time, on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -70,17 +71,22 @@ class Packer:
         return piece
 
 
-async def run_in(threads: ThreadPoolExecutor, blocking: Iterator[T]) -> AsyncGenerator[T, None]:
-    """The items of ``blocking``, made in ``threads``, each while the one before is used."""
+async def run_in(
+    threads: ThreadPoolExecutor, blocking: Iterator[T], cut: Callable[[], None] = lambda: None
+) -> AsyncGenerator[T, None]:
+    """The items of ``blocking``, made in ``threads``, each while the one before is used.
+
+    ``cut`` ends what the making of one waits for; it is called when no more of them are wanted.
+    """
     step = _step(threads, blocking)
     try:
         while (made := await asyncio.wrap_future(step)) is not None:
             step = _step(threads, blocking)
             yield made[0]
     finally:
+        cut()
         if isinstance(blocking, Generator):
-            with suppress(RuntimeError):  # the threads were told to stop, and so was all that they do
-                threads.submit(_close, step, blocking)
+            step.add_done_callback(partial(_close, threads, blocking))
 
 
 def _step(threads: ThreadPoolExecutor, blocking: Iterator[T]) -> Future[tuple[T] | None]:
@@ -92,9 +98,9 @@ def _step(threads: ThreadPoolExecutor, blocking: Iterator[T]) -> Future[tuple[T]
     return threads.submit(step)
 
 
-def _close(step: Future[Any], blocking: Generator[Any, None, None]) -> None:
-    wait([step])
-    blocking.close()
+def _close(threads: ThreadPoolExecutor, blocking: Generator[Any, None, None], _: Future[Any]) -> None:
+    with suppress(RuntimeError):  # the threads were told to stop, and so was all that they do
+        threads.submit(blocking.close)
 
 
 async def begun(pieces: AsyncGenerator[T, None], nothing: T) -> tuple[T, AsyncGenerator[T, None]]:

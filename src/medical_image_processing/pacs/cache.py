@@ -74,16 +74,21 @@ class InstanceCache:
             _LOG.warning("an entry of the PACS cache can't be read (%s); it is dropped", type(error).__name__)
         if file is not None:
             file.close()
-        self._drop(file_name)
+        self.drop(name)
         return None
 
-    def begin(self, name: str) -> Entry:
-        """A new entry, invisible until it is committed."""
-        return Entry(self, name)
+    def begin(self, name: str, length: int | None = None) -> Entry:
+        """A new entry, invisible until it is committed.
+
+        ``length`` is what it takes at most, in bytes. One that is larger than the cache is refused before others
+        have to go for it; where nobody knows, one may take half of the cache.
+        """
+        most = self._limit // 2 if length is None else self._limit if length <= self._limit else 0
+        return Entry(self, name, most)
 
     def put(self, name: str, content: bytes) -> None:
         """A whole entry at once."""
-        with self.begin(name) as entry:
+        with self.begin(name, len(content)) as entry:
             entry.write(content)
             entry.commit()
 
@@ -116,7 +121,9 @@ class InstanceCache:
         """A new name for a file that is being written."""
         return self._folder / f"{secrets.token_hex(8)}{_UNFINISHED}"
 
-    def _drop(self, file_name: str) -> None:
+    def drop(self, name: str) -> None:
+        """The entry goes, where there is one."""
+        file_name = _file_name(name)
         with self._lock:
             self._used -= self._sizes.pop(file_name, 0)
             (self._folder / file_name).unlink(missing_ok=True)
@@ -139,14 +146,16 @@ class InstanceCache:
 class Entry:
     """Content on its way into the cache, a context manager. Trouble with the disk, or no room, only ends it."""
 
-    def __init__(self, cache: InstanceCache, name: str) -> None:
+    def __init__(self, cache: InstanceCache, name: str, most: int) -> None:
         self._cache = cache
         self._name = name
+        self._most = most
         self._path = cache.unfinished()
         self._file: BinaryIO | None = None
         self._reserved = 0
         self._length = 0
         self._checksum = 0
+        self._is_finished = False
         self._is_over = False
 
     def __enter__(self) -> Entry:
@@ -181,13 +190,26 @@ class Entry:
         self._length += len(data)
         self._checksum = checksums.crc64nvme(data, self._checksum)
 
-    def commit(self) -> None:
-        """The content is whole."""
+    def finish(self) -> None:
+        """There is no more to write; whether it is kept may still be open."""
         try:
-            if self._is_over or self._file is None or not self._reserve(_TAIL.size):
+            if self._is_over or self._is_finished or self._file is None or not self._reserve(_TAIL.size):
                 return
             _write_all(self._file, _TAIL.pack(self._length, self._checksum))
             self._file.close()
+            self._is_finished = True
+        except OSError as error:
+            _LOG.warning("the PACS cache can't be written: %s", os.strerror(error.errno or 0))
+        finally:
+            if not self._is_finished:
+                self._abandon()
+
+    def commit(self) -> None:
+        """The content is whole."""
+        self.finish()
+        if self._is_over:
+            return
+        try:
             self._cache.admit(self._path, self._name, self._reserved)
             self._is_over = True
         except OSError as error:
@@ -196,7 +218,8 @@ class Entry:
             self._abandon()
 
     def _reserve(self, size: int) -> bool:
-        if not self._cache.reserve(size):
+        if self._reserved + size > self._most or not self._cache.reserve(size):
+            self._cache.drop(self._name)  # what is there is not what there is now
             return False
         self._reserved += size
         return True

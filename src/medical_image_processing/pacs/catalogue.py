@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from medical_image_processing.pacs.header import Identity
+from medical_image_processing.dicom.identity import Identity
 
 _VERSION = 1
 # AUTOINCREMENT: an id is never given to another file, so that a link opens one file or none.

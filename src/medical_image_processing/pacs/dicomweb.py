@@ -11,8 +11,7 @@ import asyncio
 import hashlib
 import json
 import logging
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -20,16 +19,26 @@ from typing import Any
 import httpx
 from starlette.types import Receive, Send
 
+from medical_image_processing.dicom.identity import are_uids, distance_along_normal
 from medical_image_processing.errors import MipError, NotFound, PermanentError
 from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
 from medical_image_processing.pacs.bundle import Bundle, begun, joined, run_in
 from medical_image_processing.pacs.cache import InstanceCache
-from medical_image_processing.pacs.http import Headers, Request, not_get, send_answer, send_chunks, send_start
+from medical_image_processing.pacs.http import (
+    Headers,
+    Request,
+    not_get,
+    send_answer,
+    send_chunks,
+    send_start,
+    while_read,
+)
 from medical_image_processing.pacs.instances import Instance, Instances, Series
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.retrieve import (
     DicomwebServer,
     Limits,
+    Line,
     Retriever,
     problem,
     unavailable,
@@ -37,12 +46,15 @@ from medical_image_processing.pacs.retrieve import (
 )
 
 _LOG = logging.getLogger(__name__)
-_UID = re.compile(r"[0-9.]{1,64}")
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
+_NAMED_BY = {_STUDY: "StudyInstanceUID", _SERIES: "SeriesInstanceUID", _INSTANCE: "SOPInstanceUID"}
+_BLANK = " \t\r\n"
 _POSITION, _ORIENTATION = "00200032", "00200037"
 _PAGE = 1000
 _MOST_INSTANCES = 100_000
-_MOST_PAGE_BYTES = 2**26
+_MOST_PAGE_BYTES = 2**24
+"""A thousand instances with what is asked of them are two million bytes, in the servers that say much."""
+_STUDY_COUNT = "00201208"  # Number of Study Related Instances
 _COUNT = "00201209"  # Number of Series Related Instances
 _DESCRIBING = ("00080020", "00080060", "00081030", "0008103E", _COUNT)
 """Study Date, Modality, Study Description, Series Description."""
@@ -60,7 +72,9 @@ def create_client(server: DicomwebServer, limits: Limits = Limits()) -> httpx.As
     """What searches the server, and stores: every wait has a limit, and no redirect is followed."""
     return httpx.AsyncClient(
         base_url=server.base.rstrip("/"),
-        headers={"authorization": server.authorization} if server.authorization else {},
+        # No encoding: a few kilobytes that inflate to gigabytes would be let in before they could be counted.
+        headers={"accept-encoding": "identity"}
+        | ({"authorization": server.authorization} if server.authorization else {}),
         verify=server.tls or True,
         trust_env=False,
         timeout=httpx.Timeout(limits.wait_s, connect=limits.connect_s),
@@ -99,26 +113,30 @@ class DicomwebArchive:
 
     async def studies(self) -> list[str]:
         """Study Instance UIDs."""
-        return [uid for item in await self._search("/studies") if (uid := _value(item, _STUDY))]
+        return [uid for item in await self._search("/studies") if are_uids(uid := _value(item, _STUDY))]
 
     async def image(self, study_id: str, series_id: str, image_id: str) -> Instance:
         """One instance."""
-        if not _are_uids(study_id, series_id, image_id):
+        if not are_uids(study_id, series_id, image_id):
             raise NotFound("IMAGE_NOT_FOUND", _BY_UID.format("studies, series and images"))
-        found = await self._instances(study_id, series_id, SOPInstanceUID=image_id)
-        if found:
-            return found[0]
+        if (found := await self._instance(study_id, series_id, image_id)) is not None:
+            return found
         if await self._instances(study_id, series_id, limit=1):
             raise NotFound("IMAGE_NOT_FOUND", "the series asked for has no such image; check image_id")
         raise await self._nothing(study_id, series_id)
 
     async def images(self, study_id: str, series_id: str | None) -> list[Instance]:
         """Those of a series in geometric order, or of a whole study, series after series."""
-        if not _are_uids(study_id, series_id or "0"):
+        if not are_uids(study_id, series_id or "0"):
             raise NotFound("STUDY_NOT_FOUND", _BY_UID.format("studies and series"))
-        found = await self._instances(study_id, series_id)
+        found, item = await asyncio.gather(
+            self._instances(study_id, series_id), self._counted(study_id, series_id)
+        )
         if not found:
             raise await self._nothing(study_id, series_id)
+        count = None if item is None else _number(item, _STUDY_COUNT if series_id is None else _COUNT)
+        if count is not None and count != len(found):
+            raise unavailable(f"it says that there are {count} images, and its search finds {len(found)} of them")
         series: dict[str, list[Instance]] = {}
         for instance in found:
             series.setdefault(instance.series_uid, []).append(instance)
@@ -126,7 +144,7 @@ class DicomwebArchive:
 
     async def first_known(self, readings: Sequence[Reading]) -> Reading | None:
         """UIDs hold no slash, so there is nothing to choose between."""
-        return next((reading for reading in readings if _are_uids(*(part or "0" for part in reading))), None)
+        return next((reading for reading in readings if are_uids(*(part or "0" for part in reading))), None)
 
     async def links(self, images: Sequence[Instance], base: str) -> list[Link]:
         """Links below ``base``, which :meth:`serve` answers."""
@@ -144,37 +162,41 @@ class DicomwebArchive:
         key = request.path.removeprefix("/files/")
         self._links.check(key, request.query("expires") or "", request.query("signature") or "")
         study, series, sop = key.split("/")
-        pieces = run_in(self._threads, self._instances_of.one(Instance(study, series, sop)))
-        first, rest = await begun(pieces, b"")
+        line = Line()
+        past_cache = "no-cache" in (request.header(b"cache-control") or "")
+        image = self._instances_of.one(Instance(study, series, sop), line, past_cache=past_cache)
+        wanted = while_read(run_in(self._threads, image, line.cut), receive)
+        first, rest = await begun(wanted, b"")
         await send_start(send, 200, None, b"application/dicom", cors)
-        await send_chunks(send, joined(first, rest), receive)
+        await send_chunks(send, joined(first, rest))
 
     async def bundle(self, study_id: str, series_id: str) -> Bundle:
         """A series, from the cache where the server says that it is still as it was."""
-        if not _are_uids(study_id, series_id):
+        if not are_uids(study_id, series_id):
             raise NotFound("STUDY_NOT_FOUND", _BY_UID.format("studies and series"))
-        series = await self._series(study_id, series_id)
-        return Bundle(series.images, run_in(self._threads, self._instances_of.series(series)))
+        series, line = await self._series(study_id, series_id), Line()
+        return Bundle(series.images, run_in(self._threads, self._instances_of.series(series, line), line.cut))
 
     async def content(self, study_uid: str, series_uid: str, sop_uid: str) -> bytes:
         """An instance's file, whole."""
-        pieces = self._instances_of.one(Instance(study_uid, series_uid, sop_uid))
+        pieces = self._instances_of.one(Instance(study_uid, series_uid, sop_uid), Line())
         return await asyncio.get_running_loop().run_in_executor(self._threads, b"".join, pieces)
 
     async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
         """The first ``limit`` series; of a study, or the one with that UID."""
-        if not _are_uids(study_id or "0", series_id or "0"):
+        if not are_uids(study_id or "0", series_id or "0"):
             return []
-        asked = {"SeriesInstanceUID": series_id} if series_id else {}
         address = f"/studies/{study_id}/series" if study_id else "/series"
-        items = await self._search(address, limit=limit, includefield=list(_DESCRIBING), **asked)
+        if series_id is not None:
+            uids = ({_STUDY: study_id} if study_id else {}) | {_SERIES: series_id}
+            item = await self._find(address, uids, includefield=list(_DESCRIBING))
+            return [] if item is None else [_described(item, study_id)]
+        items = await self._search(address, limit=limit, includefield=list(_DESCRIBING))
         return [_described(item, study_id) for item in items[:limit]]
 
     async def _series(self, study_uid: str, series_uid: str) -> Series:
         """One short question, however many images there are."""
-        asked = {"SeriesInstanceUID": series_uid, "includefield": [_COUNT]}
-        items = await self._search(f"/studies/{study_uid}/series", **asked)
-        item = next((item for item in items if _value(item, _SERIES) == series_uid), None)
+        item = await self._counted(study_uid, series_uid)
         if item is None:
             raise await self._nothing(study_uid, series_uid)
         count = _number(item, _COUNT)
@@ -186,8 +208,7 @@ class DicomwebArchive:
 
     async def has(self, instance: Instance) -> bool:
         """Whether the server has it."""
-        study, series, sop, _ = instance
-        return bool(await self._instances(study, series, SOPInstanceUID=sop, limit=1))
+        return await self._instance(instance.study_uid, instance.series_uid, instance.sop_uid) is not None
 
     async def post(self, address: str, content: AsyncIterator[bytes], content_type: str) -> tuple[int, bytes]:
         """The status and the body that the server answers, whatever the status."""
@@ -205,41 +226,81 @@ class DicomwebArchive:
         except _BROKEN as error:
             raise unavailable(f"it can't be reached: {why_unreachable(error)}") from error
 
+    async def _instance(self, study_uid: str, series_uid: str, sop_uid: str) -> Instance | None:
+        uids = {_STUDY: study_uid, _SERIES: series_uid, _INSTANCE: sop_uid}
+        item = await self._find(f"/studies/{study_uid}/series/{series_uid}/instances", uids)
+        return None if item is None else Instance(study_uid, series_uid, sop_uid)
+
+    async def _counted(self, study_uid: str, series_uid: str | None) -> dict[str, Any] | None:
+        """What the server says of the study, or of the series, with the number of its images."""
+        if series_uid is None:
+            return await self._find("/studies", {_STUDY: study_uid}, includefield=[_STUDY_COUNT])
+        uids = {_STUDY: study_uid, _SERIES: series_uid}
+        return await self._find(f"/studies/{study_uid}/series", uids, includefield=[_COUNT])
+
     async def _instances(self, study_uid: str, series_uid: str | None, **how: Any) -> list[Instance]:
         below = f"/studies/{study_uid}" + (f"/series/{series_uid}" if series_uid else "")
+        uids = {_STUDY: study_uid} | ({_SERIES: series_uid} if series_uid else {})
         items = await self._search(f"{below}/instances", includefield=[_POSITION, _ORIENTATION], **how)
         return [
             Instance(study_uid, series, sop, _position(item))
             for item in items
-            if _are_uids(series := series_uid or _value(item, _SERIES), sop := _value(item, _INSTANCE))
+            if are_uids(series := series_uid or _value(item, _SERIES), sop := _value(item, _INSTANCE))
+            and _is_of(item, uids)
         ]
 
-    async def _search(self, address: str, **how: Any) -> list[dict[str, Any]]:
-        """All that matches, page by page; a server that pays no heed to pages answers with all at once."""
-        limit = how.pop("limit", None) or _PAGE
-        items: list[dict[str, Any]] = []
+    async def _find(self, address: str, uids: dict[str, str], **how: Any) -> dict[str, Any] | None:
+        """The one with these UIDs, of which the last is asked for, since ``address`` names the others. They are
+        compared: some servers pay no heed to what they are asked."""
+        tag, uid = list(uids.items())[-1]
+
+        def is_it(item: dict[str, Any]) -> bool:
+            return _value(item, tag) == uid and _is_of(item, uids)
+
+        items = await self._search(address, enough=is_it, **how, **{_NAMED_BY[tag]: uid})
+        return next(filter(is_it, items), None)
+
+    async def _search(
+        self, address: str, *, enough: Callable[[dict[str, Any]], bool] | None = None, **how: Any
+    ) -> list[dict[str, Any]]:
+        """All that matches, page by page, until one is empty or has nothing new: a page may hold fewer than were
+        asked for, or, where a server pays no heed to pages, everything. Or until ``enough`` holds for one."""
+        limit = how.pop("limit", None)
+        items: dict[tuple[str, ...], dict[str, Any]] = {}
+        offset = 0
         try:
             async with asyncio.timeout(self._limits.search_s):
                 while True:
-                    page = await self._page(address, {**how, "limit": limit, "offset": len(items)})
-                    items += page
-                    if len(page) != limit or limit < _PAGE or len(items) >= _MOST_INSTANCES:
-                        return items
+                    page = await self._page(address, {**how, "limit": limit or _PAGE, "offset": offset})
+                    offset += len(page)
+                    known = len(items)
+                    for item in page:
+                        items.setdefault(_uids_of(item), item)
+                    is_enough = len(items) >= (limit or _MOST_INSTANCES + 1) or (
+                        enough is not None and any(map(enough, page))
+                    )
+                    if len(items) == known or is_enough:
+                        break
         except TimeoutError as error:
             raise unavailable(f"a search took longer than {self._limits.search_s:g} s") from error
+        if len(items) > _MOST_INSTANCES:
+            raise unavailable(f"a search finds more than {_MOST_INSTANCES}; ask for less at once")
+        return list(items.values())
 
     async def _page(self, address: str, query: dict[str, Any]) -> list[dict[str, Any]]:
         headers = {"accept": "application/dicom+json"}
         try:
             answer = await self._send(self._client.build_request("GET", address, params=query, headers=headers))
         except NotFound as error:
-            if address != "/studies":
+            if address != "/studies" or query["offset"]:
                 return []
             fault = PermanentError("PACS_REFUSED", "the DICOMweb server has no /studies; is its address right?")
             self._note(fault)
             raise fault from error
         try:
-            return [] if answer.status_code == 204 else _dicom_json(await _bounded(answer))
+            if answer.status_code == 204:
+                return []
+            return await asyncio.to_thread(_dicom_json, await _bounded(answer))
         finally:
             await answer.aclose()
 
@@ -272,12 +333,14 @@ class DicomwebArchive:
 
 
 async def _bounded(answer: httpx.Response) -> bytes:
+    if answer.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise unavailable("an answer came in an encoding that was not asked for")
     body = bytearray()
     try:
-        async for chunk in answer.aiter_bytes():
+        async for chunk in answer.aiter_raw():
             body += chunk
             if len(body) > _MOST_PAGE_BYTES:
-                raise unavailable(f"an answer to a search is larger than {_MOST_PAGE_BYTES >> 20} MiB")
+                raise unavailable(f"an answer is larger than {_MOST_PAGE_BYTES >> 20} MiB")
     except _BROKEN as error:
         raise unavailable(f"an answer broke off: {type(error).__name__}") from error
     return bytes(body)
@@ -286,17 +349,49 @@ async def _bounded(answer: httpx.Response) -> bytes:
 def _dicom_json(body: bytes) -> list[dict[str, Any]]:
     """PS3.18 section F.2: an array of objects by tag."""
     try:
-        items = httpx.Response(200, content=body or b"[]").json()
-    except (ValueError, RecursionError) as error:
+        items = list(_items(body)) if body.strip() else []
+    except (ValueError, IndexError, RecursionError) as error:
         raise unavailable("its answer to a search is no JSON") from error
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+    if not all(isinstance(item, dict) for item in items):
         raise unavailable("its answer to a search is no DICOM JSON")
     return items
 
 
+def _items(body: bytes) -> Iterator[Any]:
+    """An array's, one by one: reading all of a large one at once would let no other thread run meanwhile."""
+    text = body.decode(json.detect_encoding(body)).strip(_BLANK)
+    if not (text.startswith("[") and text.endswith("]")):
+        raise ValueError("no array")
+    decode, at = json.JSONDecoder().raw_decode, _after_blanks(text, 1)
+    while at < len(text) - 1:
+        item, at = decode(text, at)
+        yield item
+        at = _after_blanks(text, at)
+        if text[at] == "]" and at == len(text) - 1:
+            return
+        if text[at] != "," or text[at := _after_blanks(text, at + 1)] == "]":
+            raise ValueError("no comma between two items, or none behind one")
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while text[at] in _BLANK:
+        at += 1
+    return at
+
+
+def _is_of(item: dict[str, Any], uids: dict[str, str]) -> bool:
+    """Whether it says no other UID than these; a server need not say those that the address names."""
+    return all(_value(item, tag) in ("", uid) for tag, uid in uids.items())
+
+
+def _uids_of(item: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(_value(item, tag) for tag in _NAMED_BY)
+
+
 def _value(item: dict[str, Any], tag: str) -> str:
     values = _values(item, tag)
-    return values[0] if values and isinstance(values[0], str) else ""
+    text = values[0] if values and isinstance(values[0], str) else ""
+    return "".join(filter(str.isprintable, text))  # it may end on a terminal
 
 
 def _values(item: dict[str, Any], tag: str) -> list[Any]:
@@ -323,16 +418,10 @@ def _position(item: dict[str, Any]) -> float | None:
     place, axes = _values(item, _POSITION), _values(item, _ORIENTATION)
     if len(place) != 3 or len(axes) != 6 or not all(isinstance(number, int | float) for number in (*place, *axes)):
         return None
-    a, b, c, d, e, f = axes
-    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
-    return float(sum(n * x for n, x in zip(normal, place, strict=True)))
+    return float(distance_along_normal(place, axes))
 
 
 def _in_order(series: list[Instance]) -> list[Instance]:
     if any(instance.position is None for instance in series):
         return series
     return sorted(series, key=lambda instance: (instance.position, instance.sop_uid))
-
-
-def _are_uids(*texts: str) -> bool:
-    return all(_UID.fullmatch(text) for text in texts)

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 
 from starlette.types import Receive, Send
 
+from medical_image_processing.dicom.identity import Description, read_description
 from medical_image_processing.errors import Conflict, NotFound
 from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
 from medical_image_processing.pacs.bundle import Bundle, Packer, Piece, run_in
 from medical_image_processing.pacs.catalogue import ImageFile
 from medical_image_processing.pacs.files import FileReader, RangeNotSatisfiable, Span, asked_span
 from medical_image_processing.pacs.folder import FolderIndex
-from medical_image_processing.pacs.header import Description, read_description
 from medical_image_processing.pacs.http import (
     Headers,
     Request,
@@ -25,6 +25,7 @@ from medical_image_processing.pacs.http import (
     send_answer,
     send_chunks,
     send_start,
+    while_read,
 )
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.scanner import below, open_file
@@ -134,7 +135,7 @@ class FolderArchive:
         if isinstance(content, bytes):
             await send({"type": "http.response.body", "body": content})
         else:
-            await send_chunks(send, content, receive)
+            await send_chunks(send, while_read(content, receive))
 
 
 def _part(request: Request, size: int) -> Span | None:

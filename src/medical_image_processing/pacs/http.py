@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote
 
 from starlette.types import Receive, Scope, Send
@@ -21,11 +21,13 @@ from medical_image_processing.errors import (
     InvalidRequest,
     MipError,
     NotFound,
+    PermanentError,
     TransientError,
     Unauthorized,
 )
 
 Headers = Sequence[tuple[bytes, bytes]]
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,11 +41,13 @@ STATUS: tuple[tuple[type[MipError], int], ...] = (
     (NotFound, 404),
     (Conflict, 409),
     (TransientError, 503),
+    (PermanentError, 424),
 )
-"""What is answered to each kind of failure; 500 to any other."""
+"""What is answered to each kind of failure, 500 to any other. 424, Failed Dependency (RFC 4918, section 11.4), is
+that of what stands behind: as any 4xx it says that asking again changes nothing (law J5)."""
 _PREFLIGHT: Headers = (
     (b"access-control-allow-methods", b"GET, HEAD"),
-    (b"access-control-allow-headers", b"x-api-key, x-job-id, range"),
+    (b"access-control-allow-headers", b"x-api-key, x-job-id, range, cache-control"),
     (b"access-control-max-age", b"600"),
 )
 _ALWAYS: Headers = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
@@ -138,20 +142,35 @@ def not_get(request: Request, cors: Headers) -> Answer:
     return error_answer(405, "METHOD_NOT_ALLOWED", "the PACS API is read with GET", ((b"allow", b"GET, HEAD"),))
 
 
-async def send_chunks(send: Send, chunks: AsyncGenerator[bytes, None], receive: Receive) -> None:
-    """Send the chunks as long as somebody reads. A failure leaves the response short: the client sees it."""
-    gone = asyncio.create_task(_until_gone(receive))
+async def send_chunks(send: Send, chunks: AsyncGenerator[bytes, None]) -> None:
+    """Send the chunks. A failure leaves the response short: the client sees it."""
     try:
         async with aclosing(chunks):
             async for chunk in chunks:
-                if gone.done():
-                    return
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
     except MipError as error:
         _LOG.warning("a download was broken off: %s", error.code)
+
+
+async def while_read(items: AsyncGenerator[T, None], receive: Receive) -> AsyncGenerator[T, None]:
+    """The items as long as somebody waits for them, be it for one that is still being made."""
+    gone = asyncio.create_task(_until_gone(receive))
+    try:
+        while True:
+            step = asyncio.ensure_future(anext(items, None))
+            try:
+                await asyncio.wait((step, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not step.done() or (item := step.result()) is None:
+                    return
+            finally:
+                if not step.done():
+                    step.cancel()
+                    await asyncio.gather(step, return_exceptions=True)
+            yield item
     finally:
         gone.cancel()
+        await items.aclose()
 
 
 async def _until_gone(receive: Receive) -> None:

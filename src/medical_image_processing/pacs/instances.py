@@ -1,26 +1,29 @@
 """Instances of a DICOMweb server, from the cache where they are there. Everything here blocks.
 
-What arrives is looked at before it is passed on: an image is the one asked for, a series has as many as the
-server said, and only whole instances are kept.
+What arrives is looked at before it is passed on: each image says itself that it is of the study and the series
+asked for, and the one asked for. A series has as many as the server said. Nothing is kept before the whole answer
+has come, as it should.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from io import BytesIO
 from typing import NamedTuple
 
+from medical_image_processing.dicom.identity import read_uids
 from medical_image_processing.dicom.multipart import Event, Kind, Parts
-from medical_image_processing.errors import NotFound
+from medical_image_processing.errors import PermanentError, Unavailable
 from medical_image_processing.pacs.bundle import Packer, Piece
 from medical_image_processing.pacs.cache import Entry, InstanceCache
-from medical_image_processing.pacs.header import read_identity, read_stored_uid
-from medical_image_processing.pacs.retrieve import DicomwebServer, Download, Retriever, unavailable
+from medical_image_processing.pacs.retrieve import DicomwebServer, Download, Line, Retriever, unavailable
 
 _STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _HEAD_BYTES = 4096
+_MOST_HEAD_BYTES = 2**22
+"""Private elements before the UIDs may be large."""
+_MOST_EPILOGUE_BYTES = 65_536
 _MOST_SINGLES = 8
 """A few that are missing from the cache are fetched one by one; more of them with the whole series."""
 
@@ -56,90 +59,84 @@ class Instances:
         self._retriever = retriever
         self._cache = cache
 
-    def one(self, asked: Instance) -> Iterator[bytes]:
-        """An instance's bytes."""
-        yield from self._cached(asked) or self._fetched(asked)
+    def one(self, asked: Instance, line: Line, *, past_cache: bool = False) -> Iterator[bytes]:
+        """An instance's bytes; with ``past_cache`` they are the server's, and replace what is kept."""
+        yield from (None if past_cache else self._cached(asked)) or self._fetched(asked, line)
 
-    def series(self, asked: Series) -> Iterator[Piece]:
+    def series(self, asked: Series, line: Line) -> Iterator[Piece]:
         """All of a series."""
         known = self._known(asked)
-        images = self._of_server(asked) if known is None else self._one_by_one(known)
+        images = self._of_server(asked, line) if known is None else self._one_by_one(known, line)
         packer = Packer()
-        for image, data in images:
-            if image is not None:
-                packer.begin(image)
-            if (piece := packer.add(data)) is not None:
-                yield piece
+        with closing(images):
+            for image, data in images:
+                if image is not None:
+                    packer.begin(image)
+                if (piece := packer.add(data)) is not None:
+                    yield piece
         yield packer.end()
 
-    def _one_by_one(self, known: list[Instance]) -> Iterator[tuple[Instance | None, bytes]]:
+    def _one_by_one(
+        self, known: list[Instance], line: Line
+    ) -> Generator[tuple[Instance | None, bytes], None, None]:
         for instance in known:
             image: Instance | None = instance
-            for data in self.one(instance):
+            for data in self.one(instance, line):
                 yield image, data
                 image = None
 
-    def _of_server(self, asked: Series) -> Iterator[tuple[Instance | None, bytes]]:
+    def _of_server(self, asked: Series, line: Line) -> Generator[tuple[Instance | None, bytes], None, None]:
         """Each image's first bytes come with its name."""
         seen: dict[str, None] = {}
-        entry: Entry | None = None
         address = f"/studies/{asked.study_uid}/series/{asked.series_uid}"
         try:
-            download = self._retriever.get(address, _STORED)
-        except NotFound as error:
+            download = self._retriever.get(address, _STORED, line)
+        except PermanentError as error:
             raise unavailable("it sends no series whole, or has this one no more") from error
-        with closing(download):
-            try:
-                for kind, data in _from_heads(_events(download)):
-                    if kind is Kind.BEGIN:
-                        uid = _uid(data)
-                        if not uid or uid in seen:
-                            raise unavailable("it sent an image twice, or one without its UID, in a series")
-                        if len(seen) == asked.images:
-                            raise _changed()
-                        seen[uid] = None
-                        instance = Instance(asked.study_uid, asked.series_uid, uid)
-                        entry = self._cache.begin(self._name(instance)) if self._cache is not None else None
-                        yield instance, data
-                    elif data:
-                        yield None, data
-                    if entry is not None:
-                        _keep(entry, kind, data)
-            finally:
-                if entry is not None:
-                    entry.close()
-        if len(seen) != asked.images:
-            raise _changed()
-        if self._cache is not None:
-            listed = json.dumps({"version": asked.version, "images": list(seen)})
-            self._cache.put(self._list_name(asked), listed.encode())
+        with closing(download), closing(_Keeping(self._cache, download.length)) as keeping:
+            for kind, data, uids in _named(_events(download)):
+                if kind is Kind.BEGIN:
+                    instance = _checked(uids, asked.study_uid, asked.series_uid)
+                    if instance.sop_uid in seen:
+                        raise unavailable("it sent an image twice in a series")
+                    if len(seen) == asked.images:
+                        raise _changed()
+                    seen[instance.sop_uid] = None
+                    keeping.begin(self._name(instance))
+                    yield instance, data
+                elif data:
+                    yield None, data
+                keeping.take(kind, data)
+            if len(seen) != asked.images:
+                raise _changed()
+            if self._cache is not None:
+                keeping.commit()
+                listed = json.dumps({"version": asked.version, "images": list(seen)})
+                self._cache.put(self._list_name(asked), listed.encode())
 
     def _cached(self, asked: Instance) -> Iterator[bytes] | None:
         return None if self._cache is None else self._cache.read(self._name(asked))
 
-    def _fetched(self, asked: Instance) -> Iterator[bytes]:
+    def _fetched(self, asked: Instance, line: Line) -> Iterator[bytes]:
         address = f"/studies/{asked.study_uid}/series/{asked.series_uid}/instances/{asked.sop_uid}"
-        entry: Entry | None = None
-        with closing(self._retriever.get(address, _STORED)) as download:
-            try:
-                for kind, data in _from_heads(_events(download)):
-                    if kind is Kind.BEGIN:
-                        uid = _uid(data, asked.sop_uid)
-                        if uid and uid != asked.sop_uid:
-                            raise unavailable("it sent another image than the one asked for")
-                        # What can't be named is passed on, for its reader to say what is wrong, and not kept.
-                        if uid and self._cache is not None:
-                            entry = self._cache.begin(self._name(asked))
-                    if data:
-                        yield data
-                    if entry is not None:
-                        _keep(entry, kind, data)
-                    if kind is Kind.END:
-                        return
+        has_begun = False
+        with (
+            closing(self._retriever.get(address, _STORED, line)) as download,
+            closing(_Keeping(self._cache, download.length)) as keeping,
+        ):
+            for kind, data, uids in _named(_events(download)):
+                if kind is Kind.BEGIN:
+                    if has_begun:
+                        raise unavailable("it sent more than the image asked for")
+                    _checked(uids, asked.study_uid, asked.series_uid, asked.sop_uid)
+                    has_begun = True
+                    keeping.begin(self._name(asked))
+                if data:
+                    yield data
+                keeping.take(kind, data)
+            if not has_begun:
                 raise unavailable("its answer holds no image")
-            finally:
-                if entry is not None:
-                    entry.close()
+            keeping.commit()
 
     def _known(self, asked: Series) -> list[Instance] | None:
         """The series' images where they were listed under this version, and nearly all of them are at hand."""
@@ -159,56 +156,109 @@ class Instances:
         return f"series {self._base} {series.study_uid}/{series.series_uid}"
 
 
-def _keep(entry: Entry, kind: Kind, data: bytes) -> None:
-    if data:
-        entry.write(data)
-    if kind is Kind.END:
-        entry.commit()
+class _Keeping:
+    """What an answer holds, on its way into the cache: nothing is kept before all of it was seen to be whole.
+
+    ``length`` is the answer's, where it is known.
+    """
+
+    def __init__(self, cache: InstanceCache | None, length: int | None) -> None:
+        self._cache = cache
+        self._length = length
+        self._entries: list[Entry] = []
+
+    def begin(self, name: str) -> None:
+        """An instance follows."""
+        if self._cache is not None:
+            self._entries.append(self._cache.begin(name, self._length))
+
+    def take(self, kind: Kind, data: bytes) -> None:
+        """Some of it, or its end."""
+        if not self._entries:
+            return
+        if data:
+            self._entries[-1].write(data)
+        if kind is Kind.END:
+            self._entries[-1].finish()
+
+    def commit(self) -> None:
+        """All was as it should be."""
+        for entry in self._entries:
+            entry.commit()
+
+    def close(self) -> None:
+        """What was not committed goes."""
+        for entry in self._entries:
+            entry.close()
 
 
 def _events(download: Download) -> Iterator[Event]:
     """The parts of the answer; one that is ``application/dicom`` itself is a single part."""
     if download.content_type.partition(";")[0].strip().lower() == "application/dicom":
+        if not download.is_framed:
+            raise unavailable("its image has neither a length nor chunks: one that broke off would look whole")
         yield Event(Kind.BEGIN, b"")
         for data in download.pieces():
             yield Event(Kind.DATA, data)
         yield Event(Kind.END, b"")
         return
     try:
-        parts = Parts(download.content_type)
+        parts, silent = Parts(download.content_type), 0
         for data in download.pieces():
-            yield from parts.feed(data)
+            events = parts.feed(data)
+            silent = 0 if events else silent + len(data)
+            if silent > _MOST_EPILOGUE_BYTES:
+                raise unavailable("its answer goes on behind its end")
+            yield from events
         parts.finish()
     except ValueError as error:
         raise unavailable(f"its answer {error}") from error
 
 
-def _from_heads(events: Iterator[Event]) -> Iterator[Event]:
-    """As ``events``; with BEGIN come the first bytes of the content, enough to name it, not the part's headers."""
+class _Named(NamedTuple):
+    """As :class:`Event`; ``uids`` are said where an instance begins, None where it doesn't say them itself."""
+
+    kind: Kind
+    data: bytes
+    uids: tuple[str, str, str] | None = None
+
+
+def _named(events: Iterator[Event]) -> Iterator[_Named]:
+    """With BEGIN come the first bytes of the content, as many as name it, not the part's headers."""
     head: bytes | None = None
-    for event in events:
-        if event.kind is Kind.BEGIN:
-            head = b""
+    enough = _HEAD_BYTES
+    for kind, data in events:
+        if kind is Kind.BEGIN:
+            head, enough = b"", _HEAD_BYTES
         elif head is None:
-            yield event
-        elif event.kind is Kind.DATA:
-            head += event.data
-            if len(head) >= _HEAD_BYTES:
-                yield Event(Kind.BEGIN, head)
+            yield _Named(kind, data)
+        elif kind is Kind.DATA:
+            head = head + data if head else data
+            if len(head) < enough:
+                continue
+            uids = read_uids(head)
+            if uids is not None or len(head) >= _MOST_HEAD_BYTES:
+                yield _Named(Kind.BEGIN, head, uids)
                 head = None
+            else:
+                enough = 2 * len(head)
         else:
-            yield Event(Kind.BEGIN, head)
-            yield event
+            yield _Named(Kind.BEGIN, head, read_uids(head))
+            yield _Named(kind, data)
             head = None
 
 
-def _uid(head: bytes, expected: str = "") -> str:
-    """The SOP Instance UID that a file says, in its meta information or else in its data set; "" for none."""
-    uid = read_stored_uid(BytesIO(head))
-    if uid and uid == (expected or uid):
-        return uid
-    identity = read_identity(BytesIO(head))
-    return (identity.sop_uid if identity else "") or uid
+def _checked(uids: tuple[str, str, str] | None, *asked: str) -> Instance:
+    """The instance that a file says to be. Unavailable unless it is of the study, and the series, asked for."""
+    if uids is None:
+        raise unavailable("it sent something without a Study, Series and SOP Instance UID")
+    if uids[: len(asked)] != asked:
+        raise Unavailable(
+            "PACS_WRONG_IMAGE",
+            "the DICOMweb server: it sent an image of another Study, Series or SOP Instance UID than was asked "
+            "for; nothing of it was used",
+        )
+    return Instance(*uids)
 
 
 def _changed() -> Exception:

@@ -1,21 +1,27 @@
 """Downloads from a DICOMweb server, piece by piece, in threads: a series is hundreds of megabytes, and an event
 loop that had to take each packet would do nothing else meanwhile.
 
-Every wait has a limit, and so has all of it; Everything here blocks.
+Every wait has a limit, and so has all of it, whatever the server is at: its headers, its chunks or what it adds
+behind them. Everything here blocks, until another thread cuts the line.
 """
 
 from __future__ import annotations
 
 import http.client
+import io
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 from medical_image_processing.errors import MipError, NotFound, PermanentError, Unavailable
+from medical_image_processing.incoming import Incoming
 
 _READ = 2**20
 _MOST_IDLE = 16
@@ -34,7 +40,11 @@ class DicomwebServer:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a server may take. It must send ``stall_bytes`` within every ``stall_s`` that we wait for it."""
+    """How long a server may take, in s.
+
+    Until the answer's headers are here ``wait_s``, then ``total_s``, of which it must send ``stall_bytes`` within
+    every ``stall_s``. Only the time counts in which we wait for it.
+    """
 
     connect_s: float = 5.0
     wait_s: float = 30.0
@@ -42,6 +52,31 @@ class Limits:
     stall_bytes: int = 65_536
     total_s: float = 280.0
     search_s: float = 60.0
+
+
+class Line:
+    """What one reader's download waits for, so that another thread can end that wait."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._is_cut = False
+
+    def hold(self, source: socket.socket | None) -> None:
+        """This socket from now on; None for none. Unavailable once the line is cut."""
+        with self._lock:
+            self._socket = source
+            if self._is_cut and source is not None:
+                raise unavailable("its image is not wanted any more")
+
+    def cut(self) -> None:
+        """The reader has gone: the connection ends now."""
+        with self._lock:
+            self._is_cut = True
+            if self._socket is not None:
+                with suppress(OSError):
+                    # Not SSLSocket's own, which would go on to read what is left as if it were plain text.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 class Retriever:
@@ -57,7 +92,7 @@ class Retriever:
         self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         self._lock = threading.Lock()
 
-    def get(self, address: str, accept: str) -> Download:
+    def get(self, address: str, accept: str, line: Line) -> Download:
         """The answer to one GET, whose status is good. NotFound, PermanentError or Unavailable otherwise."""
         headers = {"accept": accept}
         if self._server.authorization:
@@ -65,9 +100,13 @@ class Retriever:
         connection, is_fresh = self._connection()
         while True:
             try:
+                line.hold(connection.sock)
                 connection.request("GET", self._path + address, headers=headers)
                 response = connection.getresponse()
                 break
+            except MipError:
+                connection.close()
+                raise
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 if is_fresh or isinstance(error, TimeoutError):
@@ -79,7 +118,9 @@ class Retriever:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             connection.close()
             raise unavailable("an image came in an encoding that was not asked for")
-        return Download(self, connection, response, self._limits)
+        assert isinstance(response, _Response)
+        response.incoming.begin_body()
+        return Download(self, connection, response, line)
 
     def put_back(self, connection: http.client.HTTPConnection) -> None:
         """The connection can be used again."""
@@ -112,36 +153,87 @@ class Retriever:
         except OSError as error:
             raise unavailable(f"it can't be reached: {why_unreachable(error)}") from error
         made.sock.settimeout(self._limits.wait_s)
+        made.response_class = partial(_Response, limits=self._limits)  # type: ignore[assignment]
         return made
+
+
+class _Watched(Incoming):
+    """What one answer's socket receives, within the limits. ``held``, which keeps it open, is closed with it."""
+
+    def __init__(self, source: socket.socket, held: io.IOBase, limits: Limits) -> None:
+        super().__init__(source, limits.wait_s)
+        self._held = held
+        self._limits = limits
+        self._window: tuple[float, int] | None = None
+        self.deadline = time.monotonic() + limits.wait_s
+
+    def begin_body(self) -> None:
+        """The headers are here."""
+        self.deadline = time.monotonic() + self._limits.total_s
+        self._window = (0.0, 0)
+
+    def readinto(self, buffer: Any) -> int:
+        """As :class:`Incoming`; Unavailable when the body comes too slowly."""
+        begun = time.monotonic()
+        if self._window is None:
+            return super().readinto(buffer)
+        if begun >= self.deadline:
+            raise unavailable(f"it takes longer than {self._limits.total_s:g} s to send what was asked for")
+        size = super().readinto(buffer)
+        window_s, window_bytes = self._window[0] + time.monotonic() - begun, self._window[1] + size
+        if window_s > self._limits.stall_s and size:
+            if window_bytes < self._limits.stall_bytes:
+                least, within = self._limits.stall_bytes, self._limits.stall_s
+                raise unavailable(f"it sends too slowly: less than {least} bytes in {within:g} s")
+            window_s, window_bytes = 0.0, 0
+        self._window = (window_s, window_bytes)
+        return size
+
+    def close(self) -> None:
+        """Nothing more is read."""
+        self._held.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """Every byte of it is read through :class:`_Watched`."""
+
+    def __init__(self, source: socket.socket, *more: Any, limits: Limits, **named: Any) -> None:
+        super().__init__(source, *more, **named)
+        self.incoming = _Watched(source, self.fp, limits)
+        self.fp = io.BufferedReader(self.incoming, 65_536)
 
 
 class Download:
     """One answer's body. Close it."""
 
     def __init__(
-        self,
-        retriever: Retriever,
-        connection: http.client.HTTPConnection,
-        response: http.client.HTTPResponse,
-        limits: Limits,
+        self, retriever: Retriever, connection: http.client.HTTPConnection, response: _Response, line: Line
     ) -> None:
         self._retriever = retriever
         self._connection = connection
         self._response = response
-        self._limits = limits
-        self._waited_s = 0.0
-        self._window: tuple[float, int] = (0.0, 0)
+        self._line = line
         self.content_type = response.headers.get("content-type", "")
+        self.length: int | None = response.length
+        """In bytes, where the server says it."""
+        self.is_framed = response.length is not None or bool(response.chunked)
+        """Whether the end of the body can be told from a connection that broke."""
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it comes. Unavailable when it breaks off, or comes too slowly."""
         while data := self._read():
+            begun = time.monotonic()
             yield data
+            self._response.incoming.deadline += time.monotonic() - begun
         if self._response.length:
             raise unavailable("an image broke off")
 
     def close(self) -> None:
         """Leave the connection to the next one where it is fit for that."""
+        self._line.hold(None)
+        if self._response.length == 0:
+            self._response.close()
         if self._response.isclosed() and self._connection.sock is not None:
             self._retriever.put_back(self._connection)
         else:
@@ -149,23 +241,10 @@ class Download:
             self._connection.close()
 
     def _read(self) -> bytes:
-        begun = time.monotonic()
         try:
-            data = self._response.read1(_READ)
+            return self._response.read1(_READ)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise unavailable(f"an image broke off: {type(error).__name__}") from error
-        waited = time.monotonic() - begun
-        self._waited_s += waited
-        window_s, window_bytes = self._window[0] + waited, self._window[1] + len(data)
-        if window_s > self._limits.stall_s and data:
-            if window_bytes < self._limits.stall_bytes:
-                least, within = self._limits.stall_bytes, self._limits.stall_s
-                raise unavailable(f"it sends too slowly: less than {least} bytes in {within:g} s")
-            window_s, window_bytes = 0.0, 0
-        self._window = (window_s, window_bytes)
-        if self._waited_s > self._limits.total_s:
-            raise unavailable(f"it takes longer than {self._limits.total_s:g} s to send what was asked for")
-        return data
+            raise unavailable(f"an image broke off: {why_unreachable(error)}") from error
 
 
 def problem(status: int, retry_after: str | None = None) -> MipError | None:

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from medical_image_processing.dicom.identity import read_identity
 from medical_image_processing.pacs.catalogue import Catalogue, Found, Stamp
-from medical_image_processing.pacs.header import read_identity
 
 _BATCH = 200
 # A file may have become a link since it was listed, or a pipe, which would block. Windows has neither flag.

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from medical_image_processing.dicom.identity import Identity, read_identity
 from medical_image_processing.errors import MipError, PermanentError, Unavailable
 from medical_image_processing.pacs.dicomweb import DicomwebArchive
-from medical_image_processing.pacs.header import Identity, read_identity
 from medical_image_processing.pacs.instances import Instance
 from medical_image_processing.pacs.retrieve import problem, unavailable
 
@@ -32,9 +32,13 @@ class DicomwebWriter:
     def __init__(self, archive: DicomwebArchive) -> None:
         self._archive = archive
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         """Send the instance, unless the server has it."""
         found = await asyncio.to_thread(_identify, file)
+        if study_id and found.study_uid != study_id:
+            raise PermanentError(
+                "STORE_REFUSED", "the result is not of the study that its job was given; nothing was sent"
+            )
         if await self._archive.has(Instance(found.study_uid, found.series_uid, found.sop_uid)):
             return
         boundary = secrets.token_hex(16)
@@ -51,7 +55,7 @@ class FolderWriter:
     def __init__(self, folder: Path, below: str = RESULTS_FOLDER) -> None:
         self._folder = folder / below
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         """Copy the instance, unless it is there."""
         found = await asyncio.to_thread(_identify, file)
         try:
@@ -84,7 +88,7 @@ class FolderWriter:
 class NoWriter:
     """Where results have no PACS to go back into."""
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         """It can't."""
         raise PermanentError(
             "STORE_REFUSED", "the sample images are no PACS: start `mip up` with --pacs to store results"

@@ -42,9 +42,11 @@ class ResultFiles(Protocol):
 class PacsWriter(Protocol):
     """Where DICOM instances can be stored."""
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         """Store an instance, whole or not at all; one that is there already is left, or replaced by its like.
 
+        ``study_id`` is the job's, "" where nobody knows it: where the PACS names studies by their UIDs, the
+        instance must be of that one.
         PermanentError when it can't be, as ``NOT_DICOM``, ``STORE_REFUSED``; TransientError when the PACS is in
         trouble.
         """

@@ -65,8 +65,9 @@ class Pacs:
         self.fault: Exception | None = None
         self.gate = asyncio.Barrier(1)
 
-    async def store(self, file: Path) -> None:
+    async def store(self, file: Path, study_id: str) -> None:
         """Note the instance's UID (ports.storing.PacsWriter)."""
+        assert study_id == "s", "the job's own"
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault

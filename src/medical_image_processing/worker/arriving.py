@@ -1,4 +1,5 @@
-"""The files of a series while they arrive: their reader decodes the first ones while the last are on their way."""
+"""The files of a series while they arrive: their reader parses the first ones' headers while the last are on their
+way, and decodes once all are here."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from medical_image_processing.dicom.image import Image
@@ -22,12 +23,16 @@ _NEWEST_WEIGHT = 0.2
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job with its input: the image, or for series, whose decoding uses all cores, the files."""
+    """A job with its input: the image, or for series, whose decoding uses all cores, the files.
+
+    ``fetch_again`` gets the files past what is kept on the way, for when they turn out to be damaged.
+    """
 
     attempt: Attempt
     image: Image | None
     files: list[bytes]
     durations_ms: dict[str, float]
+    fetch_again: Callable[[], list[bytes]] | None = None
 
 
 class Backlog:

@@ -6,11 +6,19 @@ import logging
 import random
 import threading
 import time
+from functools import partial
 
 from pydantic import ValidationError
 
+from medical_image_processing.dicom.image import Image
 from medical_image_processing.dicom.read import read_image
-from medical_image_processing.errors import AlgorithmFailed, MipError, PermanentError, TransientError
+from medical_image_processing.errors import (
+    AlgorithmFailed,
+    InputRejected,
+    MipError,
+    PermanentError,
+    TransientError,
+)
 from medical_image_processing.model.job import Scope
 from medical_image_processing.worker import log
 from medical_image_processing.worker.aws import Received, SqsClient
@@ -18,7 +26,7 @@ from medical_image_processing.worker.backlog import Backlog, Prepared
 from medical_image_processing.worker.courier import Courier
 from medical_image_processing.worker.http import HttpClient
 from medical_image_processing.worker.leases import Attempt, Leases
-from medical_image_processing.worker.pacs import INPUT_TIMEOUT_S, PacsClient
+from medical_image_processing.worker.pacs import DAMAGED, INPUT_TIMEOUT_S, PacsClient
 
 _WAIT_S = 20
 _LONGEST_PAUSE_S = 30.0
@@ -123,8 +131,7 @@ class Fetcher(threading.Thread):
             files = self._pacs.fetch(job)
             fetched = time.perf_counter()
             self._begin(attempt, "decoding", self._decode_limit_s)
-            is_one = job.pacs.scope is Scope.IMAGE
-            image = read_image(files[0], max_bytes=self._max_volume_bytes) if is_one else None
+            image = self._decoded(attempt, files[0]) if job.pacs.scope is Scope.IMAGE else None
         except PermanentError as error:
             self._courier.fail(attempt, error)
         except TransientError as error:
@@ -139,11 +146,26 @@ class Fetcher(threading.Thread):
             durations = {"fetch": 1e3 * (fetched - begun)}
             if image is not None:
                 durations["decode"] = 1e3 * (time.perf_counter() - fetched)
-            self._backlog.put(Prepared(attempt, image, files if image is None else [], durations))
+            again = partial(self._pacs.fetch_again, job)
+            self._backlog.put(Prepared(attempt, image, files if image is None else [], durations, again))
             return
         finally:
             self._step = None
         self._backlog.done(attempt)
+
+    def _decoded(self, attempt: Attempt, data: bytes) -> Image:
+        """Of one that can't be read, what the PACS itself has: what was kept on the way may be damaged."""
+        try:
+            return read_image(data, max_bytes=self._max_volume_bytes)
+        except InputRejected as error:
+            if error.code not in DAMAGED:
+                raise
+            self._begin(attempt, "fetching", INPUT_TIMEOUT_S + _FETCH_GRACE_S)
+            [again] = self._pacs.fetch_again(attempt.job)
+            if again == data:
+                raise
+        self._begin(attempt, "decoding", self._decode_limit_s)
+        return read_image(again, max_bytes=self._max_volume_bytes)
 
     def _begin(self, attempt: Attempt, doing: str, limit_s: float) -> None:
         error = AlgorithmFailed(

@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from medical_image_processing.errors import InputRejected, Unavailable
+from medical_image_processing.incoming import Incoming
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
@@ -203,30 +204,6 @@ class _ClosedBeforeAnswer(Exception):
     """The other side closed before the first byte of an answer."""
 
 
-class _Incoming(io.RawIOBase):
-    """What a socket receives, each wait ended by the read timeout and all of them by ``deadline``."""
-
-    def __init__(self, source: socket.socket, read_timeout_s: float) -> None:
-        self._socket = source
-        self._read_timeout_s = read_timeout_s
-        self.deadline = float("inf")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left_s = self.deadline - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("it sends too slowly")
-        if left_s >= self._read_timeout_s:
-            return self._socket.recv_into(buffer)
-        self._socket.settimeout(left_s)
-        try:
-            return self._socket.recv_into(buffer)
-        finally:
-            self._socket.settimeout(self._read_timeout_s)
-
-
 class _Connection:
     """One connection, one request at a time."""
 
@@ -237,7 +214,7 @@ class _Connection:
         except OSError as error:
             raise ConnectionFailed(origin, _reason(error)) from error
         self._socket.settimeout(read_timeout_s)
-        self._incoming = _Incoming(self._socket, read_timeout_s)
+        self._incoming = Incoming(self._socket, read_timeout_s)
         self._file = io.BufferedReader(self._incoming, 65_536)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)

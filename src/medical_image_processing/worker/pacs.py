@@ -11,22 +11,24 @@ import logging
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from medical_image_processing.dicom import study
+from medical_image_processing.dicom.identity import are_uids, read_uids
 from medical_image_processing.dicom.multipart import Kind, Parts, location
 from medical_image_processing.dicom.read import read_header
 from medical_image_processing.errors import InputRejected, MipError, PermanentError, TransientError, Unavailable
-from medical_image_processing.model.job import JobError, JobMessage, Scope
+from medical_image_processing.model.job import JobMessage, Scope
 from medical_image_processing.worker import log
 from medical_image_processing.worker.arriving import ArrivingFiles, Unwanted
 from medical_image_processing.worker.aws import retried
-from medical_image_processing.worker.http import HttpClient, Response, Streamed, origin_of
+from medical_image_processing.worker.http import ConnectionFailed, HttpClient, Response, Streamed, origin_of
 
 _PARALLEL = 4
 INPUT_TIMEOUT_S = 300.0
@@ -34,9 +36,12 @@ INPUT_TIMEOUT_S = 300.0
 _MAX_LISTING_BYTES = 2**26
 _ATTEMPTS = 3
 _MOST_FILES = 100_000
-_MOST_SAID = 300
-_UID = re.compile(r"[0-9.]{1,64}")
-_FULL_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_MAX_ERROR_BYTES = 65_536
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{2,63}")
+_UID = re.compile(r"[0-2](\.[0-9]+)+")
+"""With an arc below its root, as no other id is likely to be written (PS3.5, section 9.1)."""
+DAMAGED = ("NOT_DICOM", "BAD_HEADER", "NO_PIXELS", "UNDECODABLE_PIXELS")
+"""Why an input can't be used where a fault on its way may be the cause: :meth:`PacsClient.fetch_again`."""
 _PATHS = (
     ". Where the PACS is a DICOMweb server, ids are DICOM UIDs (digits and dots), not paths: see `mip studies`"
 )
@@ -44,6 +49,9 @@ T = TypeVar("T")
 _NO_IMAGE = "NOT_AN_IMAGE"
 _REASONS = frozenset({"BURNED_IN_ANNOTATION", "NOT_DEIDENTIFIABLE", _NO_IMAGE})
 """Why the PACS API gives an algorithm that may not know the patient no image."""
+_MOST_MESSAGE = 500
+_AS_USUAL: Mapping[str, str] = {}
+_PAST_CACHE: Mapping[str, str] = {"cache-control": "no-cache"}
 _LINK_GONE = (401, 403, 404, 409, 410)
 
 
@@ -69,7 +77,8 @@ class PacsClient:
         and what is raised here may be raised there. Raises PermanentError ``IMAGE_NOT_FOUND``,
         ``SERIES_NOT_FOUND``, ``STUDY_NOT_FOUND``, ``PACS_DENIED``, ``PACS_REFUSED``; InputRejected
         ``TOO_LARGE``, ``NO_PIXELS``, ``BURNED_IN_ANNOTATION``, ``NOT_DEIDENTIFIABLE``, ``NOT_AN_IMAGE``;
-        TransientError ``PACS_UNAVAILABLE``.
+        TransientError ``PACS_UNAVAILABLE``, and ``PACS_WRONG_IMAGE`` for what is of another study, series or image
+        than ``job`` names by UID; or what the PACS API states.
         """
         deadline = time.monotonic() + INPUT_TIMEOUT_S
         try:
@@ -79,36 +88,48 @@ class PacsClient:
                 job, deadline
             )  # moved or replaced just now; and what is gone for good gets no new link
 
-    def _fetch(self, job: JobMessage, deadline: float) -> list[bytes]:
+    def fetch_again(self, job: JobMessage) -> list[bytes]:
+        """As :meth:`fetch`, image by image and past what is kept on the way, which may be damaged."""
+        return self._fetch(job, time.monotonic() + INPUT_TIMEOUT_S, _PAST_CACHE)
+
+    def _fetch(self, job: JobMessage, deadline: float, how: Mapping[str, str] = _AS_USUAL) -> list[bytes]:
         where = job.pacs
         images = f"{self._path}/studies/{quote(where.study_id)}/images"
         if where.scope is Scope.IMAGE:
             link = self._get_json(
                 job, f"{images}/{quote(where.series_id or '')}/{quote(where.image_id or '')}", deadline
             )
-            return [self._get_file(job, _url(link), self._max_bytes, deadline)]
+            return [self._get_file(job, _url(link), self._max_bytes, deadline, how)]
         if where.scope is Scope.SERIES:
-            return self._fetch_series(job, f"{images}?series_id={quote(where.series_id or '', safe='')}", deadline)
-        return self._fetch_study(job, images, deadline)
+            return self._fetch_whole(job, images, where.series_id or "", deadline, how)
+        return self._fetch_study(job, images, deadline, how)
 
-    def _fetch_study(self, job: JobMessage, images: str, deadline: float) -> list[bytes]:
+    def _fetch_study(self, job: JobMessage, images: str, deadline: float, how: Mapping[str, str]) -> list[bytes]:
         """Its largest series of inputs, told by the first image of each where the listing says which these are."""
         links = self._get_json(job, images, deadline)
         if (series := by_series(links, job.pacs.study_id)) is None:
-            return largest_series(self._fetch_listed(job, links, deadline))
+            return largest_series(self._fetch_listed(job, links, deadline, how))
         for series_id, its in sorted(series.items(), key=lambda item: (-len(item[1]), item[0])):
-            if self._is_input(job, its[0], deadline):
-                return self._fetch_series(job, f"{images}?series_id={quote(series_id, safe='')}", deadline)
+            if self._is_input(job, its[0], deadline, how):
+                return self._fetch_whole(job, images, series_id, deadline, how)
         raise _no_input()
 
-    def _is_input(self, job: JobMessage, link: Any, deadline: float) -> bool:
+    def _is_input(self, job: JobMessage, link: Any, deadline: float, how: Mapping[str, str]) -> bool:
         try:
-            data = self._get_file(job, _url(link), self._max_bytes, deadline)
+            data = self._get_file(job, _url(link), self._max_bytes, deadline, how)
         except InputRejected as error:
             if error.code != _NO_IMAGE:
                 raise
             return False  # a report, which is not given to those who may not know the patient
         return study.is_input(read_header(data))
+
+    def _fetch_whole(
+        self, job: JobMessage, images: str, series_id: str, deadline: float, how: Mapping[str, str]
+    ) -> list[bytes]:
+        listing = f"{images}?series_id={quote(series_id, safe='')}"
+        if how is _AS_USUAL:
+            return self._fetch_series(job, listing, deadline)
+        return self._fetch_listed(job, self._get_json(job, listing, deadline), deadline, how)
 
     def _fetch_series(self, job: JobMessage, listing: str, deadline: float) -> list[bytes]:
         """As one download that goes on while its first files are read; where there are only links, by these."""
@@ -119,7 +140,8 @@ class PacsClient:
                 left = _left(deadline)
                 call = self._http.stream(self._origin, f"{listing}&bundle=1", headers, total_s=left)
                 answer = stack.enter_context(call)
-                _check_status(answer.status, job, lambda: _whole(answer))
+                if answer.status >= 300:
+                    _check_status(answer.status, _whole(answer, _MAX_ERROR_BYTES), job)
                 return answer
 
             try:
@@ -157,7 +179,7 @@ class PacsClient:
         connection: ExitStack,
     ) -> None:
         """Put the answer's files into ``files``; those that it lacks in the end by their own links."""
-        arrival = _Arrival(files, self._max_bytes, deadline)
+        arrival = _Arrival(files, self._max_bytes, deadline, partial(_check_uids, job))
         try:
             try:
                 with connection:
@@ -187,10 +209,12 @@ class PacsClient:
             most = max(0, self._max_bytes - arrival.size)
             arrival.put(link["key"], self._get_file(job, _url(link), most, arrival.deadline))
 
-    def _fetch_listed(self, job: JobMessage, links: Any, deadline: float) -> list[bytes]:
+    def _fetch_listed(
+        self, job: JobMessage, links: Any, deadline: float, how: Mapping[str, str] = _AS_USUAL
+    ) -> list[bytes]:
         if not isinstance(links, list):
             raise _nonsense()
-        return self._get_files(job, [_url(link) for link in links], deadline)
+        return self._get_files(job, [_url(link) for link in links], deadline, how)
 
     def _headers(self, job: JobMessage) -> dict[str, str]:
         return {"x-api-key": self._key, "x-job-id": job.job_id}
@@ -210,7 +234,9 @@ class PacsClient:
         except ValueError as error:
             raise _nonsense() from error
 
-    def _get_file(self, job: JobMessage, url: str, max_bytes: int, deadline: float) -> bytes:
+    def _get_file(
+        self, job: JobMessage, url: str, max_bytes: int, deadline: float, how: Mapping[str, str] = _AS_USUAL
+    ) -> bytes:
         absolute = urljoin(f"{self._base}/", url)
         parts = urlsplit(absolute)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -218,7 +244,7 @@ class PacsClient:
         def ask() -> Response:
             left = _left(deadline)
             origin = origin_of(f"{parts.scheme}://{parts.netloc}")
-            response = self._http.request("GET", origin, target, {}, max_bytes=max_bytes, total_s=left)
+            response = self._http.request("GET", origin, target, how, max_bytes=max_bytes, total_s=left)
             return response if response.status in _LINK_GONE else _checked(response, job)
 
         response = _from_pacs(ask)
@@ -226,9 +252,10 @@ class PacsClient:
             raise _LinkGone(
                 "PACS_UNAVAILABLE", "the PACS lists an image that it does not give; was it removed just now?"
             )
+        _check_uids(job, response.body)
         return response.body
 
-    def _get_files(self, job: JobMessage, urls: list[str], deadline: float) -> list[bytes]:
+    def _get_files(self, job: JobMessage, urls: list[str], deadline: float, how: Mapping[str, str]) -> list[bytes]:
         if not urls:
             raise _not_found(job)
         total = 0
@@ -238,7 +265,7 @@ class PacsClient:
             nonlocal total
             # Several threads may pass the limit together by a few files; what matters is that it ends there.
             try:
-                data = self._get_file(job, url, max(0, self._max_bytes - total), deadline)
+                data = self._get_file(job, url, max(0, self._max_bytes - total), deadline, how)
             except InputRejected as error:
                 if error.code != _NO_IMAGE or job.pacs.scope is not Scope.STUDY:
                     raise
@@ -270,7 +297,7 @@ def by_series(links: Any, study_id: str) -> dict[str, list[Any]] | None:
         key = link.get("key") if isinstance(link, dict) else None
         study_uid, _, rest = key.partition("/") if isinstance(key, str) else ("", "", "")
         series_uid, _, image = rest.partition("/")
-        if study_uid != study_id or not image or not all(map(_FULL_UID.fullmatch, (study_uid, series_uid))):
+        if study_uid != study_id or not image or not all(map(_UID.fullmatch, (study_uid, series_uid))):
             return None
         series[series_uid].append(link)
     return series or None
@@ -293,8 +320,11 @@ def _no_input() -> InputRejected:
 class _Arrival:
     """Files of a series on their way into ``files``; ``keys`` are those that are there."""
 
-    def __init__(self, files: ArrivingFiles, max_bytes: int, deadline: float) -> None:
+    def __init__(
+        self, files: ArrivingFiles, max_bytes: int, deadline: float, check: Callable[[bytes], None]
+    ) -> None:
         self.files = files
+        self._check = check
         self.keys: set[str] = set()
         self.size = 0
         self.deadline = deadline
@@ -332,6 +362,7 @@ class _Arrival:
             raise Unavailable("PACS_UNAVAILABLE", "the PACS API sent an image twice, or too many of them")
         if not counted:
             self._count(len(data))
+        self._check(data)
 
         def postpone_all(seconds: float) -> None:
             self.deadline += seconds
@@ -352,18 +383,17 @@ def _from_pacs(ask: Callable[[], T]) -> T:
     """Asked again a little later, since most trouble is short; then the job goes back to its queue."""
     try:
         return retried(ask, attempts=_ATTEMPTS, first_delay_s=0.2)
-    except Unavailable as error:
-        message = error.message if error.code == "PACS_UNAVAILABLE" else f"the PACS API: {error.message}"
-        raise Unavailable("PACS_UNAVAILABLE", message) from error
+    except ConnectionFailed as error:
+        raise Unavailable("PACS_UNAVAILABLE", f"the PACS API: {error.message}") from error
     except ValueError as error:  # a link that is no http address
         raise _nonsense() from error
 
 
-def _whole(answer: Streamed) -> bytes:
+def _whole(answer: Streamed, most: int = _MAX_LISTING_BYTES) -> bytes:
     body = bytearray()
     for piece in answer.pieces:
         body += piece
-        if len(body) > _MAX_LISTING_BYTES:
+        if len(body) > most:
             raise _nonsense()
     return bytes(body)
 
@@ -386,39 +416,59 @@ def _nonsense() -> Unavailable:
 
 
 def _checked(response: Response, job: JobMessage) -> Response:
-    _check_status(response.status, job, lambda: response.body)
+    _check_status(response.status, response.body, job)
     return response
 
 
-def _check_status(status: int, job: JobMessage, body: Callable[[], bytes]) -> None:
+def _check_status(status: int, body: bytes, job: JobMessage) -> None:
+    """What the PACS API says is wrong (CONTRACT.md); where it is another that says nothing, its status."""
     if status < 300:
         return
     if status == 404:
         raise _not_found(job)
     if status in (401, 403):
         raise PermanentError("PACS_DENIED", "the PACS API refuses the algorithm's key; check PACS_API_KEY")
+    code, message = _said(body)
     if status >= 500 or status in (408, 429):
-        said = _stated(body())
-        known = said is not None and said.code in ("PACS_UNAVAILABLE", "PACS_REFUSED")
-        message = said.message[:_MOST_SAID] if said is not None and known else f"the PACS API answers {status}"
-        raise Unavailable("PACS_UNAVAILABLE", message)
-    if status == 422 and (stated := _stated(body())) is not None and stated.code in _REASONS:
-        raise InputRejected(stated.code, stated.message)
-    raise PermanentError("PACS_REFUSED", f"the PACS API refuses the request with {status}; check the ids")
+        raise Unavailable(code or "PACS_UNAVAILABLE", message or f"the PACS API answers {status}")
+    if code in _REASONS:
+        raise InputRejected(code, message)
+    refused = f"the PACS API refuses the request with {status}; check the ids"
+    raise PermanentError(code or "PACS_REFUSED", message or refused)
 
 
-def _stated(body: bytes) -> JobError | None:
-    """The reason that the PACS API gives; None for anything else."""
+def _said(body: bytes) -> tuple[str, str]:
+    """Code and message of an error; "" for what is none."""
     try:
-        return JobError.model_validate(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+        error = json.loads(body[:_MAX_ERROR_BYTES])["error"]
+        code, message = error["code"], error["message"]
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+        return "", ""
+    if not isinstance(code, str) or not isinstance(message, str) or not _CODE.fullmatch(code):
+        return "", ""
+    return code, "".join(filter(str.isprintable, message))[:_MOST_MESSAGE]
+
+
+def _check_uids(job: JobMessage, data: bytes) -> None:
+    """Unavailable when the file says to be of another study, series or image than the job names by UID.
+
+    A file that says nothing is left to its reader, which states what is wrong with it.
+    """
+    if (uids := read_uids(data)) is None:
+        return
+    ids = (job.pacs.study_id, job.pacs.series_id, job.pacs.image_id)
+    if any(asked and _UID.fullmatch(asked) and asked != said for asked, said in zip(ids, uids, strict=True)):
+        raise Unavailable(
+            "PACS_WRONG_IMAGE",
+            "the PACS gave an image of another Study, Series or SOP Instance UID than the job's; nothing of it "
+            "was used",
+        )
 
 
 def _not_found(job: JobMessage) -> MipError:
     where, scope = job.pacs, job.pacs.scope.value
     ids = [text for text in (where.study_id, where.series_id, where.image_id) if text is not None]
-    hint = "" if all(_UID.fullmatch(text) for text in ids) else _PATHS
+    hint = "" if are_uids(*ids) else _PATHS
     named = {
         "image": "study_id, series_id and image_id",
         "series": "study_id and series_id",

@@ -15,7 +15,7 @@ from typing import Any
 from medical_image_processing import naming
 from medical_image_processing.dicom.image import Image
 from medical_image_processing.dicom.read import drain_series
-from medical_image_processing.errors import AlgorithmFailed, MipError, TransientError
+from medical_image_processing.errors import AlgorithmFailed, InputRejected, MipError, TransientError
 from medical_image_processing.model.algorithm import OutputKind
 from medical_image_processing.model.job import JobMessage
 from medical_image_processing.processing.base import Processor
@@ -27,6 +27,7 @@ from medical_image_processing.worker.config import WorkerConfig
 from medical_image_processing.worker.courier import Courier, Upload
 from medical_image_processing.worker.leases import Attempt, Leases
 from medical_image_processing.worker.outputs import Outputs
+from medical_image_processing.worker.pacs import DAMAGED
 
 
 class Runner(threading.Thread):
@@ -92,10 +93,10 @@ class Runner(threading.Thread):
         begun = clock()
         image = prepared.image
         if image is None:
-            files, allocate = prepared.files, self._processor.allocate
-            image = drain_series(files, allocate=allocate, max_bytes=self._config.max_volume_bytes)
+            files = prepared.files
+            image = self._drained(prepared)
             if isinstance(files, ArrivingFiles):
-                durations["fetch"] = 1e3 * files.took_s  # most of it while the first ones were decoded
+                durations["fetch"] = 1e3 * files.took_s  # while their headers were read
             durations["decode"] = 1e3 * (clock() - begun)
         begun = clock()
         result = self._run(prepared.attempt, image)
@@ -108,6 +109,17 @@ class Runner(threading.Thread):
         source = report.Source(image.source_uids, len(image.gaps))
         message = partial(self._result, prepared.attempt, keys, source, durations, result.get("meta"))
         return Upload({keys[kind]: data for kind, data in written.items()}, message)
+
+    def _drained(self, prepared: Prepared) -> Image:
+        drain = partial(drain_series, allocate=self._processor.allocate, max_bytes=self._config.max_volume_bytes)
+        try:
+            return drain(prepared.files)
+        except InputRejected as error:
+            if error.code not in DAMAGED or prepared.fetch_again is None:
+                raise
+            log.event(f"the series is fetched again: {error}", level=logging.WARNING)
+        close_files(prepared.files)
+        return drain(prepared.fetch_again())
 
     def _run(self, attempt: Attempt, image: Image) -> Any:
         meta = image.meta() | {

@@ -8,6 +8,7 @@ it is done or failed has said it.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from botocore.exceptions import IncompleteReadError
 
 from medical_image_processing.engines.aws.clients import AwsClient, Refused
 from medical_image_processing.engines.aws.job_items import TO_STORE, is_to_store, moment, to_job
-from medical_image_processing.engines.aws.tables import ConditionFailed, Table
+from medical_image_processing.engines.aws.tables import ConditionFailed, Item, Table
 from medical_image_processing.errors import NotFound, PermanentError, Unavailable
 from medical_image_processing.model.job import Job, JobError, StoreStatus
 
@@ -49,7 +50,7 @@ class DynamoResultsToStore:
         # The index follows the table within moments.
         found = await self._table.get_all({"job_id": key["job_id"]} for key in keys)
         due = [item for item in found if is_to_store(item) and item["store_at"] <= until]
-        return [to_job(item) for item in sorted(due, key=lambda item: str(item["store_at"]))]
+        return [_to_store(item) for item in sorted(due, key=lambda item: str(item["store_at"]))]
 
     async def wait_for_due(self, *, at_most_s: float) -> None:
         """That long: nothing tells of a job that ended, and each look has its price."""
@@ -83,6 +84,10 @@ class DynamoResultsToStore:
             )
         except ConditionFailed:
             return
+
+
+def _to_store(item: Item) -> Job:
+    return to_job(item).model_copy(update={"study_id": json.loads(item["body"])["pacs"]["study_id"]})
 
 
 class S3ResultFiles:

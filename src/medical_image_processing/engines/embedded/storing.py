@@ -30,6 +30,10 @@ class Way:
     error: str
 
 
+_ASKED_FOR = "json_extract(body, '$.pacs.study_id')"
+# An algorithm with deidentify was told a pseudonym of it.
+_STUDY = f"coalesce((SELECT name FROM pseudonyms WHERE pseudonym = {_ASKED_FOR}), {_ASKED_FOR})"  # noqa: S608
+
 TO_PACS = Way("stored", "store_at", "store_attempts", "store_error")
 TO_NODE = Way("sent", "send_at", "send_attempts", "send_error")
 
@@ -43,7 +47,8 @@ class SqliteResultsToStore:
         self._woken = asyncio.Event()
         # Column names can't be parameters; these are the constants above.
         self._due = (
-            f"SELECT * FROM jobs WHERE {way.status} = 'pending' AND {way.at} <= ? ORDER BY {way.at} LIMIT ?"  # noqa: S608
+            f"SELECT *, {_STUDY} AS study_id FROM jobs"  # noqa: S608
+            f" WHERE {way.status} = 'pending' AND {way.at} <= ? ORDER BY {way.at} LIMIT ?"
         )
         self._next = f"SELECT min({way.at}) AS at FROM jobs WHERE {way.status} = 'pending'"  # noqa: S608
         self._note = (
@@ -58,7 +63,8 @@ class SqliteResultsToStore:
 
     async def due(self, *, limit: int) -> Sequence[Job]:
         """Those whose time has come, the longest due first."""
-        return [read_job(row) for row in self._database.read(self._due, self._clock(), limit)]
+        rows = self._database.read(self._due, self._clock(), limit)
+        return [read_job(row).model_copy(update={"study_id": row["study_id"]}) for row in rows]
 
     async def wait_for_due(self, *, at_most_s: float) -> None:
         """Until a job ended, or the next one that was put off is due."""

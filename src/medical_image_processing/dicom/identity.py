@@ -1,5 +1,6 @@
 """Who a DICOM file is, read without its pixels and without looking at any patient attribute.
 
+Called by the PACS API on files in a folder and on what a server sends, and by the worker on what it was given.
 The elements are walked here and not by pydicom: its warnings about damaged headers quote the values, of
 which a broken length can make the patient's name and more (law A3). It is also several times faster.
 """
@@ -28,16 +29,8 @@ _SERIES_INSTANCE_UID = 0x0020_000E
 _IMAGE_POSITION = 0x0020_0032
 _IMAGE_ORIENTATION = 0x0020_0037
 _FILE_META = frozenset({_MEDIA_STORAGE_SOP_CLASS_UID, _TRANSFER_SYNTAX_UID})
-_IDENTITY = frozenset(
-    {
-        _SOP_CLASS_UID,
-        _SOP_INSTANCE_UID,
-        _STUDY_INSTANCE_UID,
-        _SERIES_INSTANCE_UID,
-        _IMAGE_POSITION,
-        _IMAGE_ORIENTATION,
-    }
-)
+_UIDS = frozenset({_SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID})
+_IDENTITY = _UIDS | {_SOP_CLASS_UID, _IMAGE_POSITION, _IMAGE_ORIENTATION}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 
 _DICOMDIR = "1.2.840.10008.1.3.10"
@@ -49,6 +42,7 @@ _LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _UNDEFINED = 0xFFFF_FFFF
 # Digits and dots by PS3.5 9.1; anonymizers in the field also write letters.
 _UID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DICOM_UID = re.compile(r"[0-9.]{1,64}")
 _VALUE_BYTES = 256
 _MAX_ELEMENTS = 200_000
 _INFLATED_BYTES = 1 << 20
@@ -75,15 +69,8 @@ def read_identity(file: BinaryIO) -> Identity | None:
     None when it is no DICOM file (PS3.10 7.1), or a DICOMDIR. A broken header gives what can be read of
     it: whoever fetches the file by its path learns from the reader what is wrong. Only OSError is raised.
     """
-    if file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] != b"DICM":
+    if (raw := _values(file, _IDENTITY, last=_IMAGE_ORIENTATION)) is None:
         return None
-    meta = dict(_elements(file, _FILE_META, last=0x0002_FFFF))
-    if _uid(meta.get(_MEDIA_STORAGE_SOP_CLASS_UID)) == _DICOMDIR:
-        return None
-    syntax = _uid(meta.get(_TRANSFER_SYNTAX_UID))
-    if syntax == _DEFLATED:
-        file = _inflated(file)
-    raw = dict(_elements(file, _IDENTITY, last=_IMAGE_ORIENTATION, big_endian=syntax == _BIG_ENDIAN))
     return Identity(
         study_uid=_uid(raw.get(_STUDY_INSTANCE_UID)),
         series_uid=_uid(raw.get(_SERIES_INSTANCE_UID)),
@@ -91,6 +78,38 @@ def read_identity(file: BinaryIO) -> Identity | None:
         position=_position(raw.get(_IMAGE_POSITION), raw.get(_IMAGE_ORIENTATION)),
         sop_class_uid=_uid(raw.get(_SOP_CLASS_UID)),
     )
+
+
+def read_uids(head: bytes) -> tuple[str, str, str] | None:
+    """Study, Series and SOP Instance UID in a DICOM file that begins with ``head``.
+
+    Those of its data set, which is what readers go by, whatever its file meta information says. None where any of
+    them is missing: it may be in the bytes that follow, or the file is none that can be named.
+    """
+    raw = _values(BytesIO(head), _UIDS, last=_SERIES_INSTANCE_UID) or {}
+    study, series, sop = (
+        _uid(raw.get(tag)) for tag in (_STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID, _SOP_INSTANCE_UID)
+    )
+    return (study, series, sop) if study and series and sop else None
+
+
+def are_uids(*texts: str) -> bool:
+    """Whether each is written as a DICOM UID (PS3.5, section 9.1)."""
+    return all(_DICOM_UID.fullmatch(text) for text in texts)
+
+
+def distance_along_normal(position: Sequence[float], orientation: Sequence[float]) -> float:
+    """How far an image plane is from the origin, in mm (PS3.3, C.7.6.2.1.1).
+
+    ``position`` and ``orientation`` are its Image Position and Image Orientation.
+    """
+    row_x, row_y, row_z, column_x, column_y, column_z = orientation
+    normal = (
+        row_y * column_z - row_z * column_y,
+        row_z * column_x - row_x * column_z,
+        row_x * column_y - row_y * column_x,
+    )
+    return sum(a * b for a, b in zip(normal, position, strict=True))
 
 
 @dataclass(frozen=True)
@@ -123,25 +142,23 @@ class Description:
 
 def read_description(file: BinaryIO) -> Description:
     """The description in the DICOM file open at its start."""
-    if file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] != b"DICM":
-        return Description("", "", "", "")
-    meta = dict(_elements(file, _FILE_META, last=0x0002_FFFF))
-    syntax = _uid(meta.get(_TRANSFER_SYNTAX_UID))
-    if syntax == _DEFLATED:
-        file = _inflated(file)
-    wanted = frozenset((_CHARACTER_SET, *_DESCRIBING))
-    raw = dict(_elements(file, wanted, last=_DESCRIBING[-1], big_endian=syntax == _BIG_ENDIAN))
+    raw = _values(file, frozenset((_CHARACTER_SET, *_DESCRIBING)), last=_DESCRIBING[-1]) or {}
     encoding = "utf-8" if b"192" in raw.get(_CHARACTER_SET, b"") else "latin-1"
     texts = (raw.get(tag, b"").decode(encoding, "replace").strip("\0 ") for tag in _DESCRIBING)
     return Description(*("".join(c for c in text if c.isprintable()) for text in texts))
 
 
-def read_stored_uid(file: BinaryIO) -> str:
-    """The Media Storage SOP Instance UID (PS3.10 7.1) of the file open at its start; "" where it has none."""
+def _values(file: BinaryIO, wanted: frozenset[int], *, last: int) -> dict[int, bytes] | None:
+    """The raw values of ``wanted``; None when the file open at its start is no DICOM file, or a DICOMDIR."""
     if file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] != b"DICM":
-        return ""
-    wanted = frozenset({_MEDIA_STORAGE_SOP_INSTANCE_UID})
-    return _uid(next((raw for _, raw in _elements(file, wanted, last=_MEDIA_STORAGE_SOP_INSTANCE_UID)), None))
+        return None
+    meta = dict(_elements(file, _FILE_META, last=0x0002_FFFF))
+    if _uid(meta.get(_MEDIA_STORAGE_SOP_CLASS_UID)) == _DICOMDIR:
+        return None
+    syntax = _uid(meta.get(_TRANSFER_SYNTAX_UID))
+    if syntax == _DEFLATED:
+        file = _inflated(file)
+    return dict(_elements(file, wanted, last=last, big_endian=syntax == _BIG_ENDIAN))
 
 
 def _elements(
@@ -175,7 +192,10 @@ def _elements(
         elif length == _UNDEFINED:
             depth += 1
         elif depth == 0 and tag in wanted and length <= _VALUE_BYTES:
-            yield tag, file.read(length)
+            value = file.read(length)
+            if len(value) < length:  # the half of a UID is another's
+                return
+            yield tag, value
         else:
             file.seek(length, os.SEEK_CUR)
 
@@ -194,16 +214,9 @@ def _uid(raw: bytes | None) -> str:
 
 def _position(position: bytes | None, orientation: bytes | None) -> float | None:
     try:
-        point = _numbers(position, 3)
-        row_x, row_y, row_z, column_x, column_y, column_z = _numbers(orientation, 6)
+        return distance_along_normal(_numbers(position, 3), _numbers(orientation, 6))
     except ValueError:
         return None
-    normal = (
-        row_y * column_z - row_z * column_y,
-        row_z * column_x - row_x * column_z,
-        row_x * column_y - row_y * column_x,
-    )
-    return sum(a * b for a, b in zip(normal, point, strict=True))
 
 
 def _numbers(raw: bytes | None, count: int) -> Sequence[float]:
