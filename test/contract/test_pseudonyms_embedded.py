@@ -13,7 +13,9 @@ SECRET = bytes(range(32))
 UID, PATH = "1.2.276.0.7230010.3.1", "DOE_JANE/ct/one.dcm"
 
 
-def test_n1_a_pseudonym_is_a_uid_the_same_after_a_restart_and_another_with_another_secret(tmp_path: Path) -> None:
+def test_n1_a_pseudonym_is_the_same_after_a_restart_and_another_with_another_secret(
+    tmp_path: Path,
+) -> None:
     async def run() -> None:
         database = Database(tmp_path / "mip.db")
         try:
@@ -22,7 +24,9 @@ def test_n1_a_pseudonym_is_a_uid_the_same_after_a_restart_and_another_with_anoth
             )
             for name in (UID, PATH):
                 assert first.of(name) == second.of(name) != other.of(name)
-                assert re.fullmatch(r"2\.25\.[1-9][0-9]{30,38}", first.of(name))
+                assert name not in first.of(name)
+            assert re.fullmatch(r"2\.25\.[1-9][0-9]{30,38}", first.of(UID))
+            assert re.fullmatch(r"[0-9a-f-]{36}", first.of(PATH)), "one that looks like a UID is compared with one"
             assert first.of(UID) != first.of(PATH)
         finally:
             await database.close()

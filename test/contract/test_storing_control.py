@@ -13,6 +13,7 @@ from medical_image_processing import naming
 from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
+from medical_image_processing.engines.embedded.objects import ObjectStore
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.storing import OutputFiles, SqliteResultsToStore
 from medical_image_processing.errors import MipError, PermanentError, Unavailable
@@ -75,7 +76,9 @@ class Place:
         self.jobs = SqliteJobs(self.database, self.queues, clock=lambda: 1000.0)
         self.to_store = FullDisk(self.database, clock=lambda: 1000.0)
         self.pacs = Pacs()
-        self.storing = Storing(self.to_store, OutputFiles(self.output, bucket=BUCKET), self.pacs)
+        self.storing = Storing(
+            self.to_store, OutputFiles(ObjectStore(self.output, bucket=BUCKET)), lambda _: self.pacs
+        )
 
     async def succeed(self, job_id: str, kinds: tuple[str, ...] = ("SC",), table: bool = False) -> None:
         """A job that made objects of these ``kinds``; before them, as the result itself, a ``table``."""

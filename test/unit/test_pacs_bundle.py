@@ -245,8 +245,8 @@ def test_a_server_that_sends_no_series_whole_is_asked_image_by_image(
 def test_of_a_study_only_the_largest_series_comes_and_in_one_request(
     pacs: Pacs, proxy: DicomwebProxy, orthanc: Orthanc
 ) -> None:
-    study, small, large = (generate_uid() for _ in range(3))
-    orthanc.store([*_slices(small, 2, study), *_slices(large, 3, study), _slice(small + ".1", 0, study)])
+    study, small, large, single = (generate_uid() for _ in range(4))
+    orthanc.store([*_slices(small, 2, study), *_slices(large, 3, study), _slice(single, 0, study)])
     job = _job(study).model_copy(update={"pacs": PacsRef(study_id=study, scope=Scope.STUDY)})
     files = _client(pacs).fetch(job)
     assert {pydicom.dcmread(BytesIO(file)).SeriesInstanceUID for file in files} == {large}

@@ -190,7 +190,7 @@ def test_a_worker_that_can_t_read_an_image_has_it_fetched_past_the_cache(tmp_pat
     with running as pacs:
         [fetched] = of(pacs).fetch(job("image"))
         assert fetched == half
-        fetcher = Fetcher("a", unused, of(pacs), unused, unused, unused, decode_limit_s=60)
+        fetcher = Fetcher("a", unused, of(pacs), unused, unused, unused, decode_limit_s=60, max_volume_bytes=2**30)
         with pytest.raises(InputRejected):  # it is as damaged in the PACS itself
             fetcher._decoded(attempt, half)
         liar.single = sends(IMAGES[0])

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from starlette.types import Receive, Send
 
 from medical_image_processing.dicom.identity import Description, read_description
-from medical_image_processing.errors import Conflict, NotFound
+from medical_image_processing.errors import Conflict, NotFound, Unavailable
 from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
 from medical_image_processing.pacs.bundle import Bundle, Packer, Piece, run_in
 from medical_image_processing.pacs.catalogue import ImageFile
@@ -79,9 +79,14 @@ class FolderArchive:
         packer = Packer()
         for image in images:
             packer.begin(image)
-            for data in self._files.blocks(image):
-                if (piece := packer.add(data)) is not None:
-                    yield piece
+            try:
+                for data in self._files.blocks(image):
+                    if (piece := packer.add(data)) is not None:
+                        yield piece
+            except NotFound as error:  # the series is there, or it would not have come to this
+                raise Unavailable(
+                    "PACS_UNAVAILABLE", "an image was removed while its series was read; it is listed anew"
+                ) from error
         yield packer.end()
 
     async def content(self, study_uid: str, series_uid: str, sop_uid: str) -> bytes:

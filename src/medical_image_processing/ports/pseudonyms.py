@@ -14,7 +14,7 @@ from typing import Protocol
 
 
 class Pseudonyms(Protocol):
-    """Pseudonyms are UIDs under 2.25 (DICOM PS3.5, B.2)."""
+    """Pseudonyms of UIDs are UIDs under 2.25 (DICOM PS3.5, B.2), those of other names UUIDs."""
 
     def of(self, name: str) -> str:
         """The pseudonym. It may leave the platform once :meth:`keep` has returned, and not before."""

@@ -31,6 +31,8 @@ from medical_image_processing.ports.jobs import Jobs, Report
 from medical_image_processing.ports.storing import ResultFiles, ResultsToStore
 
 ALGO = "liver"
+STUDY = "1.3.6.1.4.1.5962.1.2.1.20040119072730.12322"
+"""That of :func:`an_instance`."""
 RESULTS = (f"{ALGO}/s/one.dcm", f"{ALGO}/s/two.dcm")
 _DOWN = Unavailable("PACS_UNAVAILABLE", "it is down", retry_after_s=1)
 _PAUSES_S = (1, 2, 4, 8, 16, 32, 64, 128, 256, LAST_PAUSE_S, LAST_PAUSE_S)
@@ -67,7 +69,7 @@ class Pacs:
 
     async def store(self, file: Path, study_id: str) -> None:
         """Note the instance's UID (ports.storing.PacsWriter)."""
-        assert study_id == "s", "the job's own"
+        assert study_id == STUDY, "the job's own"
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault
@@ -100,7 +102,7 @@ async def end(
 
 async def accept(place: StoringPlace, job_id: str, *, store: bool = True) -> None:
     """A job that waits."""
-    pacs: dict[str, Any] = {"study_id": "s", "scope": "study"}
+    pacs: dict[str, Any] = {"study_id": STUDY, "scope": "study"}
     message = {"job_id": job_id, "client_id": "c", "algo_id": ALGO, "pacs": pacs, "store": store or None}
     await place.jobs.accept(JobMessage.model_validate(message), "fingerprint")
 

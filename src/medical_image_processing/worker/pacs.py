@@ -52,6 +52,8 @@ _REASONS = frozenset({"BURNED_IN_ANNOTATION", "NOT_DEIDENTIFIABLE", _NO_IMAGE})
 _MOST_MESSAGE = 500
 _AS_USUAL: Mapping[str, str] = {}
 _PAST_CACHE: Mapping[str, str] = {"cache-control": "no-cache"}
+_IDS_OF = {Scope.STUDY: 1, Scope.SERIES: 2, Scope.IMAGE: 3}
+"""How many of a job's ids name its input; what it says beyond them is of no account."""
 _LINK_GONE = (401, 403, 404, 409, 410)
 
 
@@ -456,8 +458,8 @@ def _check_uids(job: JobMessage, data: bytes) -> None:
     """
     if (uids := read_uids(data)) is None:
         return
-    ids = (job.pacs.study_id, job.pacs.series_id, job.pacs.image_id)
-    if any(asked and _UID.fullmatch(asked) and asked != said for asked, said in zip(ids, uids, strict=True)):
+    ids = (job.pacs.study_id, job.pacs.series_id, job.pacs.image_id)[: _IDS_OF[job.pacs.scope]]
+    if any(asked and _UID.fullmatch(asked) and asked != said for asked, said in zip(ids, uids, strict=False)):
         raise Unavailable(
             "PACS_WRONG_IMAGE",
             "the PACS gave an image of another Study, Series or SOP Instance UID than the job's; nothing of it "

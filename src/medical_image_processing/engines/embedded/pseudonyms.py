@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import sqlite3
 import uuid
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from medical_image_processing.engines.embedded.database import Database
 
 _MOST_REMEMBERED = 100_000
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 
 
 class SqlitePseudonyms:
@@ -25,11 +27,16 @@ class SqlitePseudonyms:
         self._kept: set[str] = set()
 
     def of(self, name: str) -> str:
-        """A UUID of version 8 (RFC 9562, 5.8) as a UID: 122 bits that nobody can compute without the secret."""
+        """A UUID of version 8 (RFC 9562, 5.8) as a UID: 122 bits that nobody can compute without the secret.
+
+        What is no UID, such as a path, gets what is none either: readers compare the UIDs that they were told with
+        those in the images.
+        """
         digest = bytearray(hmac.new(self._secret, name.encode(), "sha256").digest()[:16])
         digest[6] = digest[6] & 0x0F | 0x80
         digest[8] = digest[8] & 0x3F | 0x80
-        return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
+        made = uuid.UUID(bytes=bytes(digest))
+        return f"2.25.{made.int}" if _UID.fullmatch(name) else str(made)
 
     async def keep(self, names: Iterable[str]) -> None:
         """One transaction for all that is new."""
