@@ -57,7 +57,7 @@ def running_peer(
 def send(node: Node, file: Path = FILE) -> MipError | None:
     """What sending raised."""
     try:
-        asyncio.run(NodeWriter(node, "LIVER").store(file))
+        asyncio.run(NodeWriter(node, "LIVER").store(file, ""))
     except MipError as error:
         return error
     return None
