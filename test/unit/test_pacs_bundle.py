@@ -260,13 +260,14 @@ def test_of_a_study_only_the_largest_series_comes_and_in_one_request(
 @pytest.mark.parametrize(
     ("keys", "counts"),
     [
-        (["1.2/1.3/1.4", "1.2/1.5/1.6", "1.2/1.5/1.7"], {"1.3": 1, "1.5": 2}),
-        (["1.2/1.3/a.dcm"], {"1.3": 1}),
-        (["1.2/1.3/1.4", "1.2/ct/1.6"], None),
-        (["1.2/3/1.4"], None),
-        (["other/1.3/1.4"], None),
-        (["1.2/1.3"], None),
-        (["1.2/1.3/1.4", None], None),
+        (["1.2.9/1.3.9/1.4", "1.2.9/1.5.9/1.6", "1.2.9/1.5.9/1.7"], {"1.3.9": 1, "1.5.9": 2}),
+        (["1.2.9/1.3.9/a.dcm"], {"1.3.9": 1}),
+        (["1.2.9/1.3.9/1.4", "1.2.9/ct/1.6"], None),
+        (["1.2.9/3/1.4"], None),
+        (["1.2.9/2.5/1.4"], None),
+        (["other/1.3.9/1.4"], None),
+        (["1.2.9/1.3.9"], None),
+        (["1.2.9/1.3.9/1.4", None], None),
         ([], None),
     ],
 )
@@ -274,9 +275,9 @@ def test_the_series_of_a_study_are_told_from_keys_only_where_they_are_uids(
     keys: list[Any], counts: dict[str, int] | None
 ) -> None:
     links = [{"url": "u", "key": key} for key in keys]
-    found = by_series(links, "1.2")
+    found = by_series(links, "1.2.9")
     assert (found and {uid: len(its) for uid, its in found.items()}) == counts
-    assert by_series([*links, "nonsense"], "1.2") is None
+    assert by_series([*links, "nonsense"], "1.2.9") is None
 
 
 def test_a_pacs_that_is_down_is_said_to_be_so(pacs: Pacs, proxy: DicomwebProxy) -> None:

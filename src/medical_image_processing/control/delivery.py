@@ -127,7 +127,9 @@ class Delivery:
         try:
             async with self._room:
                 made = await self._with_patient(report)
-                await self._finish([made], again={report.job_id} if message.receive_count > 1 else set())
+                await self._finish(
+                    [] if made is None else [made], again={report.job_id} if message.receive_count > 1 else set()
+                )
                 await self._queues.delete(naming.RESULTS_QUEUE, [message.receipt_handle])
         except TransientError as error:
             _LOG.warning("the result of job %s waits for its patient: %s", report.job_id, error)
@@ -138,12 +140,15 @@ class Delivery:
         finally:
             self._beside.pop(report.job_id, None)
 
-    async def _with_patient(self, report: Report) -> Report:
-        """The report with objects of the patient, or the failure to make them. TransientError: not now."""
+    async def _with_patient(self, report: Report) -> Report | None:
+        """The report with objects of the patient, or the failure to make them; None for one that comes too late.
+
+        TransientError: not now.
+        """
         assert self._reidentification is not None and report.result is not None
         job = await self._jobs.get(report.job_id)
         if job is None or job.algo_id != report.algo_id or job.finished_at is not None:
-            return report  # it changes nothing
+            return None  # never as it is: the job may be replayed before it were applied
         try:
             result = await self._reidentification.of_patient(report.job_id, report.algo_id, report.result)
             return replace(report, result=result)

@@ -10,16 +10,25 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.uid import JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1
+from pydicom.uid import (
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
 
 from medical_image_processing.errors import InputRejected
 
 Pixels = npt.NDArray[Any]
 
 SYNTAXES = frozenset({JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1})
+TRUSTING_SYNTAXES = frozenset({JPEGBaseline8Bit, JPEGLSLossless, JPEGLSNearLossless})
+"""Those whose decoders, which are others, make room for whatever a frame says of its size."""
 
 # Start of frame markers with what follows them: ITU-T T.81 B.2.2. C4, C8 and CC are something else.
-_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_FRAME_MARKERS = (frozenset(range(0xC0, 0xD0)) | {0xF7}) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
@@ -40,6 +49,12 @@ def decode_frame(frame: bytes, shape: tuple[int, int, int], bits_allocated: int)
     if decoded.shape != (shape if shape[2] > 1 else shape[:2]):
         raise broken()
     return decoded.astype(np.uint8 if bits_allocated == 8 else np.uint16, copy=False)
+
+
+def check_frame(frame: bytes, shape: tuple[int, int, int]) -> None:
+    """As :func:`decode_frame`, before another decoder believes what the frame says of its size."""
+    if tuple(_read_start_of_frame(frame)[1:]) != shape:
+        raise broken()
 
 
 def broken() -> InputRejected:

@@ -179,6 +179,8 @@ def decode(dataset: FileDataset, max_bytes: int | None = None) -> Pixels:
         stored = _decode_jpeg_2000(encoded, layout)
     if stored is None and syntax in jpeg.SYNTAXES:
         stored = _decode_jpeg(encoded, layout)
+    if stored is None and syntax in jpeg.TRUSTING_SYNTAXES:
+        _check_frames(encoded, layout)
     if stored is None:
         stored = _decode_any(dataset, layout, syntax)
     if max_bytes is not None and stored.size * _FLOAT_BYTES > max_bytes and not _stay_short(stored, dataset):
@@ -324,6 +326,16 @@ def _decode_jpeg(encoded: bytes, layout: Layout) -> Pixels | None:
         return _luminance(decoded)
     kind = np.dtype(f"{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}")
     return without_unused_bits(decoded.view(kind), layout)
+
+
+def _check_frames(encoded: bytes, layout: Layout) -> None:
+    try:
+        for frame in generate_frames(encoded, number_of_frames=layout.frames):
+            jpeg.check_frame(frame, (layout.rows, layout.columns, layout.samples))
+    except InputRejected:
+        raise
+    except Exception as error:
+        raise jpeg.broken() from error
 
 
 def _decode_any(dataset: FileDataset, layout: Layout, syntax: Any) -> Pixels:

@@ -33,7 +33,7 @@ ServeFile = Callable[[Request, Headers, Receive, Send], Awaitable[None]]
 class ReadableArchive(Archive[Any], Protocol):
     """An archive whose instances can be read here."""
 
-    async def content(self, study_uid: str, series_uid: str, sop_uid: str) -> bytes:
+    async def content(self, study_uid: str, series_uid: str, sop_uid: str, *, past_cache: bool = False) -> bytes:
         """The instance's file. Raises as :meth:`Archive.image`."""
 
 
@@ -117,7 +117,8 @@ class DeidentifiedArchive:
         self._links.check(token, request.query("expires") or "", request.query("signature") or "")
         study, series, sop = await self._real(*token.split("/")[1:])
         async with self._room:  # one that waits has not read its instance yet
-            data = await self._made(await self._archive.content(study, series, sop))
+            past_cache = "no-cache" in (request.header(b"cache-control") or "")
+            data = await self._made(await self._archive.content(study, series, sop, past_cache=past_cache))
         await send_start(send, 200, len(data), b"application/dicom", cors)
         await send({"type": "http.response.body", "body": data})
 

@@ -50,6 +50,8 @@ _FREE_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT"})
 _LONG_TEXT = frozenset({"LT", "PN", "ST", "UC", "UR", "UT"})
 _CODE_VALUES = (0x00080119, 0x00080120)
 """Long Code Value and URN Code Value, of a coding scheme."""
+_ORDERS = (0x00401006, 0x00401007, 0x00402006, 0x00402007, 0x00181003)
+"""Retired numbers of orders, and of a device: the table has only those that took their place."""
 _DUMMY_TIMES = {"DA": "19000101", "DT": "19000101000000", "TM": "000000"}
 _OFTEN_BURNED_IN = (
     "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture
@@ -210,7 +212,9 @@ class _Cleaning:
             self._replace_uids(dataset, tag, action)
         elif action is not None:
             _apply(dataset, tag, action)
-        elif vr in _FREE_TEXT and self._names_patient(dataset, tag):
+        elif (vr in _FREE_TEXT and self._names_patient(dataset, tag)) or (
+            vr in ("AE", "CS") and self._is_identifier(dataset, tag)
+        ):
             del dataset[tag]
 
     def _clean_sequence(self, dataset: Dataset, tag: BaseTag, action: Any) -> None:
@@ -242,13 +246,16 @@ class _Cleaning:
         value = header.raw(dataset, tag).lower()
         return any(identifier in value for identifier in self._identifiers)
 
+    def _is_identifier(self, dataset: Dataset, tag: BaseTag) -> bool:
+        return any(one.strip() in self._identifiers for one in header.raw(dataset, tag).lower().split(b"\\"))
+
 
 def _action(tag: BaseTag, vr: str | None) -> Any:
     """The library's action for the attribute; where the table has no row, by what it may hold. None: kept."""
     action = _SINGLE.get(int(tag))
     if action is not None or int(tag) in _CODE_VALUES:
         return action
-    if vr in _LONG_TEXT or (tag.group == 0x0010 and (vr in _FREE_TEXT or vr == "SQ")):
+    if vr in _LONG_TEXT or tag.group == 0x0010 or int(tag) in _ORDERS:
         return library.delete
     return library.replace if vr in ("DA", "DT", "TM") else None
 

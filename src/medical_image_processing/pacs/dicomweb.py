@@ -177,9 +177,9 @@ class DicomwebArchive:
         series, line = await self._series(study_id, series_id), Line()
         return Bundle(series.images, run_in(self._threads, self._instances_of.series(series, line), line.cut))
 
-    async def content(self, study_uid: str, series_uid: str, sop_uid: str) -> bytes:
+    async def content(self, study_uid: str, series_uid: str, sop_uid: str, *, past_cache: bool = False) -> bytes:
         """An instance's file, whole."""
-        pieces = self._instances_of.one(Instance(study_uid, series_uid, sop_uid), Line())
+        pieces = self._instances_of.one(Instance(study_uid, series_uid, sop_uid), Line(), past_cache=past_cache)
         return await asyncio.get_running_loop().run_in_executor(self._threads, b"".join, pieces)
 
     async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:

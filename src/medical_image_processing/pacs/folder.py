@@ -103,6 +103,11 @@ class FolderIndex:
             raise self._nothing(study_id, series_id)
         return _in_order(found)
 
+    def copies(self, file: ImageFile) -> list[ImageFile]:
+        """Other files with its UIDs."""
+        found = self._catalogue.of_series(file.study_uid, file.series_uid)
+        return [one for one in found if one.sop_uid == file.sop_uid and one.row != file.row]
+
     def knows(self, study_id: str, series_id: str | None, image_id: str | None) -> bool:
         """Whether the index has the image, or, without one, the study."""
         if series_id is None or image_id is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from starlette.types import Receive, Send
 
 from medical_image_processing.dicom.identity import Description, read_description
-from medical_image_processing.errors import Conflict, NotFound, Unavailable
+from medical_image_processing.errors import Conflict, InputRejected, NotFound, Unavailable
 from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
 from medical_image_processing.pacs.bundle import Bundle, Packer, Piece, run_in
 from medical_image_processing.pacs.catalogue import ImageFile
@@ -89,11 +89,18 @@ class FolderArchive:
                 ) from error
         yield packer.end()
 
-    async def content(self, study_uid: str, series_uid: str, sop_uid: str) -> bytes:
-        """An image's file, whole."""
+    async def content(self, study_uid: str, series_uid: str, sop_uid: str, *, past_cache: bool = False) -> bytes:
+        """An image's file, whole. InputRejected ``NOT_DEIDENTIFIABLE`` where other files claim the same UIDs."""
         image = await self._index.image(study_uid, series_uid, sop_uid)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._files.threads, lambda: b"".join(self._files.blocks(image)))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._files.threads, self._only, image, self._index.copies(image)
+        )
+
+    def _only(self, image: ImageFile, copies: Sequence[ImageFile]) -> bytes:
+        data = b"".join(self._files.blocks(image))
+        if any(one.stamp.size != len(data) or b"".join(self._files.blocks(one)) != data for one in copies):
+            raise InputRejected("NOT_DEIDENTIFIABLE", "several images of the PACS have the same UIDs")
+        return data
 
     async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
         """The first ``limit`` series; of a study, or the one with that UID."""

@@ -16,7 +16,7 @@ from medical_image_processing.pacs.deidentify import deidentify
 from medical_image_processing.pacs.reidentify import Reidentified, read_result, reidentify
 from medical_image_processing.ports.pseudonyms import Pseudonyms
 
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # as dicom.identity reads them
 
 
 class ArchiveReidentifier:
@@ -30,18 +30,18 @@ class ArchiveReidentifier:
     @asynccontextmanager
     async def reidentified(self, job: JobMessage, files: Sequence[Path]) -> AsyncIterator[Sequence[Reidentified]]:
         """As the port says."""
-        source = await self._source(job)
         async with self._room:
             with ExitStack() as stack:
                 # Opened once: what an algorithm writes in their place meanwhile is another file.
                 opened = [stack.enter_context(file.open("rb")) for file in files]
-                yield await self._made(opened, source)
+                yield await self._made(opened, job)
 
-    async def _made(self, files: Sequence[BinaryIO], source: bytes) -> Sequence[Reidentified]:
+    async def _made(self, files: Sequence[BinaryIO], job: JobMessage) -> Sequence[Reidentified]:
         results = await asyncio.to_thread(lambda: [read_result(file) for file in files])
         uids = await asyncio.to_thread(lambda: set[str]().union(*(result.uids for result in results)))
         known = await self._pseudonyms.real(uids)
         real = {one: name for one, name in known.items() if _UID.fullmatch(name)}  # no path
+        source = await self._source(job, set(real.values()))
         seen = await asyncio.to_thread(deidentify, source, self._pseudonyms.of)
         return await asyncio.to_thread(reidentify, results, source, seen.data, real)
 
@@ -54,8 +54,8 @@ class ArchiveReidentifier:
             )
         return [known[uid] for uid in uids]
 
-    async def _source(self, job: JobMessage) -> bytes:
-        """An image that the job is about: patient and study are the same in all of them."""
+    async def _source(self, job: JobMessage, named: set[str]) -> bytes:
+        """An image that the job is about, one of ``named`` if there is one: a study may be of two patients."""
         place = job.pacs
         below = {Scope.STUDY: [], Scope.SERIES: [place.series_id], Scope.IMAGE: [place.series_id, place.image_id]}
         ids = [place.study_id, *(one for one in below[place.scope] if one is not None)]
@@ -67,7 +67,8 @@ class ArchiveReidentifier:
             if place.scope is Scope.IMAGE:
                 found = await self._archive.image(study, *rest)
             else:
-                found = (await self._archive.images(study, rest[0] if rest else None))[0]
+                images = await self._archive.images(study, rest[0] if rest else None)
+                found = next((one for one in images if one.sop_uid in named), images[0])
             return await self._archive.content(found.study_uid, found.series_uid, found.sop_uid)
         except (NotFound, IndexError) as error:
             raise _gone() from error

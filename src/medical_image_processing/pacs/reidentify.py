@@ -100,6 +100,9 @@ def reidentify(
     try:
         for result in results:
             _check(result.dataset, study, real, own)
+            said = header.raw(result.dataset, header.PATIENT_ID).strip()
+            if said and said != header.raw(shown, header.PATIENT_ID).strip():
+                raise _other_study()
         heads = [_of_patient(result.dataset, original, shown, real) for result in results]
     except PermanentError:
         raise

@@ -38,8 +38,8 @@ _ATTEMPTS = 3
 _MOST_FILES = 100_000
 _MAX_ERROR_BYTES = 65_536
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{2,63}")
-_UID = re.compile(r"[0-2](\.[0-9]+)+")
-"""With an arc below its root, as no other id is likely to be written (PS3.5, section 9.1)."""
+_UID = re.compile(r"(?![0-9]\.[0-9]{1,2}\.(?:19|20)?[0-9]{2}$)[0-2](?:\.[0-9]+){2,}")
+"""As no other id is likely to be written (PS3.5, section 9.1): folders are named 2.5, or 2.10.2024."""
 DAMAGED = ("NOT_DICOM", "BAD_HEADER", "NO_PIXELS", "UNDECODABLE_PIXELS")
 """Why an input can't be used where a fault on its way may be the cause: :meth:`PacsClient.fetch_again`."""
 _PATHS = (

@@ -61,6 +61,8 @@ class Runner(threading.Thread):
                 self._lines.job_id = attempt.job.job_id
                 self._finish(prepared)
                 self._lines.job_id = None
+            else:
+                close_files(prepared.files)
             self._backlog.done(attempt, time.perf_counter() - begun)
 
     def _finish(self, prepared: Prepared) -> None:
@@ -119,6 +121,7 @@ class Runner(threading.Thread):
                 raise
             log.event(f"the series is fetched again: {error}", level=logging.WARNING)
         close_files(prepared.files)
+        prepared.files.clear()  # not beside what comes now
         return drain(prepared.fetch_again())
 
     def _run(self, attempt: Attempt, image: Image) -> Any:

@@ -36,6 +36,11 @@ from medical_image_processing.ports.queues import OutgoingMessage
 
 _LOG = logging.getLogger(__name__)
 _OPEN = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+_WOULD_TELL = (
+    "SELECT 1 FROM algorithms WHERE algo_id = ? AND json_extract(record, '$.deidentify') AND NOT EXISTS"
+    " (SELECT 1 FROM pseudonyms WHERE pseudonym = json_extract(?, '$.pacs.study_id'))"
+)
+"""A message that was written before the algorithm was registered anew, with deidentify."""
 
 
 class SqliteJobs:
@@ -173,6 +178,11 @@ class SqliteJobs:
                 raise Conflict(
                     "NOT_REPLAYABLE",
                     f"only a dead-lettered job can be replayed; '{job_id}' is {row['status']}",
+                )
+            if connection.execute(_WOULD_TELL, (row["algo_id"], row["body"])).fetchone() is not None:
+                raise Conflict(
+                    "NOT_REPLAYABLE",
+                    f"'{row['algo_id']}' has deidentify by now and the job real ids; send the images anew",
                 )
             queue, attempt = naming.queue(row["algo_id"]), row["attempts"] + 1
             self._queues.remove_dead_letter_in(connection, naming.dead_letter_queue(row["algo_id"]), job_id)
