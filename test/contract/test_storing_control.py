@@ -74,7 +74,8 @@ class Place:
         self.database = Database(folder / "mip.db")
         self.queues = FifoQueues(self.database)
         self.jobs = SqliteJobs(self.database, self.queues, clock=lambda: 1000.0)
-        self.to_store = FullDisk(self.database, clock=lambda: 1000.0)
+        self.now = 1000.0
+        self.to_store = FullDisk(self.database, clock=lambda: self.now)
         self.pacs = Pacs()
         self.storing = Storing(
             self.to_store, OutputFiles(ObjectStore(self.output, bucket=BUCKET)), lambda _: self.pacs
@@ -183,6 +184,21 @@ def test_an_object_that_is_not_stored_keeps_none_from_it_and_is_named(
         assert now == status and error is not None
         assert error.code == (fault.code if isinstance(fault, MipError) else "STORE_FAILED")
         assert error.message.startswith("1 of 3 objects are not stored. SC: ") and "PATIENT" not in error.message
+
+    at(tmp_path, work)
+
+
+def test_what_was_stored_is_not_sent_again_when_another_object_waits(tmp_path: Path) -> None:
+    async def work(place: Place) -> None:
+        await place.succeed("asked", ("SC", "SEG", "SR"))
+        place.pacs.faults = {"asked/SEG": Unavailable("PACS_UNAVAILABLE", "it is in trouble")}
+        for _ in range(3):
+            assert await place.storing.store_due() == 1
+            place.now += 1000
+        place.pacs.faults = {}
+        await place.storing.store_due()
+        assert place.pacs.taken == ["asked/SC", "asked/SR", "asked/SEG"]
+        assert await place.stored("asked") == ("done", None)
 
     at(tmp_path, work)
 

@@ -33,7 +33,7 @@ ALGORITHM = {
     "memory": 2048,
     "command": ["/app/worker.sh"],
 }
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def slices(count: int = 5, study: str = STUDY, series: str = SERIES) -> list[Any]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pynetdicom import AE, evt
@@ -83,6 +84,15 @@ def test_what_a_node_refuses_is_not(status: int) -> None:
     with running_peer(status) as (_, node):
         error = send(node)
     assert isinstance(error, PermanentError) and error.code == "SEND_REFUSED" and f"{status:#06x}" in error.message
+
+
+def test_a_result_of_another_study_than_its_job_s_is_not_sent() -> None:
+    study = str(pydicom.dcmread(FILE).StudyInstanceUID)
+    with running_peer() as (peer, node):
+        asyncio.run(NodeWriter(node, "LIVER").store(FILE, study))
+        with pytest.raises(PermanentError) as refused:
+            asyncio.run(NodeWriter(node, "LIVER").store(FILE, "1.2.3"))
+    assert refused.value.code == "SEND_REFUSED" and len(peer.came) == 1
 
 
 def test_a_class_that_a_node_does_not_take_is_refused() -> None:

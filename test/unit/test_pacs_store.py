@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pydicom
 import pytest
@@ -25,6 +27,7 @@ from medical_image_processing.pacs.store import DicomwebWriter
 from orthanc import Orthanc, running_orthanc
 
 FAILED = "00081198"
+STORED = {"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["ITS_UID"]}}]}}
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +74,30 @@ def test_t3_storing_twice_leaves_one_and_sends_one(orthanc: Orthanc, proxy: Dico
 
 
 @contextmanager
-def answering(status: int, answer: Any) -> Iterator[DicomwebServer]:
+def answering(status: int, answer: Any, *, keeps: bool = False) -> Iterator[DicomwebServer]:
+    """It ``keeps`` what it is sent, so that it is found, or doesn't."""
+    stored: list[str] = []
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(204)
+            uid = parse_qs(urlsplit(self.path).query)["SOPInstanceUID"][0]
+            found = {"00080018": {"vr": "UI", "Value": [uid]}}
+            self.send_response(200 if keeps and stored else 204)
+            self.send_header("content-type", "application/dicom+json")
             self.end_headers()
+            if keeps and stored and "offset=0" in self.path:
+                self.wfile.write(json.dumps([found]).encode())
 
         def do_POST(self) -> None:
+            sent = b""
             while size := int(self.rfile.readline().split(b";")[0], 16):
-                self.rfile.read(size + 2)
+                sent += self.rfile.read(size + 2)[:-2]
+            uid = pydicom.dcmread(BytesIO(sent.partition(b"\r\n\r\n")[2])).SOPInstanceUID
+            stored.append(uid)
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+            said = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.wfile.write(said.replace(b"ITS_UID", uid.encode()))
             self.close_connection = True
 
         def log_message(self, format: str, *args: Any) -> None:
@@ -104,10 +119,13 @@ def failed(reason: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("status", "answer", "code"),
     [
-        (200, {}, None),
-        (200, b"", None),
-        (200, b"<xml/>", None),
-        (202, {"00081199": {"vr": "SQ", "Value": [{}]}}, None),
+        (200, STORED, None),
+        (202, [STORED], None),
+        (200, {}, "PACS_UNAVAILABLE"),
+        (200, b"", "PACS_UNAVAILABLE"),
+        (200, b"<html>please log in</html>", "PACS_UNAVAILABLE"),
+        (202, {"00081199": {"vr": "SQ", "Value": [{}]}}, "PACS_UNAVAILABLE"),
+        (202, {"0008119A": failed(0xA700)[FAILED]}, "PACS_UNAVAILABLE"),
         (409, failed(0x0111), None),
         (409, failed(0xA700), "PACS_UNAVAILABLE"),
         (409, failed(0x0110), "PACS_UNAVAILABLE"),
@@ -135,9 +153,15 @@ def test_every_answer_is_understood(status: int, answer: Any, code: str | None, 
     assert isinstance(caught.value, Unavailable if code == "PACS_UNAVAILABLE" else PermanentError)
 
 
+@pytest.mark.parametrize("answer", [{}, b"", b"<xml/>"])
+def test_a_server_that_says_nothing_of_what_it_stored_is_asked(answer: Any, tmp_path: Path) -> None:
+    with answering(200, answer, keeps=True) as server:
+        store(server, image_file(tmp_path))
+
+
 def test_a_result_of_another_study_than_its_job_s_is_not_sent(tmp_path: Path) -> None:
     file = image_file(tmp_path)
-    with answering(200, {}) as server:
+    with answering(200, STORED) as server:
         store(server, file, str(pydicom.dcmread(file).StudyInstanceUID))
         with pytest.raises(PermanentError) as refused:
             store(server, file, "1.2.3")

@@ -18,7 +18,7 @@ from pathlib import Path
 from medical_image_processing.control.router import Router
 from medical_image_processing.errors import Conflict, MipError, NotFound
 from medical_image_processing.model.job import PacsRef, ProcessRequest, Scope
-from medical_image_processing.ports.arrivals import Arrivals, ArrivedSeries
+from medical_image_processing.ports.arrivals import Arrivals, Arrived, ArrivedSeries
 from medical_image_processing.ports.registry import Registry
 from medical_image_processing.ports.storing import PacsWriter
 
@@ -104,6 +104,9 @@ class Receiving:
                 await self.send_jobs()
             except MipError as error:
                 _LOG.error("what nodes sent can't be looked at now and will be again: %s", error)
+            except Exception as error:  # nobody foresaw it; its text may quote anything (A3)
+                _LOG.error("what nodes sent can't be looked at: %s", type(error).__name__)
+                await asyncio.sleep(_LOOK_EVERY_S)
             try:
                 async with asyncio.timeout(self._wait_s()):
                     await self._woken.wait()
@@ -113,18 +116,23 @@ class Receiving:
 
     async def send_jobs(self) -> int:
         """A job for each series that is complete; how many they were."""
-        sent = 0
-        for series in await self._arrivals.waiting():
-            if not self._is_arriving(series) and self._is_due(series):
-                sent += await self._send_job(series)
-        return sent
-
-    async def _send_job(self, series: ArrivedSeries) -> bool:
+        due = [one for one in await self._arrivals.waiting() if not self._is_arriving(one) and self._is_due(one)]
+        if not due:
+            return 0
+        arrived = [await self._arrivals.look(series) for series in due]
         try:
-            await self._index()
-            if self._is_arriving(series):
-                return False
-            arrived = await self._arrivals.look(series)
+            await self._index()  # once for all of them: a large folder takes its time
+        except MipError as error:
+            for series in due:
+                self._put_off_job(series, error)
+            return 0
+        return sum([await self._send_job(one) for one in arrived])
+
+    async def _send_job(self, arrived: Arrived) -> bool:
+        series = arrived.series
+        if self._is_arriving(series):
+            return False
+        try:
             accepted = await self._router.submit(
                 series.algo_id,
                 ProcessRequest(
@@ -158,7 +166,8 @@ class Receiving:
         return series not in self._put_off or self._put_off[series][1] <= self._clock()
 
     def _wait_s(self) -> float:
-        next_at = min((at for _, at, _ in self._put_off.values()), default=self._clock() + _LOOK_EVERY_S)
+        waiting = [at for series, (_, at, _) in self._put_off.items() if not self._is_arriving(series)]
+        next_at = min(waiting, default=self._clock() + _LOOK_EVERY_S)
         return max(0.05, min(_LOOK_EVERY_S, next_at - self._clock()))
 
 

@@ -40,6 +40,7 @@ class Storing:
         self._files = files
         self._writer_for = writer_for
         self._troubled: dict[str, MipError] = {}
+        self._placed: dict[str, set[tuple[str, str]]] = {}
 
     @property
     def trouble(self) -> MipError | None:
@@ -64,6 +65,9 @@ class Storing:
                 except TransientError as error:
                     _LOG.warning("storing results waits: %s", error)
                     await asyncio.sleep(error.retry_after_s)
+                except Exception as error:  # nobody foresaw it; its text may quote anything (A3)
+                    _LOG.error("what is to be stored can't be looked up: %s", type(error).__name__)
+                    await asyncio.sleep(_LOOK_EVERY_S)
                 under_way = {job_id: task for job_id, task in under_way.items() if not task.done()}
 
     async def store_due(self) -> int:
@@ -108,10 +112,14 @@ class Storing:
             await self._note(job, [("result", error)], of=1)
             return
         faults: list[tuple[str, MipError]] = []
+        placed = self._placed.setdefault(job.job_id, set())
         for bucket, key, kind in instances:
+            if (bucket, key) in placed:
+                continue  # at an earlier attempt, where another was in trouble
             try:
                 async with self._files.local(bucket, key) as file:
                     await writer.store(file, job.study_id)
+                placed.add((bucket, key))
             except MipError as error:
                 faults.append((kind, error))
             except Exception as error:
@@ -125,6 +133,7 @@ class Storing:
         self._troubled.pop(job.job_id, None)
         if not faults:
             await self._jobs.note(job.job_id, StoreStatus.DONE)
+            self._placed.pop(job.job_id, None)
             return
         stated, told = _stated(faults, of=of), "; ".join(str(fault) for _, fault in faults)
         attempts = self._attempts(job)
@@ -138,6 +147,7 @@ class Storing:
         else:
             _LOG.error("the result of job %s can't be put %s: %s", job.job_id, self.place, told)
             await self._jobs.note(job.job_id, StoreStatus.FAILED, error=stated)
+            self._placed.pop(job.job_id, None)
 
 
 class Sending(Storing):

@@ -139,6 +139,7 @@ class StorageScp:
             ],
             server_class=_Server,
             is_refused=self._is_refused,
+            is_known=self._is_known,
         )
         self._server = server
         threading.Thread(target=server.serve_forever, name="dimse", daemon=True).start()
@@ -210,6 +211,12 @@ class StorageScp:
             raise Rejection(*_CALLED_NOT_RECOGNIZED, str(error)) from error
         return _Caller(node, algo_id)
 
+    def _is_known(self, address: str) -> bool:
+        try:
+            return self._any_address or any(node.is_at(address) for node in self._nodes.values())
+        except OSError:
+            return True  # it is told why when it asks for an association
+
     def _is_at(self, node: Node, address: str) -> bool:
         try:
             return node.is_at(address)
@@ -266,8 +273,11 @@ class StorageScp:
 class _Server(ThreadedAssociationServer):
     """Connections of peers that are not trusted, and not too many of them."""
 
-    def __init__(self, *given: Any, is_refused: Callable[[str], bool], **options: Any) -> None:
+    def __init__(
+        self, *given: Any, is_refused: Callable[[str], bool], is_known: Callable[[str], bool], **options: Any
+    ) -> None:
         self._is_refused = is_refused
+        self._is_known = is_known
         super().__init__(*given, **options)
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
@@ -277,7 +287,9 @@ class _Server(ThreadedAssociationServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:
         if self._is_refused(client_address[0]):
             return False
-        if len(self.active_associations) < limits.CONNECTIONS:
+        active = len(self.active_associations)
+        # When it gets crowded strangers aren't even told that they are; a lookup for each would cost too much.
+        if active < limits.CONNECTIONS // 2 or (active < limits.CONNECTIONS and self._is_known(client_address[0])):
             return True
         _LOG.warning("a DICOM connection from %s was closed: there are too many", client_address[0])
         return False
@@ -330,7 +342,7 @@ def _identify(file: Path, sop_class_uid: str, sop_uid: str) -> Identity:
     with file.open("rb") as stream:
         found = read_identity(stream)
     uids = () if found is None else (found.study_uid, found.series_uid, found.sop_uid)
-    if found is None or not all(uid.strip(".") for uid in uids) or found.sop_uid != sop_uid:
+    if found is None or not all(uid and not uid.startswith(".") for uid in uids) or found.sop_uid != sop_uid:
         raise PermanentError("NOT_DICOM", "the data set lacks its UIDs, or is another instance than announced")
     if found.sop_class_uid != sop_class_uid:
         raise PermanentError("WRONG_SOP_CLASS", "the data set is of another SOP class than announced")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,8 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 
-from medical_image_processing.dicom.identity import FileMeta, read_file_meta
+from medical_image_processing.dicom.identity import FileMeta, read_file_meta, read_identity
+from medical_image_processing.dimse import limits
 from medical_image_processing.dimse.application_entity import create_entity
 from medical_image_processing.dimse.nodes import Node
 from medical_image_processing.dimse.peer_socket import PeerSocket
@@ -19,9 +24,22 @@ from medical_image_processing.errors import PermanentError, Unavailable
 
 _SIDE_BY_SIDE = 4
 _THREADS = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="dimse-send")
+_OPEN: set[Association] = set()
+_MOST_QUEUED = 16
+"""PDUs between the file and the socket."""
+_LOOK_S = 0.5
 _TRANSIENT_REJECTION = 2
 _DUPLICATE = 0x0111
 _PROCESSING_FAILURE = 0x0110
+
+
+def hang_up() -> None:
+    """End what is under way: Python waits for these threads before it exits, a silent node for a minute."""
+    for association in list(_OPEN):
+        provider: Any = association.dul
+        if provider.socket is not None and provider.socket.socket is not None:
+            with suppress(OSError):
+                provider.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
 class NodeWriter:
@@ -36,13 +54,19 @@ class NodeWriter:
 
         PermanentError ``NOT_DICOM``, ``SEND_REFUSED``; Unavailable ``NODE_UNAVAILABLE``.
         """
-        await asyncio.get_running_loop().run_in_executor(_THREADS, self._send, file)
+        await asyncio.get_running_loop().run_in_executor(_THREADS, self._send, file, study_id)
 
-    def _send(self, file: Path) -> None:
+    def _send(self, file: Path, study_id: str) -> None:
         with file.open("rb") as stream:
             meta = read_file_meta(stream)
+            stream.seek(0)
+            found = read_identity(stream)
         if not all((meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)):
             raise PermanentError("NOT_DICOM", "the result is no DICOM file with its meta information")
+        if study_id and (found is None or found.study_uid != study_id):
+            raise PermanentError(
+                "SEND_REFUSED", "the result is not of the study that its job was given; nothing was sent"
+            )
         association = self._associate(meta)
         try:
             status = association.send_c_store(str(file))
@@ -52,6 +76,7 @@ class NodeWriter:
             raise self._unavailable("the association ended early") from error
         finally:
             association.release()
+            _OPEN.discard(association)
         self._check(status)
 
     def _associate(self, meta: FileMeta) -> Association:
@@ -68,6 +93,7 @@ class NodeWriter:
             raise self._unavailable(f"its host {self._node.host} can't be looked up") from error
         if association.is_established:
             return association
+        _OPEN.discard(association)
         if association.is_rejected:
             answer: Any = association.acceptor.primitive
             codes = f"({answer.result}, {answer.result_source}, {answer.diagnostic})"
@@ -101,7 +127,25 @@ class NodeWriter:
 
 
 def _bound(event: Event) -> None:
-    """pynetdicom leaves a connection without any time limit."""
-    connection = event.assoc.dul.socket
+    """pynetdicom leaves a connection without any time limit, and queues a whole file before it sends it."""
+    _OPEN.add(event.assoc)
+    provider: Any = event.assoc.dul
+    connection = provider.socket
     if connection is not None and connection.socket is not None:
         connection.socket = PeerSocket(connection.socket)
+    waiting = provider.to_provider_queue
+    waiting.maxsize = _MOST_QUEUED
+    usual = waiting.put
+
+    def put(item: Any) -> None:
+        until = time.monotonic() + limits.PDU_TIMEOUT_S
+        while True:
+            try:
+                usual(item, timeout=_LOOK_S)
+                return
+            except queue.Full:
+                if not provider.is_alive() or time.monotonic() > until:
+                    waiting.maxsize = 0  # the association's own end must find room
+                    raise RuntimeError("the node takes nothing more") from None
+
+    waiting.put = put

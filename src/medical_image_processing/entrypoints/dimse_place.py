@@ -12,7 +12,7 @@ from medical_image_processing.control.receiving import Receiving
 from medical_image_processing.control.router import Router
 from medical_image_processing.control.storing import Sending
 from medical_image_processing.dimse.storage_scp import StorageScp
-from medical_image_processing.dimse.storage_scu import NodeWriter
+from medical_image_processing.dimse.storage_scu import NodeWriter, hang_up
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine
 from medical_image_processing.entrypoints.dimse_options import DimseSettings
 from medical_image_processing.entrypoints.pacs_place import PacsPlace
@@ -87,6 +87,7 @@ class DimsePlace:
         """Take nothing more."""
         if self._is_listening:
             await self._scp.close()
+        hang_up()
 
     def _node_of(self, job: Job) -> NodeWriter:
         node = self._settings.nodes.get(job.send_to or "")

@@ -18,6 +18,8 @@ from medical_image_processing.pacs.store import RECEIVED_FOLDER, DicomwebWriter,
 from medical_image_processing.ports.storing import PacsWriter
 
 _LOOK_EVERY_S = 30.0
+_SCAN_S = 900.0
+"""A large folder on a slow disk is read through in this time; who waits so long is nobody who asks."""
 
 
 class PacsPlace(Protocol):
@@ -60,7 +62,7 @@ class FolderPlace:
 
     async def index(self) -> None:
         """Scan it once more."""
-        await self._index.rescan()
+        await self._index.rescan(_SCAN_S)
 
     def state(self) -> str | None:
         """Whether it was read through."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from medical_image_processing.errors import NotFound
 from medical_image_processing.pacs.catalogue import Catalogue, ImageFile
-from medical_image_processing.pacs.watch import FolderWatch
+from medical_image_processing.pacs.watch import PATIENCE_S, FolderWatch
 
 
 class FolderIndex:
@@ -126,9 +126,9 @@ class FolderIndex:
             raise NotFound("IMAGE_NOT_FOUND", "the image behind this link is gone; ask for a new link")
         return file
 
-    async def rescan(self) -> None:
-        """Wait for a scan that starts from now on. Raises Unavailable as :meth:`image`."""
-        await self._watch.rescan()
+    async def rescan(self, patience_s: float = PATIENCE_S) -> None:
+        """Wait for a scan that starts from now on. Unavailable ``PACS_INDEXING`` after ``patience_s``."""
+        await self._watch.rescan(patience_s)
 
     def _find(self, study_id: str, series_id: str, image_id: str) -> ImageFile | None:
         path = os.fsencode(f"{study_id}/{series_id}/{image_id}")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from medical_image_processing.pacs.retrieve import problem, unavailable
 RESULTS_FOLDER = "mip-results"
 RECEIVED_FOLDER = "mip-received"
 """Where results go in a PACS folder, and what nodes send by C-STORE."""
-_FAILED, _REASON = "00081198", "00081197"
+_STORED, _SOP_INSTANCE_UID = "00081199", "00081155"
+_FAILED, _OTHER_FAILURES, _REASON = "00081198", "0008119A", "00081197"
 _DUPLICATE = 0x0111
 _PASSING = (0x0110, *range(0xA700, 0xA800))
 """Processing failure and out of resources (PS3.18, table I.2-2; PS3.4, table B.2-1)."""
@@ -39,7 +40,8 @@ class DicomwebWriter:
             raise PermanentError(
                 "STORE_REFUSED", "the result is not of the study that its job was given; nothing was sent"
             )
-        if await self._archive.has(Instance(found.study_uid, found.series_uid, found.sop_uid)):
+        instance = Instance(found.study_uid, found.series_uid, found.sop_uid)
+        if await self._archive.has(instance):
             return
         boundary = secrets.token_hex(16)
         content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
@@ -47,6 +49,10 @@ class DicomwebWriter:
         fault = _fault(status, body)
         if fault is not None:
             raise fault
+        # Something on the way may answer 200 to anything, and a sender deletes what is said to be stored.
+        is_said = _names(body, found.sop_uid) or _DUPLICATE in _reasons(body)
+        if not is_said and not await self._archive.has(instance):
+            raise unavailable("it did not say that it stored the instance")
 
 
 class FolderWriter:
@@ -68,7 +74,9 @@ class FolderWriter:
 
     def _copy(self, file: Path, found: Identity) -> None:
         target = self._folder / found.study_uid / found.series_uid / f"{found.sop_uid}.dcm"
+        folders = (target.parent, target.parent.parent, self._folder, self._folder.parent)
         if target.exists():
+            self._flush(folders)  # who put it there may have been killed before this
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         # Hidden, so that no scan takes it for an image.
@@ -80,9 +88,14 @@ class FolderWriter:
                 copy.flush()
                 os.fsync(copy.fileno())
             unfinished.replace(target)
-            _flush_folder(target.parent)
+            self._flush(folders)
         finally:
             unfinished.unlink(missing_ok=True)
+
+    def _flush(self, folders: Sequence[Path]) -> None:
+        """Each may be new, and a name lasts only once the folder that has it is on disk."""
+        for folder in folders:
+            _flush_folder(folder)
 
 
 class NoWriter:
@@ -99,7 +112,8 @@ def _identify(file: Path) -> Identity:
     with file.open("rb") as stream:
         found = read_identity(stream)
     uids = () if found is None else (found.study_uid, found.series_uid, found.sop_uid)
-    if found is None or not all(uid.strip(".") for uid in uids):
+    # One that begins with a dot would be a hidden file, which no scan finds.
+    if found is None or not all(uid and not uid.startswith(".") for uid in uids):
         raise PermanentError("NOT_DICOM", "the result is no DICOM instance with its UIDs, so no PACS can take it")
     return found
 
@@ -133,11 +147,26 @@ def _fault(status: int, body: bytes) -> MipError | None:
 def _reasons(body: bytes) -> list[int]:
     """Failure reasons of a Store Instances Response Module (PS3.18, section I.2)."""
     try:
+        items = [*_items(body, _FAILED), *_items(body, _OTHER_FAILURES)]
+        return [int(item.get(_REASON, {}).get("Value", [0])[0]) for item in items]
+    except (ValueError, AttributeError, IndexError, TypeError):
+        return []
+
+
+def _names(body: bytes, sop_uid: str) -> bool:
+    """Whether the answer's Referenced SOP Sequence has the instance."""
+    try:
+        return any(item[_SOP_INSTANCE_UID]["Value"] == [sop_uid] for item in _items(body, _STORED))
+    except (LookupError, TypeError):
+        return False
+
+
+def _items(body: bytes, sequence: str) -> list[Any]:
+    try:
         answer: Any = json.loads(body or b"{}")
         answer = answer[0] if isinstance(answer, list) and answer else answer
-        failed = answer.get(_FAILED, {}).get("Value", [])
-        return [int(item.get(_REASON, {}).get("Value", [0])[0]) for item in failed]
-    except (ValueError, RecursionError, AttributeError, IndexError, TypeError):
+        return list(answer.get(sequence, {}).get("Value", []))
+    except (ValueError, RecursionError, AttributeError, TypeError):
         return []
 
 

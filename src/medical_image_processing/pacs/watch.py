@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 # Scans may take at most these parts of the time, however large the folder: one in 4 when somebody waits.
 _PAUSE_PER_SCAN = 4
 _PERIOD_PER_SCAN = 20
-_PATIENCE_S = 5.0
+PATIENCE_S = 5.0
 _NEVER = float("-inf")
 
 
@@ -64,12 +64,13 @@ class FolderWatch:
         if self._thread.ident is not None:
             self._thread.join()
 
-    async def rescan(self) -> None:
+    async def rescan(self, patience_s: float = PATIENCE_S) -> None:
         """Wait until a scan that starts from now on is through.
 
-        Raises Unavailable: ``PACS_INDEXING`` when it takes long, ``PACS_UNAVAILABLE`` when it fails.
+        Raises Unavailable: ``PACS_INDEXING`` when it takes longer than ``patience_s``, ``PACS_UNAVAILABLE`` when
+        it fails.
         """
-        await self._wait(time.monotonic())
+        await self._wait(time.monotonic(), patience_s)
 
     async def refresh(self) -> None:
         """Wait for a scan unless there was one just now. Raises Unavailable only before the first one."""
@@ -82,13 +83,13 @@ class FolderWatch:
             if not self.is_complete:
                 raise
 
-    async def _wait(self, not_before: float) -> None:
+    async def _wait(self, not_before: float, patience_s: float = PATIENCE_S) -> None:
         waiter = _Waiter(not_before)
         with self._wake:
             self._waiting.append(waiter)
             self._wake.notify()
         try:
-            await asyncio.wait_for(asyncio.wrap_future(waiter.future), _PATIENCE_S)
+            await asyncio.wait_for(asyncio.wrap_future(waiter.future), patience_s)
         except TimeoutError as error:
             raise Unavailable(
                 "PACS_INDEXING", "the PACS folder is still being indexed; try again", retry_after_s=2

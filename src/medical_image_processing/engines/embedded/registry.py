@@ -132,7 +132,11 @@ class SqliteRegistry:
         def delete(connection: sqlite3.Connection) -> None:
             _load(connection, algo_id, revision)
             connection.execute("DELETE FROM algorithms WHERE algo_id = ?", (algo_id,))
-            write_audit(connection, self._clock(), actor, "removed", algo_id, {"revision": revision})
+            details = {"revision": revision}
+            # What nodes sent for it is in the PACS, and must not wait for another algorithm of its name.
+            if dropped := connection.execute("DELETE FROM arrivals WHERE algo_id = ?", (algo_id,)).rowcount:
+                details["arrived_images_without_a_job"] = dropped
+            write_audit(connection, self._clock(), actor, "removed", algo_id, details)
 
         await self._database.write(delete)
         self._forget(algo_id)
