@@ -162,6 +162,37 @@ def test_two_patients_are_still_two() -> None:
     assert one.PatientID and other.PatientID and one.PatientID != other.PatientID
 
 
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        (0x00101022, "DS", "31.4"),
+        (0x00401006, "SH", "PLC-778812"),
+        (0x00401007, "SH", "FIL-778812"),
+        (0x00402006, "SH", "PLC-778813"),
+        (0x00402007, "SH", "FIL-778813"),
+        (0x00181003, "LO", "DEV-9981"),
+        (0x00180015, "CS", "ROSSINI"),
+        (0x00080008, "CS", ["ORIGINAL", "PID12345"]),
+        (0x00741234, "AE", "Rossini"),
+    ],
+    ids=[
+        *("Patient's Body Mass Index", "Placer Order Number / Procedure", "Filler Order Number / Procedure"),
+        *("Placer Order Number", "Filler Order Number", "Device ID", "a name as a code", "an id as a code"),
+        "a name as a node's",
+    ],
+)
+def test_what_the_table_has_no_row_for_and_yet_tells_who_it_is_goes(tag: int, vr: str, value: Any) -> None:
+    made = image(PatientName="Rossini^Maria", PatientID="PID12345")
+    made.add_new(tag, vr, value)
+    assert tag not in without(identified.encoded(made))
+
+
+def test_codes_that_are_no_identifier_stay() -> None:
+    """One that contains a name is a word of the standard: a patient may be called Head."""
+    made = image(PatientName="Head^Axia", PatientID="1234", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+    assert without(identified.encoded(made)).ImageType == ["ORIGINAL", "PRIMARY", "AXIAL"]
+
+
 def test_text_where_a_number_belongs_goes() -> None:
     made = image()
     del made.SliceThickness

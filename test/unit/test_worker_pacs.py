@@ -157,6 +157,19 @@ def test_paths_are_no_uids_and_not_compared(tmp_path: Path) -> None:
         assert len(of(pacs).fetch(job("image", "1.2", "1.2.3", uid))) == 1
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [("2.10.2024", "1.1", "1"), ("study-1", "2.5", "i"), ("0.1", "1.2", "2.5"), ("1.2.24", "1.12.1999", "1")],
+)
+def test_folders_named_by_date_or_section_are_no_uids_and_not_compared(
+    ids: tuple[str, str, str], tmp_path: Path
+) -> None:
+    write_image(tmp_path / ids[0] / ids[1] / f"{ids[2]}.dcm", "1.2.276.1", "1.2.276.1.3")
+    with serve(tmp_path) as pacs:
+        for scope in ("image", "series", "study"):
+            assert len(list(of(pacs).fetch(job(scope, *ids)))) == 1
+
+
 # What is damaged on the way
 
 
