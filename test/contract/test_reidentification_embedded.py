@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+import pytest
 
 import identified
 from identified import SERIES, STUDY, sop_uid
@@ -27,19 +28,41 @@ from medical_image_processing.engines.embedded.pseudonyms import SqlitePseudonym
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
 from medical_image_processing.engines.embedded.storing import OutputFiles
-from medical_image_processing.errors import Unavailable
+from medical_image_processing.errors import Conflict, Unavailable
 from medical_image_processing.model.algorithm import AlgorithmSpec, AlgorithmStatus
-from medical_image_processing.model.job import Job, JobMessage, JobResult, ProcessRequest, StoredObject
+from medical_image_processing.model.job import (
+    Job,
+    JobError,
+    JobMessage,
+    JobResult,
+    JobStatus,
+    ProcessRequest,
+    StoredObject,
+)
 from medical_image_processing.pacs.deidentify import deidentify
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.folder_archive import FolderArchive
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.reidentifier import ArchiveReidentifier
+from medical_image_processing.ports.jobs import DEAD_LETTERED, Report
 from medical_image_processing.ports.queues import OutgoingMessage
 
 ALGO, BUCKET, WAIT_S = "algo_1", "mip-output", 20.0
 SPEC = {"algo_id": ALGO, "image_uri": "x", "cpu": 1024, "memory": 2048, "command": ["x"], "deidentify": True}
 PACS = {"study_id": STUDY, "series_id": SERIES, "scope": "series"}
+
+
+class ReplayedJobs(SqliteJobs):
+    """Somebody replays a job between two looks at it."""
+
+    replays_after_look = False
+
+    async def get(self, job_id: str) -> Job | None:
+        found = await super().get(job_id)
+        if self.replays_after_look:
+            self.replays_after_look = False
+            await self.replay(job_id, actor="anna")
+        return found
 
 
 class Archive(FolderArchive):
@@ -74,7 +97,7 @@ class World:
             (self.pacs / f"{number}.dcm").write_bytes(identified.encoded(image))
         self.database = Database(self.folder / "mip.db")
         self.queues = FifoQueues(self.database)
-        self.jobs = SqliteJobs(self.database, self.queues, clock=time.time)
+        self.jobs = ReplayedJobs(self.database, self.queues, clock=time.time)
         self.registry = SqliteRegistry(self.database, clock=time.time)
         self.pseudonyms = SqlitePseudonyms(self.database, secret=bytes(32))
         self.files = OutputFiles(ObjectStore(self.folder / "output", bucket=BUCKET))
@@ -96,10 +119,23 @@ class World:
         for name, redrive_to in ((naming.RESULTS_QUEUE, None), (dead, None), (naming.queue(ALGO), dead)):
             await self.queues.create(name, redrive_to=redrive_to, visibility_s=0.2)
         if await self.registry.get(ALGO) is None:
-            record = await self.registry.create(AlgorithmSpec.model_validate(SPEC), actor="anna")
-            await self.registry.update(
-                record.spec(), status=AlgorithmStatus.ACTIVE, based_on=record.revision, actor="anna", action="x"
-            )
+            await self.register()
+
+    async def register(self, *, deidentify: bool = True) -> None:
+        """Register the algorithm, anew if there is one."""
+        if (there := await self.registry.get(ALGO)) is not None:
+            await self.registry.remove(ALGO, revision=there.revision, actor="anna")
+        spec = AlgorithmSpec.model_validate(SPEC | {"deidentify": deidentify})
+        record = await self.registry.create(spec, actor="anna")
+        await self.registry.update(
+            record.spec(), status=AlgorithmStatus.ACTIVE, based_on=record.revision, actor="anna", action="x"
+        )
+
+    async def give_up(self, job_id: str = "j1") -> None:
+        """Its message is gone, and it is dead-lettered."""
+        await self.queues.delete(naming.queue(ALGO), [self.receipt])
+        error = JobError(code=DEAD_LETTERED, message="no")
+        await self.jobs.apply([Report(job_id, ALGO, JobStatus.FAILED, error=error)])
 
     async def close(self) -> None:
         self.queues.close()
@@ -112,11 +148,14 @@ class World:
         request = ProcessRequest.model_validate({"job_id": job_id, "client_id": "c", "pacs": {**PACS, **pacs}})
         await router.submit(ALGO, request)
         [message] = await self.queues.receive(naming.queue(ALGO), limit=1)
+        self.receipt = message.receipt_handle
         return JobMessage.model_validate_json(message.body)
 
-    async def put(self, change: Callable[[Any], None] = lambda _: None, name: str = "r1") -> str:
-        """What the algorithm makes of the first image; its key."""
-        seen = deidentify((self.pacs / "0.dcm").read_bytes(), self.pseudonyms.of)
+    async def put(
+        self, change: Callable[[Any], None] = lambda _: None, name: str = "r1", of: str = "0.dcm"
+    ) -> str:
+        """What the algorithm makes of an image; its key."""
+        seen = deidentify((self.pacs / of).read_bytes(), self.pseudonyms.of)
         await self.pseudonyms.keep(seen.uids)
         made = pydicom.dcmread(pydicom.filebase.DicomBytesIO(seen.data))
         made.SOPInstanceUID, made.SeriesInstanceUID = "2.25.7", "2.25.8"
@@ -256,6 +295,154 @@ def test_v2_a_result_that_claims_another_study_is_refused(tmp_path: Path) -> Non
         return await world.put(claim)
 
     fails(tmp_path, "RESULT_OF_OTHER_STUDY", act)
+
+
+OTHER_SERIES = f"{SERIES}.77"
+
+
+def put_other_patient(pacs: Path) -> str:
+    """A second patient in a series of the same study, behind the first; the image's UID."""
+    other = identified.images(1)[0]
+    other.PatientID, other.PatientName, other.SeriesInstanceUID = "ANOTHER-PATIENT", "Bertold^B", OTHER_SERIES
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = f"{OTHER_SERIES}.1"
+    other.SeriesNumber = 77
+    pacs.mkdir(exist_ok=True)
+    (pacs / "other.dcm").write_bytes(identified.encoded(other))
+    return str(other.SOPInstanceUID)
+
+
+def test_v2_in_a_study_of_two_patients_a_result_is_of_whose_images_it_refers_to(tmp_path: Path) -> None:
+    uid = put_other_patient(tmp_path / "pacs")
+
+    async def work(world: World) -> None:
+        await world.submit(series_id=None, scope="study")
+
+        def refer(made: Any) -> None:
+            source = pydicom.Dataset()
+            source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = made.SOPClassUID, seen
+            made.SourceImageSequence = [source]
+
+        seen = world.pseudonyms.of(uid)
+        await world.say(await world.put(refer, of="other.dcm"))
+        job = await world.delivered()
+        assert job.status == "SUCCEEDED" and job.result is not None
+        made = world.read(job.result.dicom.key)
+        assert (made.PatientID, made.PatientName) == ("ANOTHER-PATIENT", "Bertold^B")
+        assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == uid
+
+    run(tmp_path, work)
+
+
+def test_v2_a_result_with_another_s_patient_id_and_no_image_of_theirs_is_refused(tmp_path: Path) -> None:
+    """It would become one of the first patient."""
+    put_other_patient(tmp_path / "pacs")
+
+    async def work(world: World) -> None:
+        await world.submit(series_id=None, scope="study")
+        await world.say(await world.put(of="other.dcm"))
+        job = await world.delivered()
+        assert (job.status, job.error and job.error.code) == ("FAILED", "RESULT_OF_OTHER_STUDY")
+        assert job.result is None and not (tmp_path / "output" / naming.REIDENTIFIED).exists()
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize(("said", "status"), [("", "SUCCEEDED"), ("ANONYMOUS", "FAILED")], ids=["none", "own"])
+def test_v2_a_result_may_have_no_patient_id_but_none_of_its_own(tmp_path: Path, said: str, status: str) -> None:
+    async def work(world: World) -> None:
+        def change(made: Any) -> None:
+            made.PatientID = said
+
+        await world.submit()
+        await world.say(await world.put(change))
+        assert (await world.delivered()).status == status
+
+    run(tmp_path, work)
+
+
+def test_images_of_a_folder_whose_uids_have_letters_are_mapped_back(tmp_path: Path) -> None:
+    """As a folder's index takes them."""
+    image = identified.images(1)[0]
+    image.StudyInstanceUID, image.SeriesInstanceUID = "study.a", "study.a.1"
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = "study.a.1.i_1-x"
+    (tmp_path / "pacs").mkdir()
+    (tmp_path / "pacs" / "letters.dcm").write_bytes(identified.encoded(image))
+
+    async def work(world: World) -> None:
+        await world.submit(study_id="study.a", series_id="study.a.1")
+        await world.say(await world.put(of="letters.dcm"))
+        job = await world.delivered()
+        assert job.status == "SUCCEEDED" and job.result is not None
+        assert world.read(job.result.dicom.key).StudyInstanceUID == "study.a"
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize("is_same", [True, False], ids=["the same", "another"])
+def test_v2_a_result_from_files_that_share_their_uids_is_of_nobody(tmp_path: Path, is_same: bool) -> None:
+    """An earlier system's path tells them apart, their UIDs don't: nobody knows whose the result is."""
+    for folder, patient in (("a", identified.PATIENT_ID), ("b", identified.PATIENT_ID if is_same else "PID-2")):
+        image = identified.images(1)[0]
+        image.PatientID, image.StudyInstanceUID, image.SeriesInstanceUID = patient, "1.2.3.9", "1.2.3.9.1"
+        (tmp_path / "pacs" / folder).mkdir(parents=True)
+        (tmp_path / "pacs" / folder / "i.dcm").write_bytes(identified.encoded(image))
+
+    async def work(world: World) -> None:
+        await world.submit(study_id="1.2.3.9", series_id="1.2.3.9.1")
+        await world.say(await world.put(of="b/i.dcm"))
+        job = await world.delivered()
+        expected = ("SUCCEEDED", None) if is_same else ("FAILED", "NOT_DEIDENTIFIABLE")
+        assert (job.status, job.error and job.error.code) == expected
+        assert (tmp_path / "output" / naming.REIDENTIFIED).exists() == is_same
+
+    run(tmp_path, work)
+
+
+def test_n1_a_job_of_before_deidentify_is_not_replayed_to_an_algorithm_that_has_it(tmp_path: Path) -> None:
+    """Its message has the real ids, and goes out as it was written."""
+
+    async def work(world: World) -> None:
+        await world.register(deidentify=False)
+        message = await world.submit()
+        assert message.pacs.study_id == STUDY
+        await world.give_up()
+        await world.register(deidentify=True)
+        with pytest.raises(Conflict) as raised:
+            await world.jobs.replay("j1", actor="anna")
+        assert raised.value.code == "NOT_REPLAYABLE"
+        assert await world.queues.depth(naming.queue(ALGO)) == 0
+        job = await world.jobs.get("j1")
+        assert job is not None and job.finished_at is not None
+
+    run(tmp_path, work)
+
+
+def test_a_job_of_an_algorithm_with_deidentify_is_replayed_with_its_pseudonyms(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        message = await world.submit()
+        await world.give_up()
+        await world.jobs.replay("j1", actor="anna")
+        [again] = await world.queues.receive(naming.queue(ALGO), limit=1)
+        assert JobMessage.model_validate_json(again.body) == message
+
+    run(tmp_path, work)
+
+
+def test_v1_j2_a_result_that_came_too_late_ends_no_replayed_job_without_its_patient(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        await world.submit()
+        await world.give_up()
+        world.jobs.replays_after_look = True
+        await world.say(await world.put())
+        async with asyncio.timeout(WAIT_S):
+            while await world.queues.depth(naming.RESULTS_QUEUE):
+                await world.delivery.deliver(await world.queues.receive(naming.RESULTS_QUEUE, limit=9, wait_s=0.1))
+        job = await world.jobs.get("j1")
+        assert job is not None and not world.jobs.replays_after_look
+        assert (job.status, job.result) == ("QUEUED", None)
+        assert world.pushed.jobs == []
+
+    run(tmp_path, work)
 
 
 def test_a_result_that_is_no_dicom_fails_the_job(tmp_path: Path) -> None:

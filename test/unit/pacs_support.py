@@ -23,11 +23,13 @@ from pydicom.uid import generate_uid
 
 from medical_image_processing.pacs.app import PacsApp, create_app
 from medical_image_processing.pacs.cache import InstanceCache
+from medical_image_processing.pacs.deidentified import DeidentifiedArchive
 from medical_image_processing.pacs.dicomweb import DicomwebArchive
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.retrieve import DicomwebServer, Limits
+from medical_image_processing.ports.pseudonyms import Pseudonyms
 
 _MOUNTED: dict[str, Any] = {}
 _NUMBERS = itertools.count(1)
@@ -166,6 +168,26 @@ def serve_dicomweb(
             yield Pacs(Path(), port, mount, asking, keys, None, accesses)
     finally:
         del _MOUNTED[mount]
+
+
+@contextmanager
+def serve_deidentified(archive: Any, pseudonyms: Pseudonyms) -> Iterator[Pacs]:
+    """The PACS API over ``archive`` as an algorithm has it that may not know the patient."""
+    keys = HashedKeys({HashedKeys.digest(KEY): "algo_1"})
+    accesses: list[tuple[str, list[tuple[str, str, str]], str | None]] = []
+
+    async def on_access(algo: str, images: Sequence[tuple[str, str, str]], job_id: str | None) -> None:
+        accesses.append((algo, list(images), job_id))
+
+    given = DeidentifiedArchive(archive, pseudonyms, LinkSigner())
+    port, mount = _server_port(), f"/pacs-{next(_NUMBERS)}"
+    _MOUNTED[mount] = PacsApp(given, keys, on_access, serve_file=given.serve_or(archive.serve))
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}{mount}", timeout=15) as asking:
+            yield Pacs(Path(), port, mount, asking, keys, None, accesses)
+    finally:
+        del _MOUNTED[mount]
+        given.close()
 
 
 def eventually(condition: Any, timeout_s: float = 10.0) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import subprocess
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pydicom
 import pytest
 from dicomanonymizer import simpledicomanonymizer as library
+from pacs_support import serve_deidentified
 from pydicom.data import get_testdata_file
 from pydicom.datadict import DicomDictionary
 from pydicom.uid import (
@@ -21,8 +24,13 @@ from pydicom.uid import (
 )
 
 import identified
+from medical_image_processing.engines.embedded.database import Database
+from medical_image_processing.engines.embedded.pseudonyms import SqlitePseudonyms
 from medical_image_processing.errors import InputRejected
 from medical_image_processing.pacs.deidentify import deidentify
+from medical_image_processing.pacs.folder import FolderIndex
+from medical_image_processing.pacs.folder_archive import FolderArchive
+from medical_image_processing.pacs.links import LinkSigner
 from orthanc import running_orthanc
 
 TEXT = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
@@ -162,6 +170,35 @@ def test_two_patients_are_still_two() -> None:
     assert one.PatientID and other.PatientID and one.PatientID != other.PatientID
 
 
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        (0x00101022, "DS", "31.4"),
+        (0x00401006, "SH", "PLC-778812"),
+        (0x00401007, "SH", "FIL-778812"),
+        (0x00402006, "SH", "PLC-778813"),
+        (0x00402007, "SH", "FIL-778813"),
+        (0x00181003, "LO", "DEV-9981"),
+        (0x00180015, "CS", "ROSSINI"),
+        (0x00080008, "CS", ["ORIGINAL", "PID12345"]),
+    ],
+    ids=[
+        *("Patient's Body Mass Index", "Placer Order Number / Procedure", "Filler Order Number / Procedure"),
+        *("Placer Order Number", "Filler Order Number", "Device ID", "a name as a code", "an id as a code"),
+    ],
+)
+def test_what_the_table_has_no_row_for_and_yet_tells_who_it_is_goes(tag: int, vr: str, value: Any) -> None:
+    made = image(PatientName="Rossini^Maria", PatientID="PID12345")
+    made.add_new(tag, vr, value)
+    assert tag not in without(identified.encoded(made))
+
+
+def test_codes_that_are_no_identifier_stay() -> None:
+    """One that contains a name is a word of the standard: a patient may be called Head."""
+    made = image(PatientName="Head^Axia", PatientID="1234", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+    assert without(identified.encoded(made)).ImageType == ["ORIGINAL", "PRIMARY", "AXIAL"]
+
+
 def test_text_where_a_number_belongs_goes() -> None:
     made = image()
     del made.SliceThickness
@@ -221,6 +258,32 @@ def test_a_file_that_inflates_without_bounds_is_not_given_out() -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**30
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("is_same", [True, False], ids=["the same", "another"])
+def test_of_files_that_share_their_uids_none_is_given_out_by_link(tmp_path: Path, is_same: bool) -> None:
+    """Where pseudonyms are of paths, these tell the files apart; the links are made of UIDs, which don't."""
+    folder, names = tmp_path / "pacs", ("one", "two")
+    for name in names:
+        path = folder / name / "s" / "i.dcm"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(identified.encoded(image(PatientID="one" if is_same else name)))
+    database, index = Database(tmp_path / "mip.db"), FolderIndex(folder, min_interval_s=0.01)
+    pseudonyms = SqlitePseudonyms(database, secret=bytes(32))
+    index.start()
+    try:
+        asyncio.run(pseudonyms.keep([*names, "s", "i"]))
+        with serve_deidentified(FolderArchive(index, LinkSigner()), pseudonyms) as pacs:
+            for name in names:
+                study, series, one = map(pseudonyms.of, (name, "s", "i"))
+                answer = httpx.get(pacs.link(f"/studies/{study}/images/{series}/{one}"), timeout=15)
+                if is_same:
+                    assert pydicom.dcmread(io.BytesIO(answer.content)).PatientIdentityRemoved == "YES"
+                else:
+                    assert answer.json()["error"]["code"] == "NOT_DEIDENTIFIABLE"
+    finally:
+        index.close()
+        asyncio.run(database.close())
 
 
 @pytest.mark.needs("dciodvfy")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from made_series import saved
 from sample_images import MR_SMALL, TEST_FILES, decoder_test
 
+from medical_image_processing.dicom import jpeg
 from medical_image_processing.dicom.read import read_image, read_series
 from medical_image_processing.errors import InputRejected
 
@@ -124,6 +125,30 @@ def test_a_jpeg_whose_size_is_not_the_headers_is_refused_before_it_is_decoded(ro
     with pytest.raises(InputRejected) as raised:
         read_image(saved(dataset))
     assert raised.value.code == "UNDECODABLE_PIXELS"
+
+
+@pytest.mark.parametrize("rows", [65535, 1], ids=["more", "less"])
+@pytest.mark.parametrize(
+    ("name", "marker"),
+    [
+        ("MR_small_jpeg_ls_lossless.dcm", b"\xff\xf7"),
+        ("JPEGLSNearLossless_16.dcm", b"\xff\xf7"),
+        ("SC_rgb_small_odd_jpeg.dcm", b"\xff\xc0"),
+    ],
+    ids=["JPEG-LS", "near-lossless JPEG-LS", "baseline"],
+)
+def test_a_frame_whose_decoder_believes_it_is_asked_first_what_size_it_says(
+    name: str, marker: bytes, rows: int
+) -> None:
+    """Those decoders make room for what the frame says: 65,535 rows of a width that it chooses as well."""
+    dataset, frame = frame_of((TEST_FILES / name).read_bytes())
+    start = frame.index(marker)
+    lying = frame[: start + 5] + rows.to_bytes(2, "big") + frame[start + 7 :]
+    dataset.PixelData = pydicom.encaps.encapsulate([lying])
+    with pytest.raises(InputRejected) as raised:
+        read_image(saved(dataset))
+    assert raised.value.code == "UNDECODABLE_PIXELS"
+    assert str(raised.value) == str(jpeg.broken()), "it is refused for what it says, and not where decoding ends"
 
 
 @settings(max_examples=120, deadline=None)

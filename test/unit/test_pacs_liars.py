@@ -22,10 +22,12 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pacs_support import HEADERS, Pacs, eventually, serve_dicomweb
+from pacs_support import HEADERS, Pacs, eventually, serve_deidentified, serve_dicomweb
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import DataElement
 
+from medical_image_processing.engines.embedded.database import Database
+from medical_image_processing.engines.embedded.pseudonyms import SqlitePseudonyms
 from medical_image_processing.errors import MipError, Unavailable
 from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.dicomweb import DicomwebArchive, _dicom_json
@@ -43,10 +45,10 @@ QUICK = Limits(connect_s=5, wait_s=1.0, stall_s=0.5, total_s=1.5, search_s=5)
 UNHURRIED = Limits(connect_s=60, wait_s=60, stall_s=60, total_s=60, search_s=60)
 
 
-def image(uid: str, study: str = STUDY, series: str = SERIES, *, meta_bytes: int = 0) -> bytes:
+def image(uid: str, study: str = STUDY, series: str = SERIES, *, meta_bytes: int = 0, slope: int = 1) -> bytes:
     """CT_small under these UIDs."""
     made: Any = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-    made.StudyInstanceUID, made.SeriesInstanceUID = study, series
+    made.StudyInstanceUID, made.SeriesInstanceUID, made.RescaleSlope = study, series, slope
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = uid
     if meta_bytes:
         made.file_meta.PrivateInformationCreatorUID = "1.2.9"
@@ -415,6 +417,34 @@ def test_what_is_kept_is_replaced_when_the_reader_asks_past_the_cache(cache: Ins
         assert httpx.get(link(pacs)).content == HALF
         assert httpx.get(link(pacs), headers={"cache-control": "no-cache"}).content == IMAGES[0]
         assert httpx.get(link(pacs)).content == IMAGES[0]
+
+
+def test_what_is_kept_is_replaced_without_its_patient_too(cache: InstanceCache, tmp_path: Path) -> None:
+    """A reader that can't use what it got asks past the cache, and so does one that gets it de-identified."""
+    before, after = (image(UIDS[0], slope=slope) for slope in (2, 3))
+    liar = Liar(single=sends(before))
+    database = Database(tmp_path / "mip.db")
+    pseudonyms = SqlitePseudonyms(database, secret=bytes(32))
+    seen = [pseudonyms.of(uid) for uid in (STUDY, SERIES, UIDS[0])]
+
+    def slope(**headers: str) -> int:
+        answer = httpx.get(url, headers=headers, timeout=15)
+        assert answer.status_code == 200, answer.text
+        return int(pydicom.dcmread(BytesIO(answer.content)).RescaleSlope)
+
+    try:
+        asyncio.run(pseudonyms.keep([STUDY, SERIES, UIDS[0]]))
+        with serving(liar):
+            archive = DicomwebArchive(DicomwebServer(liar.base), LinkSigner(), cache=cache, limits=QUICK)
+            with serve_deidentified(archive, pseudonyms) as pacs:
+                url = pacs.link(f"/studies/{seen[0]}/images/{seen[1]}/{seen[2]}")
+                assert slope() == 2
+                liar.single = sends(after)
+                assert slope() == 2, "it is kept"
+                assert slope(**{"cache-control": "no-cache"}) == 3
+                assert slope() == 3
+    finally:
+        asyncio.run(database.close())
 
 
 # Searches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,9 +29,11 @@ from test_pacs_liars import (
 from medical_image_processing.errors import InputRejected, MipError, PermanentError, TransientError, Unavailable
 from medical_image_processing.model.job import JobMessage
 from medical_image_processing.pacs.cache import InstanceCache
-from medical_image_processing.worker.backlog import Prepared
+from medical_image_processing.worker.arriving import ArrivingFiles, Unwanted
+from medical_image_processing.worker.backlog import Backlog, Prepared
 from medical_image_processing.worker.fetcher import Fetcher
 from medical_image_processing.worker.http import HttpClient
+from medical_image_processing.worker.leases import Attempt, Leases
 from medical_image_processing.worker.pacs import PacsClient
 from medical_image_processing.worker.runner import Runner
 
@@ -157,6 +160,19 @@ def test_paths_are_no_uids_and_not_compared(tmp_path: Path) -> None:
         assert len(of(pacs).fetch(job("image", "1.2", "1.2.3", uid))) == 1
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [("2.10.2024", "1.1", "1"), ("study-1", "2.5", "i"), ("0.1", "1.2", "2.5"), ("1.2.24", "1.12.1999", "1")],
+)
+def test_folders_named_by_date_or_section_are_no_uids_and_not_compared(
+    ids: tuple[str, str, str], tmp_path: Path
+) -> None:
+    write_image(tmp_path / ids[0] / ids[1] / f"{ids[2]}.dcm", "1.2.276.1", "1.2.276.1.3")
+    with serve(tmp_path) as pacs:
+        for scope in ("image", "series", "study"):
+            assert len(list(of(pacs).fetch(job(scope, *ids)))) == 1
+
+
 # What is damaged on the way
 
 
@@ -209,6 +225,57 @@ def test_a_worker_that_can_t_read_a_series_has_it_fetched_past_the_cache(tmp_pat
         liar.single = sends(IMAGES[0])
         prepared = Prepared(unused, None, files, {}, lambda: of(pacs).fetch_again(job()))
         assert runner._drained(prepared).pixels.shape[-2:] == (128, 128)
+
+
+def test_a_series_that_is_fetched_again_is_not_held_twice(tmp_path: Path) -> None:
+    liar, half, running = _damaged(tmp_path)
+    unused: Any = None
+    config: Any = SimpleNamespace(max_volume_bytes=2**30)
+    processor: Any = SimpleNamespace(allocate=np.empty)
+    runner = Runner(config, processor, unused, unused, unused, unused)
+    liar.search = lambda request, items: says(200, json.dumps(items[:1]).encode())(request)
+    with running as pacs:
+        files = of(pacs).fetch(job())
+        assert files[0] == half
+        held: list[int] = []
+
+        def fetch_again() -> list[bytes]:
+            held.append(sum(map(len, list.__iter__(files))))  # of those that arrive, it would wait for the rest
+            liar.single = sends(IMAGES[0])
+            return of(pacs).fetch_again(job())
+
+        assert runner._drained(Prepared(unused, None, files, {}, fetch_again)).pixels.shape[-2:] == (128, 128)
+    assert held == [0]
+    assert getattr(files, "has_all", True), "or whoever brings them asks for what seems to lack"
+
+
+def test_a_series_whose_lease_is_lost_while_it_waits_comes_no_further() -> None:
+    unused: Any = None
+    files, ended = ArrivingFiles(20), threading.Event()
+    piece = bytes(8_000_000)  # several of them are more than wait for a reader
+
+    def arrive() -> None:
+        try:
+            for _ in range(20):
+                files.put(piece, lambda _: None)
+        except Unwanted:
+            ended.set()
+
+    arrival, backlog = threading.Thread(target=arrive, daemon=True), Backlog()
+    attempt = Attempt(job(), "receipt", 1)
+    backlog.expect([attempt])
+    backlog.put(Prepared(attempt, None, files, {}))
+    runner = Runner(unused, unused, Leases(unused, limit_s=900), backlog, unused, unused)
+    arrival.start()
+    runner.start()
+    try:
+        assert ended.wait(20)
+    finally:
+        backlog.close()
+        files.close()
+        runner.join(20)
+        arrival.join(20)
+    assert not runner.is_alive() and not arrival.is_alive()
 
 
 def test_a_series_with_an_image_of_another_patient_is_not_processed() -> None:

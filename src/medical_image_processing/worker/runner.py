@@ -121,7 +121,8 @@ class Runner(threading.Thread):
                 raise
             log.event(f"the series is fetched again: {error}", level=logging.WARNING)
         close_files(prepared.files)
-        prepared.files.clear()  # not beside what comes now
+        for place in range(len(prepared.files)):
+            prepared.files[place] = b""  # not held beside what comes now
         return drain(prepared.fetch_again())
 
     def _run(self, attempt: Attempt, image: Image) -> Any:
