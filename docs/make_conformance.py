@@ -128,8 +128,9 @@ class NotingServer:
         self._server.server_close()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        sent = b""
         while request.command == "POST" and (size := int(request.rfile.readline().split(b";")[0], 16)):
-            request.rfile.read(size + 2)
+            sent += request.rfile.read(size + 2)[:-2]
         parts = urlsplit(request.path)
         path = parts.path.removeprefix("/rs")
         self.asked.append(Asked(request.command, path, parse_qsl(parts.query), request.headers))
@@ -144,10 +145,18 @@ class NotingServer:
         request.send_response(self.search_status if is_search else self.status)
         request.send_header("content-type", "application/dicom+json" if is_search else "application/dicom")
         body = json.dumps([item]).encode() if is_search else self.body
+        if sent and self.status in (200, 202):
+            body = _said_of(sent)
         request.send_header("content-length", str(len(body)))
         request.end_headers()
         request.wfile.write(body)
         request.close_connection = True
+
+
+def _said_of(sent: bytes) -> bytes:
+    """The answer to an instance that was stored (PS3.18, section I.2)."""
+    uid = pydicom.dcmread(io.BytesIO(sent.partition(b"\r\n\r\n")[2])).SOPInstanceUID
+    return json.dumps({"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": [uid]}}]}}).encode()
 
 
 @contextmanager

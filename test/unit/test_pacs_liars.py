@@ -468,7 +468,8 @@ def test_an_image_that_a_server_finds_whatever_it_is_asked_is_not_that_image(tmp
         answer = pacs.get(f"/studies/{STUDY}/images/{SERIES}/9.9")
         assert said(answer) == (404, "IMAGE_NOT_FOUND")
         assert pacs.accesses == []
-        store(liar, image("1.2.3.4.99"), tmp_path)
+        with pytest.raises(Unavailable):  # nor does it say that it has stored it
+            store(liar, image("1.2.3.4.99"), tmp_path)
     assert [method for method, _, _ in liar.asked if method == "POST"] == ["POST"], "it has it not, so it was sent"
 
 
