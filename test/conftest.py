@@ -6,9 +6,12 @@ import os
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from aws_emulator import AwsEmulator, EmulatorMissing, running_emulator
 from docker_engine import (
@@ -33,16 +36,35 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that needs an image waits for Debian and mip-base to be made.
-
-    Where several processes test, all that needs containers is one's: there is one Docker engine. The rest goes by
-    files, since what their tests share is made once for each.
-    """
+    """The first test that needs an image waits for Debian and mip-base to be made."""
     for item in items:
-        used = set(getattr(item, "fixturenames", ()))
-        if {"debian_image", "mip_base_image"} & used:
+        if {"debian_image", "mip_base_image"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.timeout(IMAGES_S), append=False)
-        item.add_marker(pytest.mark.xdist_group("containers" if "docker_engine" in used else str(item.path)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Where several processes test, all that needs containers is one's: there is one Docker engine.
+
+    The rest goes by files, since what their tests share is made once for each. (xdist's own groups, which would
+    do, are without effect under this pytest.)
+    """
+    return _ByFile(config, log)
+
+
+_CONTAINER_FIXTURES = ("docker_engine", "debian_image", "mip_base_image", "InContainers", "OnFargate")
+
+
+class _ByFile(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "containers" if _needs_containers(file) else file
+
+
+@cache
+def _needs_containers(file: str) -> bool:
+    text = (ROOT / file).read_text()
+    return any(name in text for name in _CONTAINER_FIXTURES)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
