@@ -52,13 +52,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return _ByFile(config, log)
 
 
+_BEFORE_DOCS = "test/system/test_cli_platform.py"
+"""On the platform of its process it registers what test_docs.py finds registered, which needs containers."""
 _CONTAINER_FIXTURES = ("docker_engine", "debian_image", "mip_base_image", "InContainers", "OnFargate")
 
 
 class _ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "containers" if _needs_containers(file) else file
+        return "containers" if file == _BEFORE_DOCS or _needs_containers(file) else file
 
 
 @cache

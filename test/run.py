@@ -33,7 +33,7 @@ DEBIAN_PACKAGES = {
     "npm": "npm",
 }
 STEP_TIMEOUT_S = 300
-SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile"]
+SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 """All tests: half of the time they wait, for containers and leases. Tests that were asked for run one by one."""
 
 CHECKS = {
