@@ -1,0 +1,108 @@
+/** Cornerstone3D, set up once: loaders, tools, one rendering engine for all viewports of the page. */
+import {
+  cache,
+  Enums,
+  eventTarget,
+  imageLoader,
+  init as initCore,
+  metaData,
+  RenderingEngine,
+  type Types,
+  utilities as coreUtilities,
+} from "@cornerstonejs/core";
+import dicomImageLoader from "@cornerstonejs/dicom-image-loader";
+import {
+  addTool,
+  annotation,
+  Enums as ToolEnums,
+  init as initTools,
+  LengthTool,
+  PanTool,
+  segmentation,
+  StackScrollTool,
+  SynchronizerManager,
+  synchronizers,
+  ToolGroupManager,
+  WindowLevelTool,
+  ZoomTool,
+} from "@cornerstonejs/tools";
+
+export { annotation, cache, coreUtilities, dicomImageLoader, Enums, eventTarget, imageLoader, metaData, segmentation };
+export { SynchronizerManager, synchronizers, ToolEnums };
+export type { Types };
+
+export const TOOLS = { window: WindowLevelTool, pan: PanTool, zoom: ZoomTool, length: LengthTool } as const;
+export type ToolName = keyof typeof TOOLS;
+
+const ENGINE = "mip";
+const GROUP = "mip";
+const { Primary, Secondary, Auxiliary, Wheel } = ToolEnums.MouseBindings;
+
+let started: Promise<void> | null = null;
+let engine: RenderingEngine | null = null;
+
+export function start(): Promise<void> {
+  started ??= begin();
+  return started;
+}
+
+async function begin(): Promise<void> {
+  await initCore();
+  await initTools();
+  dicomImageLoader.init({
+    maxWebWorkers: Math.max(1, Math.min(4, (navigator.hardwareConcurrency || 2) - 1)),
+    // The newer one makes an object of every header with dcmjs, which takes longer than decoding the image.
+    useLegacyMetadataProvider: true,
+  });
+  for (const tool of [...Object.values(TOOLS), StackScrollTool]) addTool(tool);
+  const group = ToolGroupManager.createToolGroup(GROUP);
+  if (!group) throw new Error("the tools could not be set up");
+  for (const tool of [...Object.values(TOOLS), StackScrollTool]) group.addTool(tool.toolName);
+  group.setToolActive(StackScrollTool.toolName, { bindings: [{ mouseButton: Wheel }, { numTouchPoints: 2 }] });
+  engine = new RenderingEngine(ENGINE);
+  chooseTool("window");
+}
+
+/** The left button and one finger are ``name``'s; the middle button pans and the right one zooms, whatever it is. */
+export function chooseTool(name: ToolName): void {
+  const group = ToolGroupManager.getToolGroup(GROUP);
+  if (!group) return;
+  for (const tool of Object.values(TOOLS)) group.setToolPassive(tool.toolName, { removeAllBindings: true });
+  group.setToolActive(PanTool.toolName, { bindings: [{ mouseButton: Auxiliary }] });
+  group.setToolActive(ZoomTool.toolName, { bindings: [{ mouseButton: Secondary }] });
+  const own = name === "pan" ? [{ mouseButton: Auxiliary }] : name === "zoom" ? [{ mouseButton: Secondary }] : [];
+  group.setToolActive(TOOLS[name].toolName, { bindings: [{ mouseButton: Primary }, ...own] });
+}
+
+export function addViewport(viewportId: string, element: HTMLDivElement): Types.IStackViewport {
+  if (engine === null) throw new Error("the viewer is not set up");
+  engine.enableElement({
+    viewportId,
+    type: Enums.ViewportType.STACK,
+    element,
+    defaultOptions: { background: [0, 0, 0] },
+  });
+  ToolGroupManager.getToolGroup(GROUP)?.addViewport(viewportId, ENGINE);
+  return viewport(viewportId);
+}
+
+export function removeViewport(viewportId: string): void {
+  ToolGroupManager.getToolGroup(GROUP)?.removeViewports(ENGINE, viewportId);
+  engine?.disableElement(viewportId);
+}
+
+export function viewport(viewportId: string): Types.IStackViewport {
+  const found = engine?.getViewport(viewportId);
+  if (!found) throw new Error(`there is no viewport ${viewportId}`);
+  return found as Types.IStackViewport;
+}
+
+export function hasViewport(viewportId: string): boolean {
+  return Boolean(engine?.getViewport(viewportId));
+}
+
+export function resizeAll(): void {
+  engine?.resize(true, true);
+}
+
+export const ENGINE_ID = ENGINE;

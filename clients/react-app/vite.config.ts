@@ -1,0 +1,26 @@
+import { fileURLToPath } from "node:url";
+
+import react from "@vitejs/plugin-react";
+import { defineConfig } from "vite";
+
+/** What the platform sends with the page, here too, so that what it forbids is missed during development. */
+const SECURITY_HEADERS = {
+  "Content-Security-Policy":
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; " +
+    "img-src 'self' blob:; connect-src 'self' http: https: ws: wss:; font-src 'self'; base-uri 'none'; " +
+    "form-action 'none'; frame-ancestors 'none'",
+  "Referrer-Policy": "no-referrer",
+  "X-Content-Type-Options": "nosniff",
+};
+
+export default defineConfig({
+  plugins: [react()],
+  envPrefix: "REACT_APP_",
+  resolve: { alias: { xmlbuilder2: fileURLToPath(new URL("src/viewer/no-xml.ts", import.meta.url)) } },
+  server: { port: 3000, strictPort: true },
+  preview: { port: 3000, strictPort: true, headers: SECURITY_HEADERS },
+  worker: { format: "es" },
+  // Its workers and codecs are found by import.meta.url, which bundling for development would break.
+  optimizeDeps: { exclude: ["@cornerstonejs/dicom-image-loader"], include: ["dicom-parser"] },
+  build: { target: "es2022", sourcemap: false, assetsInlineLimit: 0, chunkSizeWarningLimit: 4000 },
+});
