@@ -20,7 +20,18 @@ export default defineConfig({
   server: { port: 3000, strictPort: true },
   preview: { port: 3000, strictPort: true, headers: SECURITY_HEADERS },
   worker: { format: "es" },
-  // Its workers and codecs are found by import.meta.url, which bundling for development would break.
-  optimizeDeps: { exclude: ["@cornerstonejs/dicom-image-loader"], include: ["dicom-parser"] },
+  // Its workers and codecs are found by import.meta.url, which bundling for development would break; what it
+  // imports of CommonJS is bundled all the same, since a browser can't read that.
+  optimizeDeps: {
+    exclude: ["@cornerstonejs/dicom-image-loader"],
+    include: [
+      "dicom-parser",
+      ...["charls/decodewasmjs", "libjpeg-turbo-8bit/decodewasmjs", "libjxl/decodewasmjs", "openjpeg/decodewasmjs", "openjph/wasmjs"].map(
+        (codec) => `@cornerstonejs/dicom-image-loader > @cornerstonejs/codec-${codec}`,
+      ),
+      "@cornerstonejs/dicom-image-loader > pako",
+      "@cornerstonejs/dicom-image-loader > comlink",
+    ],
+  },
   build: { target: "es2022", sourcemap: false, assetsInlineLimit: 0, chunkSizeWarningLimit: 4000 },
 });

@@ -12,7 +12,7 @@ import type { ToolName } from "../viewer/engine";
 import { SeriesLoader } from "../viewer/loading";
 import type { Loading } from "../viewer/loading";
 import { Overlay } from "../viewer/overlay";
-import { PRESET_NAMES, rangeOf } from "../viewer/presets";
+import { PRESET_NAMES } from "../viewer/presets";
 import type { PresetName } from "../viewer/presets";
 import { readCaptureFile, readResult, saveBlob } from "../viewer/result";
 import type { ReadCapture, ReadResult } from "../viewer/result";
@@ -20,6 +20,7 @@ import { ResultPanel } from "../viewer/ResultPanel";
 import type { ResultView } from "../viewer/ResultPanel";
 import { StackView } from "../viewer/StackView";
 import { Toolbar } from "../viewer/Toolbar";
+import { rangeOf } from "../viewer/window";
 import { dateOf } from "./Find";
 
 const ORIGINAL = "original";
@@ -89,7 +90,7 @@ function OpenSeries() {
   // The result beside it.
   const all = useStore(jobsStore).jobs;
   const job = here?.jobId ? (all.find((one) => one.job_id === here.jobId) ?? null) : null;
-  const shownJob = job?.status === "SUCCEEDED" ? job : null;
+  const shownJob = job?.status === "SUCCEEDED" && job.result ? job : null;
   const isLoaded = loading !== null && loading.done + loading.failed === loading.total;
   const result = useResult(shownJob);
   const [view, setView] = useState<ResultView>("overlay");

@@ -2,10 +2,11 @@ import { useEffect, useRef, useState } from "react";
 import type { KeyboardEvent } from "react";
 
 import { useWords } from "../i18n";
-import { addViewport, Enums, hasViewport, metaData, removeViewport, resizeAll, viewport } from "./engine";
+import { addViewport, Enums, hasViewport, markDrawn, metaData, removeViewport, resizeAll, viewport } from "./engine";
 import type { Types } from "./engine";
 import { edges } from "./orientation";
 import type { Edges } from "./orientation";
+import { describe } from "./window";
 
 interface Props {
   id: string;
@@ -68,13 +69,16 @@ export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey,
   useEffect(() => {
     let isCurrent = true;
     setReady(false);
+    markDrawn(id, false);
     if (!imageIds.length) return;
     const at = Math.min(wanted.current, imageIds.length - 1);
     viewport(id)
       .setStack(imageIds, at)
       .then(() => {
         if (!isCurrent || !hasViewport(id)) return;
+        viewport(id).resetCamera();
         viewport(id).render();
+        markDrawn(id, true);
         setFacts(factsOf(id));
         setReady(true);
         latest.current.onReady?.();
@@ -184,9 +188,7 @@ function factsOf(id: string): Facts {
   return {
     edges: known && plane.rowCosines && plane.columnCosines ? edges(plane.rowCosines, plane.columnCosines) : null,
     window:
-      range && isGray
-        ? `C ${Math.round((range.upper + range.lower) / 2)}  W ${Math.round(range.upper - range.lower)}`
-        : null,
+      range && isGray ? describe(range) : null,
   };
 }
 

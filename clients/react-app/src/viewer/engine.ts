@@ -88,6 +88,7 @@ export function addViewport(viewportId: string, element: HTMLDivElement): Types.
 
 export function removeViewport(viewportId: string): void {
   ToolGroupManager.getToolGroup(GROUP)?.removeViewports(ENGINE, viewportId);
+  drawn.delete(viewportId);
   engine?.disableElement(viewportId);
 }
 
@@ -101,8 +102,26 @@ export function hasViewport(viewportId: string): boolean {
   return Boolean(engine?.getViewport(viewportId));
 }
 
+/** Viewports that show something. */
+const drawn = new Set<string>();
+let isResizeDue = false;
+
+/**
+ * The viewports' places have other sizes now. That waits until all of them show an image: a camera that is kept
+ * from before there was one makes the image as small as a pixel.
+ */
 export function resizeAll(): void {
+  isResizeDue = true;
+  const all = engine?.getViewports() ?? [];
+  if (!all.every((one) => drawn.has(one.id))) return;
+  isResizeDue = false;
   engine?.resize(true, true);
+}
+
+export function markDrawn(viewportId: string, isDrawn: boolean): void {
+  if (isDrawn) drawn.add(viewportId);
+  else drawn.delete(viewportId);
+  if (isDrawn && isResizeDue) resizeAll();
 }
 
 export const ENGINE_ID = ENGINE;

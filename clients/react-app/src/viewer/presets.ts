@@ -13,8 +13,3 @@ export const PRESETS = {
 export type PresetName = keyof typeof PRESETS;
 export const PRESET_NAMES = Object.keys(PRESETS) as PresetName[];
 export const presetKey = (name: PresetName): Key => `preset.${name}`;
-
-export function rangeOf(name: PresetName): { lower: number; upper: number } {
-  const { center, width } = PRESETS[name];
-  return { lower: center - width / 2, upper: center + width / 2 };
-}
