@@ -4,10 +4,10 @@ import type { LogPage, PublicAlgorithm, Statistics } from "./missing";
 import type {
   Algorithm,
   AlgorithmPatch,
-  AlgorithmSpec,
   ImageLink,
   Job,
   JobStatus,
+  NewAlgorithm,
   ProcessRequest,
   Series,
 } from "./types";
@@ -110,7 +110,7 @@ export class Platform {
     return askJson(`${this.addresses.api}/admin/algorithms${query({ limit: 1000 })}`, { headers: this.adminHeaders });
   }
 
-  async register(spec: AlgorithmSpec): Promise<Algorithm> {
+  async register(spec: NewAlgorithm): Promise<Algorithm> {
     return askJson(`${this.addresses.api}/admin/algorithms`, {
       method: "POST",
       body: spec,

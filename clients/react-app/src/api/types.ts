@@ -1,18 +1,20 @@
 /** The platform's own names for what its API takes and answers, from its OpenAPI description. */
+import type { QueueFacts } from "./missing";
 import type { components } from "./openapi";
 
 type Schemas = components["schemas"];
 
 export type Algorithm = Schemas["Algorithm"];
-export type AlgorithmSpec = Schemas["AlgorithmSpec"];
+type AlgorithmSpec = Schemas["AlgorithmSpec"];
+/** What is sent to register one; what is left out has the API's default. */
+export type NewAlgorithm = Pick<AlgorithmSpec, "algo_id" | "image_uri" | "cpu" | "memory" | "command"> &
+  Partial<AlgorithmSpec>;
 export type AlgorithmPatch = Schemas["AlgorithmPatch"];
 export type Job = Schemas["JobAnswer"] & QueueFacts;
 export type JobStatus = Schemas["JobStatus"];
 export type ProcessRequest = Schemas["ProcessRequest"];
 export type PacsRef = Schemas["PacsRef"];
 export type SignedOutput = Schemas["SignedOutput"];
-
-import type { QueueFacts } from "./missing";
 
 /** A series as the PACS API tells it; ``date`` is YYYYMMDD. That API is no part of the OpenAPI description. */
 export interface Series {

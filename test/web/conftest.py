@@ -1,0 +1,98 @@
+"""What the tests of the web client share: a platform with real images, the built client, a browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pydicom
+import pydicom.data
+import pytest
+from playwright.sync_api import Browser
+
+from medical_image_processing import samples
+from medical_image_processing.entrypoints.client import Client
+from platform_process import Platform
+from web_client import Person, built_client, chromium
+from web_page import WebServer
+
+MakePerson = Callable[..., Person]
+BUILD_S = 900
+ALGORITHM = {
+    "image_uri": "mip-algos:processing_1",
+    "cpu": 1024,
+    "memory": 2048,
+    "command": ["/app/worker.sh"],
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first of them waits for the client to be built."""
+    for item in items:
+        if Path(item.path).parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.needs("chromium", "node", "npm"))
+            item.add_marker(pytest.mark.timeout(BUILD_S))
+
+
+@pytest.fixture(scope="session")
+def web_pacs(tmp_path_factory: pytest.TempPathFactory, samples_cache: Path) -> Path:
+    """A chest CT of 236 slices, an abdominal CT of 20, and a treatment plan, which is no image at all."""
+    folder = tmp_path_factory.mktemp("web") / "pacs"
+    shutil.copytree(samples.chest_ct(samples_cache), folder / "chest")
+    shutil.copytree(samples.abdominal_ct(samples_cache), folder / "abdomen")
+    (folder / "plan").mkdir()
+    shutil.copy(pydicom.data.get_testdata_file("rtplan.dcm"), folder / "plan" / "plan.dcm")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def web_server() -> Iterator[WebServer]:
+    """The built client on a port of its own."""
+    with WebServer(built_client()).running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def web_platform(
+    tmp_path_factory: pytest.TempPathFactory, web_pacs: Path, web_server: WebServer
+) -> Iterator[Platform]:
+    """``mip up`` with processing_1, whose results are pictures, segmentations and measurements."""
+    home = tmp_path_factory.mktemp("web-platform") / "home"
+    with Platform(home, pacs=web_pacs, options=["--cors-origin", web_server.origin]) as platform:
+        web_server.config = {
+            "api_base": platform.base,
+            "pacs_base": platform.env["PACS_API_BASE"],
+            "ws_endpoint": platform.env["WS_ENDPOINT"],
+        }
+        register(platform.client(), "processing_1", outputs=["SC", "SEG", "SR"])
+        yield platform
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def person(browser: Browser, web_platform: Platform, web_server: WebServer) -> Iterator[MakePerson]:
+    """Makes people with browsers of their own; in the end no page may have broken."""
+    people: list[Person] = []
+
+    def make(**how: object) -> Person:
+        people.append(Person(browser, web_server.origin, **how))  # type: ignore[arg-type]
+        return people[-1]
+
+    yield make
+    broken = [text for one in people for text in one.broken]
+    for one in people:
+        one.close()
+    assert not broken, broken
+
+
+def register(client: Client, algo_id: str, **more: object) -> None:
+    """Register a processor of ours, and wait until it takes jobs."""
+    client.post("/admin/algorithms", {"algo_id": algo_id, **ALGORITHM, **more})
+    client.wait_active(algo_id)
