@@ -2,6 +2,7 @@ import { fileURLToPath } from "node:url";
 
 import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
+import type { Plugin } from "vite";
 
 /** What the platform sends with the page, here too, so that what it forbids is missed during development. */
 const SECURITY_HEADERS = {
@@ -13,8 +14,19 @@ const SECURITY_HEADERS = {
   "X-Content-Type-Options": "nosniff",
 };
 
+/** Cornerstone3D writes a measurement's style as an attribute, which the policy forbids, where a property does as well. */
+const styleAsProperty: Plugin = {
+  name: "style-as-property",
+  transform(code, id) {
+    if (!id.includes("/drawingSvg/drawTextBox.js")) return null;
+    const changed = code.replace("textElement.setAttribute('style', combinedStyle)", "textElement.style.cssText = combinedStyle");
+    if (changed === code) this.error("drawTextBox.js has changed: see whether it still writes style attributes");
+    return changed;
+  },
+};
+
 export default defineConfig({
-  plugins: [react()],
+  plugins: [react(), styleAsProperty],
   envPrefix: "REACT_APP_",
   resolve: { alias: { xmlbuilder2: fileURLToPath(new URL("src/viewer/no-xml.ts", import.meta.url)) } },
   server: { port: 3000, strictPort: true },

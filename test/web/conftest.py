@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
 import pydicom.data
 import pytest
 from playwright.sync_api import Browser
-
-from medical_image_processing import samples
-from medical_image_processing.entrypoints.client import Client
-from platform_process import Platform
-from web_client import Person, built_client, chromium
+from web_client import MakePerson, Person, built_client, chromium
 from web_page import WebServer
 
-MakePerson = Callable[..., Person]
+from api_calls import Api
+from medical_image_processing import samples
+from platform_process import Platform
+
 BUILD_S = 900
-ALGORITHM = {
-    "image_uri": "mip-algos:processing_1",
-    "cpu": 1024,
-    "memory": 2048,
-    "command": ["/app/worker.sh"],
-}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,7 +58,7 @@ def web_platform(
             "pacs_base": platform.env["PACS_API_BASE"],
             "ws_endpoint": platform.env["WS_ENDPOINT"],
         }
-        register(platform.client(), "processing_1", outputs=["SC", "SEG", "SR"])
+        Api(platform).register("processing_1", outputs=["SC", "SEG", "SR"])
         yield platform
 
 
@@ -90,9 +83,3 @@ def person(browser: Browser, web_platform: Platform, web_server: WebServer) -> I
     for one in people:
         one.close()
     assert not broken, broken
-
-
-def register(client: Client, algo_id: str, **more: object) -> None:
-    """Register a processor of ours, and wait until it takes jobs."""
-    client.post("/admin/algorithms", {"algo_id": algo_id, **ALGORITHM, **more})
-    client.wait_active(algo_id)

@@ -1,4 +1,4 @@
-"""The web client as the tests use it: built once for what its sources are, and looked at with Debian's Chromium."""
+"""The web client as the tests use it: built once for what its sources are, seen with Debian's Chromium."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ CLIENT = Path(__file__).resolve().parents[2] / "clients" / "react-app"
 CHROMIUM = "/usr/bin/chromium"
 BUILD_S = 600
 WAIT_MS = 60_000
-SHOTS = Path(os.environ.get("MIP_SCREENSHOTS") or CLIENT / "dist" / ".." / "screenshots").resolve()
+SHOTS = Path(os.environ.get("MIP_SCREENSHOTS") or CLIENT / "screenshots")
 """Where pictures of the screens go: test output, looked at by people."""
 
 _SOURCES = ("src", "public", "index.html", "package-lock.json", "vite.config.ts", "tsconfig.json")
@@ -71,7 +71,9 @@ def chromium() -> Iterator[Browser]:
 class Person:
     """Somebody with a browser of their own, and so with a client_id of their own."""
 
-    def __init__(self, browser: Browser, origin: str, *, width: int = 1280, theme: str = "light", lang: str = "en") -> None:
+    def __init__(
+        self, browser: Browser, origin: str, *, width: int = 1280, theme: str = "light", lang: str = "en"
+    ) -> None:
         self.context: BrowserContext = browser.new_context(
             viewport={"width": width, "height": 800 if width > 700 else 844},
             color_scheme="dark" if theme == "dark" else "light",
@@ -150,3 +152,6 @@ class Person:
     def close(self) -> None:
         """The browser's window goes, and nothing of it stays."""
         self.context.close()
+
+
+MakePerson = Callable[..., Person]

@@ -1,4 +1,4 @@
-"""The built web client, served from a port of its own as the platform would serve it: with its headers, and config.json."""
+"""The built web client on a port of its own, as the platform would serve it: its headers, and config.json."""
 
 from __future__ import annotations
 

@@ -169,11 +169,12 @@ function useAlgorithms(): { algorithms: PublicAlgorithm[] | null; failure: unkno
         const algorithms = await here.platform.algorithms();
         if (isCurrent) setState({ algorithms, failure: null });
       } catch (failure) {
+        if (unlisted(failure)) clearInterval(timer); // it will not be there the next time
         if (isCurrent) setState((before) => ({ algorithms: unlisted(failure) ? null : before.algorithms, failure }));
       }
     };
-    void look();
     const timer = setInterval(() => void look(), ALGORITHMS_EVERY_MS);
+    void look();
     return () => {
       isCurrent = false;
       clearInterval(timer);
