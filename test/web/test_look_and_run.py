@@ -109,7 +109,7 @@ def test_what_the_algorithm_drew_is_shown_frame_by_frame(person: MakePerson) -> 
     someone.open_series(ABDOMEN)
     someone.wait_loaded(ABDOMEN)
     someone.run("processing_1")
-    page.get_by_label("Show", exact=True).select_option("capture")
+    page.locator(".field", has_text="Show").locator("select").select_option("capture")
     page.wait_for_selector('.view >> nth=1 >> css=.view-image[data-ready="true"]')
     page.locator(".view-image").first.focus()
     page.keyboard.press("End")
@@ -138,7 +138,7 @@ def test_a_job_that_fails_says_why(person: MakePerson) -> None:
     words.wait_for()
     assert len(words.inner_text()) > 20
     someone.go("Jobs")
-    assert page.locator('tr[data-status="FAILED"] .note.bad').count() == 1
+    page.locator('tr[data-status="FAILED"] .note.bad').wait_for()
     someone.shot("failed")
 
 

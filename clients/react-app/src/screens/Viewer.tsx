@@ -1,5 +1,6 @@
 import { useEffect, useMemo, useRef, useState } from "react";
 
+import type { Platform } from "../api/platform";
 import type { Job } from "../api/types";
 import { useWords, wordsOf } from "../i18n";
 import { RunPanel } from "../parts/RunPanel";
@@ -7,7 +8,17 @@ import { jobs as jobsStore } from "../state/jobs";
 import { go, opened } from "../state/route";
 import { session } from "../state/session";
 import { useStore } from "../state/store";
-import { annotation, chooseTool, ENGINE_ID, metaData, start, SynchronizerManager, synchronizers, viewport } from "../viewer/engine";
+import {
+  annotation,
+  chooseTool,
+  ENGINE_ID,
+  metaData,
+  release,
+  start,
+  SynchronizerManager,
+  synchronizers,
+  viewport,
+} from "../viewer/engine";
 import type { ToolName } from "../viewer/engine";
 import { SeriesLoader } from "../viewer/loading";
 import type { Loading } from "../viewer/loading";
@@ -65,15 +76,14 @@ function OpenSeries() {
     if (!studyId || !seriesId || !platform) return;
     let isCurrent = true;
     setFailure(null);
-    Promise.all([platform.images(studyId, seriesId), start()])
-      .then(([images]) => {
+    start()
+      .then(() => idsOf(platform, studyId, seriesId, tries > 0))
+      .then(({ ids, index: first }) => {
         if (!isCurrent) return;
-        const ids = images.map((image) => `wadouri:${image.url}`);
-        const middle = Math.floor(ids.length / 2);
         setImageIds(ids);
-        setIndex(middle);
-        setOwnIndex(middle);
-        loader.current = new SeriesLoader(ids, middle, setLoading);
+        setIndex(first);
+        setOwnIndex(first);
+        loader.current = new SeriesLoader(ids, first, setLoading);
       })
       .catch((error: unknown) => isCurrent && setFailure(error));
     return () => {
@@ -85,7 +95,10 @@ function OpenSeries() {
     // eslint-disable-next-line react-hooks/exhaustive-deps
   }, [studyId, seriesId, tries]);
 
-  useEffect(() => loader.current?.look(index), [index]);
+  useEffect(() => {
+    loader.current?.look(index);
+    if (kept && kept.ids === imageIds) kept.index = index;
+  }, [index, imageIds]);
 
   // The result beside it.
   const all = useStore(jobsStore).jobs;
@@ -244,6 +257,28 @@ function OpenSeries() {
 }
 
 const NO_IDS: string[] = [];
+
+/** Less than the quarter of an hour for which the PACS API's links are good. */
+const KEEP_MS = 12 * 60_000;
+
+interface Kept {
+  seriesId: string;
+  ids: string[];
+  index: number;
+  atMs: number;
+}
+
+/** The series that was open last: who comes back from another screen finds it as it was left. */
+let kept: Kept | null = null;
+
+async function idsOf(platform: Platform, studyId: string, seriesId: string, isAnew: boolean): Promise<Kept> {
+  if (!isAnew && kept?.seriesId === seriesId && Date.now() - kept.atMs < KEEP_MS) return kept;
+  const images = await platform.images(studyId, seriesId);
+  release();
+  const ids = images.map((image) => `wadouri:${image.url}`);
+  kept = { seriesId, ids, index: Math.floor(ids.length / 2), atMs: Date.now() };
+  return kept;
+}
 
 function useResult(job: Job | null): { read: ReadResult | null; failure: unknown } {
   const [state, setState] = useState<{ id: string; read: ReadResult | null; failure: unknown } | null>(null);

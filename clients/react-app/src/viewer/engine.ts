@@ -47,6 +47,10 @@ export function start(): Promise<void> {
 }
 
 async function begin(): Promise<void> {
+  window.addEventListener("unhandledrejection", (event) => {
+    // Of an image that can't be loaded the loader also rejects a promise that nobody holds; who asked is told, too.
+    if (isLoaderFailure(event.reason)) event.preventDefault();
+  });
   await initCore();
   await initTools();
   dicomImageLoader.init({
@@ -61,6 +65,10 @@ async function begin(): Promise<void> {
   group.setToolActive(StackScrollTool.toolName, { bindings: [{ mouseButton: Wheel }, { numTouchPoints: 2 }] });
   engine = new RenderingEngine(ENGINE);
   chooseTool("window");
+}
+
+function isLoaderFailure(reason: unknown): boolean {
+  return typeof reason === "object" && reason !== null && "error" in reason && "dataSet" in reason;
 }
 
 /** The left button and one finger are ``name``'s; the middle button pans and the right one zooms, whatever it is. */
@@ -125,3 +133,10 @@ export function markDrawn(viewportId: string, isDrawn: boolean): void {
 }
 
 export const ENGINE_ID = ENGINE;
+
+/** Let go of all images: of a large series these are hundreds of megabytes, twice. */
+export function release(): void {
+  cache.purgeCache();
+  dicomImageLoader.wadouri.dataSetCacheManager.purge();
+  dicomImageLoader.wadouri.fileManager.purge();
+}
