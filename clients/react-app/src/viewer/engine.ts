@@ -2,7 +2,6 @@
 import {
   cache,
   Enums,
-  eventTarget,
   imageLoader,
   init as initCore,
   metaData,
@@ -23,12 +22,13 @@ import {
   SynchronizerManager,
   synchronizers,
   ToolGroupManager,
+  utilities as toolUtilities,
   WindowLevelTool,
   ZoomTool,
 } from "@cornerstonejs/tools";
 
-export { annotation, cache, coreUtilities, dicomImageLoader, Enums, eventTarget, imageLoader, metaData, segmentation };
-export { SynchronizerManager, synchronizers, ToolEnums };
+export { annotation, cache, coreUtilities, dicomImageLoader, Enums, imageLoader, metaData, segmentation };
+export { SynchronizerManager, synchronizers, ToolEnums, toolUtilities };
 export type { Types };
 
 export const TOOLS = { window: WindowLevelTool, pan: PanTool, zoom: ZoomTool, length: LengthTool } as const;

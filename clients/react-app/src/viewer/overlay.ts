@@ -1,5 +1,5 @@
 /** A Segmentation as coloured labels over the images that it was made from. */
-import { cache, eventTarget, imageLoader, segmentation, ToolEnums, viewport } from "./engine";
+import { cache, imageLoader, segmentation, ToolEnums, toolUtilities, viewport } from "./engine";
 import type { Segmentation } from "./dicom";
 
 const LABELMAP = ToolEnums.SegmentationRepresentations.Labelmap;
@@ -54,15 +54,27 @@ export class Overlay {
 
   setOpacity(opacity: number): void {
     segmentation.config.style.setStyle(
-      { type: LABELMAP, segmentationId: this.id },
-      { renderFill: true, fillAlpha: opacity, renderOutline: true, outlineWidth: 2, outlineOpacity: Math.min(1, opacity * 2) },
+      { type: LABELMAP, viewportId: this.viewportId, segmentationId: this.id },
+      {
+        renderFill: true,
+        fillAlpha: opacity,
+        renderOutline: true,
+        outlineWidth: 2,
+        outlineOpacity: Math.min(1, opacity * 2),
+      },
     );
-    viewport(this.viewportId).render();
+    this.draw();
   }
 
   setVisible(segment: number, isVisible: boolean): void {
     const of = { segmentationId: this.id, type: LABELMAP };
     segmentation.config.visibility.setSegmentIndexVisibility(this.viewportId, of, segment, isVisible);
+    this.draw();
+  }
+
+  /** The labels, then what lies under them: a viewport alone draws labels as they were. */
+  private draw(): void {
+    toolUtilities.segmentation.triggerSegmentationRender(this.viewportId);
     viewport(this.viewportId).render();
   }
 
@@ -71,10 +83,4 @@ export class Overlay {
     segmentation.removeSegmentation(this.id);
     for (const id of this.labelIds) if (cache.getImageLoadObject(id)) cache.removeImageLoadObject(id);
   }
-}
-
-/** Called once the labels are drawn. */
-export function onDrawn(listener: () => void): () => void {
-  eventTarget.addEventListener(ToolEnums.Events.SEGMENTATION_RENDERED, listener);
-  return () => eventTarget.removeEventListener(ToolEnums.Events.SEGMENTATION_RENDERED, listener);
 }
