@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import subprocess
@@ -24,8 +25,9 @@ _SOURCES = ("src", "public", "index.html", "package-lock.json", "vite.config.ts"
 _FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
+@functools.cache
 def built_client() -> Path:
-    """The folder of the built client. Built again where its sources have changed."""
+    """The folder of the built client. Built again where its sources have changed since."""
     stamp_file = CLIENT / "dist" / ".stamp"
     with (CLIENT / ".build-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -132,7 +134,7 @@ class Person:
     def run(self, algo_id: str, *, until: str = "SUCCEEDED", scope: str = "series") -> str:
         """Send a job, and wait for its end; its id."""
         self.choose_algorithm(algo_id)
-        self.page.locator(".side label:has-text('Process') select").select_option(scope)
+        self.page.locator(".side select:has(option[value='series'])").select_option(scope)
         self.page.get_by_role("button", name="Run", exact=True).click()
         card = self.page.wait_for_selector(f'.job-card[data-status="{until}"]')
         assert card is not None

@@ -148,10 +148,10 @@ function Registry() {
                       </button>
                     </td>
                     <td>
-                      <span className={`badge is-${one.status}`}>{one.status}</span>
+                      <span className={`badge is-${one.status}`}>{t(`state.${one.status}`)}</span>
                     </td>
-                    <td>{told?.queue_depth ?? "–"}</td>
-                    <td>
+                    <td data-label={t("algorithms.col.queue")}>{told?.queue_depth ?? "–"}</td>
+                    <td data-label={t("algorithms.col.workers")}>
                       {told?.workers === undefined ? one.desired_count : `${told.workers} / ${one.desired_count}`}
                     </td>
                   </tr>

@@ -236,7 +236,6 @@ function OpenSeries() {
             </button>
           </div>
         )}
-        {series && <RunPanel series={series} sopOf={() => sopAt(imageIds[index])} />}
         {shownJob && (
           <ResultPanel
             job={shownJob}
@@ -251,6 +250,7 @@ function OpenSeries() {
             onClose={() => here && opened.set({ ...here, jobId: null })}
           />
         )}
+        {series && <RunPanel series={series} sopOf={() => sopAt(imageIds[index])} />}
       </aside>
     </div>
   );
