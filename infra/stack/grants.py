@@ -61,7 +61,7 @@ def grant(parts: Parts) -> dict[str, list[iam.PolicyStatement]]:
             *may.jobs(jobs, *may.FIND, *may.CHANGE, *may.REMOVE),
             may.table("Keys", tables.keys, *may.GET, *may.CHANGE),
             record,
-            *sign,
+            *reach_clients,
             *may.send_jobs(),
         ],
         "Provisioner": [

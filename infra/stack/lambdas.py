@@ -67,7 +67,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
         *_JOBS,
         *_CALLERS,
         *_QUEUES,
-        "OUTPUT_BUCKET",
+        *_PUSH,
         "MIP_ALLOW_ORIGINS",
         "MIP_QUEUE_LIMIT",
     ),

@@ -110,6 +110,21 @@ def test_a_job_is_taken_in_once_and_only_its_owner_sees_it(apis: Apis) -> None:
     assert [json.loads(message["Body"])["job_id"] for message in sent["Messages"]] == ["job-a1"]
 
 
+def test_b9_a_job_that_waits_is_cancelled_by_its_owner_alone(apis: Apis) -> None:
+    apis.make_active("algo_q")
+    owner, other = apis.client_key("canceller", "ward-5"), apis.client_key("bystander", "ward-6")
+    body = {"job_id": "job-q1", "client_id": "ward-5", "pacs": IMAGE}
+    assert call(apis.processing, "POST", "/process/algo_q", body, **owner).status == 202
+
+    foreign = call(apis.processing, "POST", "/jobs/job-q1/cancel", **other)
+    before = call(apis.processing, "GET", "/jobs/job-q1", **owner).json["status"]
+    first, again = (call(apis.processing, "POST", "/jobs/job-q1/cancel", **owner) for _ in range(2))
+
+    assert (foreign.status, foreign.code, before) == (404, "UNKNOWN_JOB", "QUEUED")
+    assert (first.status, again.status, first.json["status"]) == (200, 200, "CANCELLED")
+    assert first.json == again.json
+
+
 def test_jobs_are_listed_page_by_page(apis: Apis) -> None:
     apis.make_active("algo_b")
     key = apis.client_key("pages", "ward-9")

@@ -135,6 +135,12 @@ def test_failed_job_says_why(mip: Mip, algorithm: str) -> None:
     assert shown["error"]["code"] in " ".join(mip.text("jobs", "show", "no-such-study").split())
 
 
+def test_cancel(mip: Mip, algorithm: str, ct: list[str]) -> None:
+    mip.json("process", algorithm, *ct, "--job-id", "too-late")
+    assert mip.fails("cancel", "too-late")["code"] == "NOT_CANCELLABLE"
+    assert mip.fails("cancel", "no-such-job")["code"] == "UNKNOWN_JOB"
+
+
 def test_refusals(mip: Mip, algorithm: str, ct: list[str]) -> None:
     assert mip.fails("algorithms", "show", "no_such")["code"] == "UNKNOWN_ALGORITHM"
     assert mip.fails("process", "no_such", *ct)["code"] == "UNKNOWN_ALGORITHM"

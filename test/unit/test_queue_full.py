@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from medical_image_processing import naming
 from medical_image_processing.api import failures, processing
 from medical_image_processing.api.access import Access, fixed_digests
+from medical_image_processing.api.websocket import Hub
 from medical_image_processing.control.router import Router
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
@@ -42,7 +43,7 @@ def test_a_full_queue_is_429_queue_full_with_retry_after_and_still_knows_its_job
         app = FastAPI()
         failures.install(app)
         access = Access(keys, root_admin_digests=fixed_digests(""), open_clients=True)
-        app.include_router(processing.create_router(router, jobs, keys, Unsigned(), access))
+        app.include_router(processing.create_router(router, jobs, keys, Unsigned(), access, Hub(jobs, Unsigned())))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as http:
             first = await http.post("/process/liver", json=BODY)
             full = await http.post("/process/liver", json={**BODY, "job_id": "second"})

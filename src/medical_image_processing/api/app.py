@@ -42,7 +42,7 @@ def create_app(
         admin.create_router(
             parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub, parts.accesses
         ),
-        processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access),
+        processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access, parts.hub),
         websocket.create_router(parts.hub, parts.access),
         allow_origins=allow_origins,
         pacs_state=pacs_state,

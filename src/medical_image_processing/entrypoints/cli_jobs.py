@@ -176,6 +176,19 @@ def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
         raise typer.Exit(1)
 
 
+def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Cancel a job that waits.
+
+    Once it runs it is too late, and the exit status is 1.
+    """
+    with Client.from_environment() as client:
+        job = client.call("POST", "jobs", job_id, "cancel")
+    if as_json:
+        output.print_json(job)
+    else:
+        output.print_note(f"{job_id} is cancelled")
+
+
 @app.command()
 def replay(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Send a dead-lettered job once more.

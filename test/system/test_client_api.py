@@ -1,0 +1,83 @@
+"""What the web client asks of a running platform beyond sending jobs and hearing of their ends."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from api_calls import IMAGE, Api, error_of, make_pacs, receive, until
+from medical_image_processing.testing import puppet
+from platform_process import Platform, unconfined
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("client-api")
+
+
+@pytest.fixture(scope="module")
+def platform(folder: Path) -> Iterator[Platform]:
+    with Platform(folder / "home", pacs=make_pacs(folder / "pacs"), options=unconfined(folder)) as platform:
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def api(platform: Platform, folder: Path) -> Api:
+    api = Api(platform)
+    api.register("puppet", env=puppet.install(folder / "site"))
+    return api
+
+
+def occupied(api: Api, seconds: float) -> str:
+    """A job that keeps the only worker busy, and runs."""
+    job_id = api.process("puppet", do="sleep", seconds=seconds)
+    api.until_job(job_id, "RUNNING")
+    return job_id
+
+
+def test_b9_a_job_that_waits_is_cancelled_told_and_never_run(api: Api) -> None:
+    busy = occupied(api, 2.0)
+    with api.listen("canceller") as first, api.listen("canceller") as second:
+        job_id = api.process("puppet", client_id="canceller")
+        answer = api.post(f"/jobs/{job_id}/cancel")
+        again = api.post(f"/jobs/{job_id}/cancel")
+        assert (answer.status_code, again.status_code) == (200, 200)
+        assert answer.json() == again.json() == api.job(job_id)
+        assert answer.json()["status"] == "CANCELLED" and answer.json()["finished_at"]
+        for socket in (first, second):
+            [told] = receive(socket)
+            assert told == {"job_id": job_id, "algo_id": "puppet", "client_id": "canceller", "status": "CANCELLED"}
+    body = {"job_id": job_id, "client_id": "canceller", "pacs": IMAGE}
+    assert api.post("/process/puppet", body).json()["status"] == "CANCELLED"
+    for late in (busy, "no-such-job"):
+        refused = api.post(f"/jobs/{late}/cancel")
+        expected = (409, "NOT_CANCELLABLE") if late == busy else (404, "UNKNOWN_JOB")
+        assert (refused.status_code, error_of(refused)) == expected
+    assert api.until_ended(busy)["status"] == "SUCCEEDED"
+    assert api.post(f"/jobs/{busy}/cancel").status_code == 409
+    api.succeeds("puppet")
+    assert api.job(job_id) == answer.json()
+
+
+def test_b9_j1_j2_a_cancel_that_was_answered_outlives_kill_9_and_what_its_worker_sends(api: Api) -> None:
+    platform = api.platform
+    busy = occupied(api, 1.5)
+    names = [api.process("puppet", client_id="survivor") for _ in range(6)]
+    cancelled, left = names[::2], names[1::2]
+    for job_id in cancelled:
+        assert api.post(f"/jobs/{job_id}/cancel").status_code == 200
+    platform.kill()
+    with closing(sqlite3.connect(platform.home / "mip.db")) as file:
+        waiting = {row[0] for row in file.execute("SELECT group_id FROM messages")}
+    assert not waiting & set(cancelled), "its message outlived a cancelled job"
+    platform.start()
+    for job_id in (busy, *left):
+        assert api.until_ended(job_id)["status"] == "SUCCEEDED"
+    with api.listen("survivor") as listening:
+        told = {message["job_id"]: message["status"] for message in receive(listening, len(names))}
+    assert told == {job_id: "CANCELLED" if job_id in cancelled else "SUCCEEDED" for job_id in names}
+    until(lambda: all(api.job(job_id)["status"] == "CANCELLED" for job_id in cancelled), "they stay cancelled")
