@@ -63,6 +63,31 @@ def test_b9_a_job_that_waits_is_cancelled_told_and_never_run(api: Api) -> None:
     assert api.job(job_id) == answer.json()
 
 
+def test_w1_w2_what_waits_knows_its_place_and_how_long_one_takes(api: Api) -> None:
+    api.register("puppet-2", env=api.record("puppet")["env"])
+    first = api.job(api.process("puppet-2", client_id="waiting", do="sleep", seconds=0.5))
+    assert first["expected_s"] is None, "nothing ran yet"
+    api.until_ended(first["job_id"])
+    busy = api.process("puppet-2", client_id="waiting", do="sleep", seconds=3.0)
+    api.until_job(busy, "RUNNING")
+    names = [api.process("puppet-2", client_id="waiting") for _ in range(4)]
+
+    def places() -> list[int | None]:
+        jobs = {job["job_id"]: job for job in api.get("/jobs", client_id="waiting").json()["jobs"]}
+        assert jobs[busy]["queue_position"] is None and jobs[first["job_id"]]["queue_position"] is None
+        assert jobs[first["job_id"]]["expected_s"] is None, "it has ended"
+        assert 0.4 < jobs[busy]["expected_s"] < 3.0
+        return [jobs[name]["queue_position"] for name in names]
+
+    # The worker fetches the input of what is next while it computes: what it has is in nobody's way any more.
+    until(lambda: places()[-1] == len([place for place in places() if place]), "the places have no gap")
+    last = api.job(names[-1])
+    assert last["status"] == "QUEUED" and last["queue_position"] == places()[-1]
+    assert api.post(f"/jobs/{names[-2]}/cancel").status_code in (200, 409)
+    for name in (busy, *names):
+        assert api.until_ended(name)["queue_position"] is None
+
+
 def test_b9_j1_j2_a_cancel_that_was_answered_outlives_kill_9_and_what_its_worker_sends(api: Api) -> None:
     platform = api.platform
     busy = occupied(api, 1.5)

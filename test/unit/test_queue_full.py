@@ -17,6 +17,7 @@ from medical_image_processing.engines.embedded.jobs import SqliteJobs
 from medical_image_processing.engines.embedded.keys import SqliteKeys
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
+from medical_image_processing.engines.embedded.workload import SqliteWorkload
 from medical_image_processing.model.algorithm import AlgorithmStatus, ResourceStatus
 from medical_image_processing.testing.registry_contract import a_spec
 
@@ -43,7 +44,17 @@ def test_a_full_queue_is_429_queue_full_with_retry_after_and_still_knows_its_job
         app = FastAPI()
         failures.install(app)
         access = Access(keys, root_admin_digests=fixed_digests(""), open_clients=True)
-        app.include_router(processing.create_router(router, jobs, keys, Unsigned(), access, Hub(jobs, Unsigned())))
+        app.include_router(
+            processing.create_router(
+                router,
+                jobs,
+                SqliteWorkload(database, clock=time.time),
+                keys,
+                Unsigned(),
+                access,
+                Hub(jobs, Unsigned()),
+            )
+        )
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as http:
             first = await http.post("/process/liver", json=BODY)
             full = await http.post("/process/liver", json={**BODY, "job_id": "second"})

@@ -16,6 +16,7 @@ from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.keys import Keys
 from medical_image_processing.ports.outputs import Outputs
 from medical_image_processing.ports.resources import Logs
+from medical_image_processing.ports.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Parts:
     admin: Admin
     router: Router
     jobs: Jobs
+    workload: Workload
     keys: Keys
     logs: Logs
     outputs: Outputs
@@ -42,7 +44,9 @@ def create_app(
         admin.create_router(
             parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub, parts.accesses
         ),
-        processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access, parts.hub),
+        processing.create_router(
+            parts.router, parts.jobs, parts.workload, parts.keys, parts.outputs, parts.access, parts.hub
+        ),
         websocket.create_router(parts.hub, parts.access),
         allow_origins=allow_origins,
         pacs_state=pacs_state,

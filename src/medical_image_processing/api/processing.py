@@ -10,6 +10,7 @@ from medical_image_processing.api import schemas
 from medical_image_processing.api.access import Access, Caller, ClientKey, ClientToken
 from medical_image_processing.api.results import host_of, job_answer
 from medical_image_processing.control.cancelling import cancel_job
+from medical_image_processing.control.outlook import NO_OUTLOOK, look_ahead
 from medical_image_processing.control.router import Router, new_client_id
 from medical_image_processing.errors import NotFound
 from medical_image_processing.model.job import Job, JobStatus, Name, ProcessRequest
@@ -18,6 +19,7 @@ from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.keys import Keys
 from medical_image_processing.ports.outputs import Outputs
 from medical_image_processing.ports.push import Push
+from medical_image_processing.ports.workload import Workload
 
 AlgoIdPath = Annotated[str, Path(pattern=ALGO_ID_PATTERN)]
 JobIdPath = Annotated[str, Path(pattern=NAME_PATTERN)]
@@ -26,7 +28,13 @@ JOBS_CURSOR_PATTERN = r"^([0-9]{1,18}|[0-9a-f]{16}#[A-Za-z0-9._:-]{1,120})$"
 
 
 def create_router(
-    router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, access: Access, push: Push
+    router: Router,
+    jobs: Jobs,
+    workload: Workload,
+    keys: Keys,
+    outputs: Outputs,
+    access: Access,
+    push: Push,
 ) -> APIRouter:
     """The clients' routes."""
 
@@ -71,7 +79,8 @@ def create_router(
     async def show(job_id: JobIdPath, caller: Client, request: Request) -> Response:
         """One job, with where its result lies once it has one."""
         job = await _own_job(job_id, caller)
-        return JSONResponse(job_answer(job, outputs, host_of(request.headers.get("host"))))
+        outlook = (await look_ahead(workload, [job])).get(job_id, NO_OUTLOOK)
+        return JSONResponse(job_answer(job, outputs, host_of(request.headers.get("host")), outlook))
 
     @routes.post("/jobs/{job_id}/cancel", response_model=schemas.JobAnswer, responses=schemas.errors(404, 409))
     async def cancel(job_id: JobIdPath, caller: Client, request: Request) -> Response:
@@ -96,7 +105,8 @@ def create_router(
         ids = caller.client_ids if client_id is None else (client_id,)
         page = await jobs.page(client_ids=ids, status=status, algo_id=algo_id, limit=limit, cursor=cursor)
         host = host_of(request.headers.get("host"))
-        answers = [job_answer(job, outputs, host) for job in page.items]
+        outlooks = await look_ahead(workload, page.items)
+        answers = [job_answer(job, outputs, host, outlooks.get(job.job_id, NO_OUTLOOK)) for job in page.items]
         return JSONResponse({"jobs": answers, "next_cursor": page.next_cursor})
 
     async def _own_job(job_id: str, caller: Caller) -> Job:

@@ -56,6 +56,10 @@ class JobAnswer(Job):
     """A job as GET /jobs/{job_id} shows it. Times are ISO 8601, UTC."""
 
     result: JobAnswerResult | None = None  # type: ignore[assignment]
+    queue_position: int | None = None
+    """Jobs of its algorithm that are taken before it, and itself; None once a worker has it, or where unknown."""
+    expected_s: float | None = None
+    """The median of what its algorithm's newest jobs took, while this one is open; None where there are none."""
 
 
 class JobPage(BaseModel):

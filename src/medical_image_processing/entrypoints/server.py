@@ -188,6 +188,7 @@ class _Platform:
                 can_store=True,
             ),
             jobs=engine.jobs,
+            workload=engine.workload,
             keys=engine.keys,
             logs=engine.logs,
             outputs=engine.outputs,

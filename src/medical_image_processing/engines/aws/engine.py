@@ -25,6 +25,7 @@ from medical_image_processing.engines.aws.registry import DynamoRegistry
 from medical_image_processing.engines.aws.senders import TaskRoles
 from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.engines.aws.tables import Table
+from medical_image_processing.engines.aws.workload import DynamoWorkload
 from medical_image_processing.model.job import Job
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ class AwsEngine:
         """ports.jobs."""
         table = self._table(self.settings.jobs_table)
         return DynamoJobs(table, self.queues, self.registry, self.audit, self.open_jobs, clock=time.time)
+
+    @cached_property
+    def workload(self) -> DynamoWorkload:
+        """ports.workload."""
+        return DynamoWorkload(self._table(self.settings.jobs_table), self.queues, clock=time.time)
 
     @cached_property
     def keys(self) -> DynamoKeys:

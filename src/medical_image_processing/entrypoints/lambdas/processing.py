@@ -18,7 +18,13 @@ def create(engine: AwsEngine) -> ASGIApp:
     settings = engine.settings
     router = Router(engine.registry, engine.jobs, engine.queues, queue_limit=settings.queue_limit)
     routes = create_router(
-        router, engine.jobs, engine.keys, engine.outputs, create_access(engine), create_push(engine)
+        router,
+        engine.jobs,
+        engine.workload,
+        engine.keys,
+        engine.outputs,
+        create_access(engine),
+        create_push(engine),
     )
     return LimitBody(create_base(routes, allow_origins=settings.allow_origins))
 
