@@ -10,19 +10,23 @@ from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.model.job import Job, JobStatus
 from medical_image_processing.ports.workload import MOST_PLACES, RECENT, Backlog, End, Ends
 
-# One statement for a page: between a job and the one asked for before it, the index's entries are counted once.
+# One statement for a page, in the order that it is written (CROSS JOIN keeps it so): between a job and the one asked for before it, the index's entries are counted once.
 _POSITIONS = """
-WITH mine AS (
-    SELECT m.group_id AS job_id, m.queue_id, m.seq,
-        lag(m.seq, 1, 0) OVER (PARTITION BY m.queue_id ORDER BY m.seq) AS behind
-    FROM json_each(?1) AS asked
-    JOIN queues q ON q.name = json_extract(asked.value, '$[1]')
-    JOIN messages m INDEXED BY messages_by_group
-        ON m.queue_id = q.queue_id AND m.group_id = json_extract(asked.value, '$[0]')
-    WHERE m.is_head = 1 AND m.in_flight = 0 AND m.seq < coalesce((
+WITH asked AS (
+    SELECT json_extract(value, '$[0]') AS job_id, json_extract(value, '$[1]') AS queue FROM json_each(?1)
+), lines AS MATERIALIZED (
+    SELECT q.name, q.queue_id, (
         SELECT w.seq FROM messages w INDEXED BY messages_ready
         WHERE w.queue_id = q.queue_id AND w.is_head = 1 AND w.in_flight = 0 ORDER BY w.seq LIMIT 1 OFFSET ?2
-    ), 9e18)
+    ) AS beyond
+    FROM queues q WHERE q.name IN (SELECT queue FROM asked)
+), mine AS (
+    SELECT m.group_id AS job_id, m.queue_id, m.seq,
+        lag(m.seq, 1, 0) OVER (PARTITION BY m.queue_id ORDER BY m.seq) AS behind
+    FROM asked
+    CROSS JOIN lines ON lines.name = asked.queue
+    CROSS JOIN messages m INDEXED BY messages_by_group ON m.queue_id = lines.queue_id AND m.group_id = asked.job_id
+    WHERE m.is_head = 1 AND m.in_flight = 0 AND (lines.beyond IS NULL OR m.seq < lines.beyond)
 ), counted AS (
     SELECT job_id, queue_id, seq, (
         SELECT count(*) FROM messages w INDEXED BY messages_ready WHERE w.queue_id = mine.queue_id
