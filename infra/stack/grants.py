@@ -54,15 +54,17 @@ def grant(parts: Parts) -> dict[str, list[iam.PolicyStatement]]:
             *push,
             *may.send_jobs(),
             *may.read_worker_logs(),
+            *may.count_workers(cluster, cluster_arn),
             *may.read_secret(parts.admin_secret_arn),
         ],
         "Processing": [
-            may.table("Algorithms", algorithms, *may.GET),
+            may.table("Algorithms", algorithms, *may.LIST),
             *may.jobs(jobs, *may.FIND, *may.CHANGE, *may.REMOVE),
             may.table("Keys", tables.keys, *may.GET, *may.CHANGE),
             record,
             *reach_clients,
             *may.send_jobs(),
+            *may.count_workers(cluster, cluster_arn),
         ],
         "Provisioner": [
             may.table("Algorithms", algorithms, *may.LIST, *may.CHANGE, *may.REMOVE),

@@ -61,7 +61,16 @@ _RESOURCES = (
 )
 
 ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
-    "Admin": (*_REGISTRY, *_JOBS, *_CALLERS, *_QUEUES, *_PUSH, "MIP_ADMIN_SECRET", "MIP_ALLOW_ORIGINS"),
+    "Admin": (
+        *_REGISTRY,
+        *_JOBS,
+        *_CALLERS,
+        *_QUEUES,
+        *_PUSH,
+        "MIP_ADMIN_SECRET",
+        "MIP_ALLOW_ORIGINS",
+        "MIP_CLUSTER",
+    ),
     "Processing": (
         *_REGISTRY,
         *_JOBS,
@@ -69,6 +78,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
         *_QUEUES,
         *_PUSH,
         "MIP_ALLOW_ORIGINS",
+        "MIP_CLUSTER",
         "MIP_QUEUE_LIMIT",
     ),
     "Provisioner": (*_REGISTRY, *_JOBS, *_PUSH, *_RESOURCES),

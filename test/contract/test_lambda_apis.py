@@ -10,7 +10,7 @@ import pytest
 
 from api_calls import IMAGE, SEED_BODY
 from aws_emulator import AwsEmulator
-from aws_stage import AwsStage
+from aws_stage import CLUSTER, AwsStage
 from lambda_events import call, run
 from medical_image_processing import naming
 from medical_image_processing.api.limits import MAX_BODY_BYTES
@@ -123,6 +123,44 @@ def test_b9_a_job_that_waits_is_cancelled_by_its_owner_alone(apis: Apis) -> None
     assert (foreign.status, foreign.code, before) == (404, "UNKNOWN_JOB", "QUEUED")
     assert (first.status, again.status, first.json["status"]) == (200, 200, "CANCELLED")
     assert first.json == again.json
+
+
+def test_a_client_sees_the_algorithms_and_how_busy_they_are(apis: Apis) -> None:
+    apis.make_active("algo_l")
+    key = apis.client_key("looker", "ward-7")
+    about = {
+        "description": "Looks",
+        "parameters": {"type": "object", "properties": {"level": {"type": "integer"}}},
+    }
+    assert call(apis.admin, "PATCH", "/admin/algorithms/algo_l", about, **apis.key).status == 200
+    ecs = apis.stage.boto("ecs")
+    ecs.create_cluster(clusterName=CLUSTER)
+    family = naming.service("algo_l")
+    ecs.register_task_definition(
+        family=family, containerDefinitions=[{"name": "worker", "image": "x", "memory": 64}]
+    )
+    ecs.create_service(cluster=CLUSTER, serviceName=family, taskDefinition=family, desiredCount=0)
+    wrong = {"pacs": IMAGE, "client_id": "ward-7", "parameters": {"level": "x"}}
+    refused = call(apis.processing, "POST", "/process/algo_l", wrong, **key)
+    body = {"pacs": IMAGE, "client_id": "ward-7", "parameters": {"level": 1}}
+    assert call(apis.processing, "POST", "/process/algo_l", body, **key).status == 202
+
+    # Another instance of the Lambda: this one knows a depth for five seconds.
+    other = adapted(processing.create(AwsEngine(apis.stage.engine.settings, apis.stage.clients)))
+    listed = call(other, "GET", "/algorithms", **key)
+
+    assert (refused.status, refused.code) == (422, "INVALID_PARAMETERS")
+    [found] = [one for one in listed.json["algorithms"] if one["algo_id"] == "algo_l"]
+    assert found == {
+        **about,
+        "algo_id": "algo_l",
+        "status": "ACTIVE",
+        "takes_jobs": True,
+        "outputs": ["SC"],
+        "queue_depth": 1,
+        "workers": 0,
+    }
+    assert call(apis.processing, "GET", "/algorithms").status == 401
 
 
 def test_jobs_are_listed_page_by_page(apis: Apis) -> None:

@@ -63,6 +63,48 @@ def test_b9_a_job_that_waits_is_cancelled_told_and_never_run(api: Api) -> None:
     assert api.job(job_id) == answer.json()
 
 
+def test_a_client_sees_what_it_may_use_and_nothing_of_how_it_is_run(api: Api) -> None:
+    listed = {one["algo_id"]: one for one in api.get("/algorithms").json()["algorithms"]}
+    assert listed["puppet"] == {
+        "algo_id": "puppet",
+        "status": "ACTIVE",
+        "takes_jobs": True,
+        "description": "",
+        "parameters": None,
+        "outputs": ["SC"],
+        "queue_depth": 0,
+        "workers": 1,
+    }
+    assert api.get("/algorithms", status="FAILED").json() == {"algorithms": [], "next_cursor": None}
+    assert api.get("/algorithms", limit=1).json()["algorithms"][0]["algo_id"] == min(listed)
+    assert api.get("/algorithms", status="NONSENSE").status_code == 422
+
+
+def test_j3_a_jobs_parameters_are_checked_by_the_record_and_an_accepted_job_stays(api: Api) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"do": {"type": "string"}, "seconds": {"type": "number", "maximum": 9}},
+        "additionalProperties": False,
+    }
+    before = api.process("puppet", "before-the-schema", surprise=1)
+    worker_before = api.record("puppet")["resource_status"]
+    changed = api.http.patch(
+        "/admin/algorithms/puppet", json={"description": "Does as it is told", "parameters": schema}
+    )
+    assert changed.status_code == 200 and changed.json()["parameters"] == schema
+    assert api.record("puppet")["resource_status"] == worker_before, "no worker is replaced for that"
+    refused = api.post("/process/puppet", {"pacs": IMAGE, "parameters": {"seconds": 10, "secnods": 1}})
+    assert (refused.status_code, error_of(refused)) == (422, "INVALID_PARAMETERS")
+    fields = {one["field"] for one in refused.json()["error"]["details"]["fields"]}
+    assert fields == {"parameters.seconds", "parameters.secnods"}
+    api.succeeds("puppet", do="sleep", seconds=0.01)
+    body = {"job_id": before, "client_id": "client-1", "pacs": IMAGE, "parameters": {"surprise": 1}}
+    assert api.post("/process/puppet", body).status_code == 202, "what was accepted is that job still"
+    free = {"type": "object", "properties": {}}
+    assert api.http.patch("/admin/algorithms/puppet", json={"parameters": free}).status_code == 200
+    assert api.get("/algorithms").json()["algorithms"][0]["description"] == "Does as it is told"
+
+
 def test_w1_w2_what_waits_knows_its_place_and_how_long_one_takes(api: Api) -> None:
     api.register("puppet-2", env=api.record("puppet")["env"])
     first = api.job(api.process("puppet-2", client_id="waiting", do="sleep", seconds=0.5))

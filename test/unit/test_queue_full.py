@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,7 @@ from medical_image_processing import naming
 from medical_image_processing.api import failures, processing
 from medical_image_processing.api.access import Access, fixed_digests
 from medical_image_processing.api.websocket import Hub
+from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.router import Router
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
@@ -31,6 +33,13 @@ class Unsigned:
         return ""
 
 
+class NoWorkers:
+    """Nothing runs (ports.resources.WorkerCounts)."""
+
+    async def worker_counts(self, algo_ids: Sequence[str]) -> dict[str, int]:
+        return {}
+
+
 def test_a_full_queue_is_429_queue_full_with_retry_after_and_still_knows_its_jobs(tmp_path: Path) -> None:
     async def work() -> None:
         database = Database(tmp_path / "mip.db")
@@ -47,6 +56,7 @@ def test_a_full_queue_is_429_queue_full_with_retry_after_and_still_knows_its_job
         app.include_router(
             processing.create_router(
                 router,
+                Catalogue(registry, queues, NoWorkers()),
                 jobs,
                 SqliteWorkload(database, clock=time.time),
                 keys,

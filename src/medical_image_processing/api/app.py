@@ -10,6 +10,7 @@ from medical_image_processing.api.access import Access, AdminKey
 from medical_image_processing.api.base import PacsState, create_base
 from medical_image_processing.api.metrics import Metrics
 from medical_image_processing.control.admin import Admin
+from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.router import Router
 from medical_image_processing.ports.accesses import Accesses
 from medical_image_processing.ports.jobs import Jobs
@@ -25,6 +26,7 @@ class Parts:
 
     admin: Admin
     router: Router
+    catalogue: Catalogue
     jobs: Jobs
     workload: Workload
     keys: Keys
@@ -45,7 +47,14 @@ def create_app(
             parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub, parts.accesses
         ),
         processing.create_router(
-            parts.router, parts.jobs, parts.workload, parts.keys, parts.outputs, parts.access, parts.hub
+            parts.router,
+            parts.catalogue,
+            parts.jobs,
+            parts.workload,
+            parts.keys,
+            parts.outputs,
+            parts.access,
+            parts.hub,
         ),
         websocket.create_router(parts.hub, parts.access),
         allow_origins=allow_origins,

@@ -10,9 +10,11 @@ from medical_image_processing.api import schemas
 from medical_image_processing.api.access import Access, Caller, ClientKey, ClientToken
 from medical_image_processing.api.results import host_of, job_answer
 from medical_image_processing.control.cancelling import cancel_job
+from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.outlook import NO_OUTLOOK, look_ahead
 from medical_image_processing.control.router import Router, new_client_id
 from medical_image_processing.errors import NotFound
+from medical_image_processing.model.algorithm import AlgorithmStatus
 from medical_image_processing.model.job import Job, JobStatus, Name, ProcessRequest
 from medical_image_processing.naming import ALGO_ID_PATTERN, NAME_PATTERN
 from medical_image_processing.ports.jobs import Jobs
@@ -29,6 +31,7 @@ JOBS_CURSOR_PATTERN = r"^([0-9]{1,18}|[0-9a-f]{16}#[A-Za-z0-9._:-]{1,120})$"
 
 def create_router(
     router: Router,
+    catalogue: Catalogue,
     jobs: Jobs,
     workload: Workload,
     keys: Keys,
@@ -74,6 +77,19 @@ def create_router(
             "sqs_message_id": accepted.message_id,
         }
         return Response(json.dumps(answer), 202, media_type="application/json")
+
+    @routes.get("/algorithms", response_model=schemas.OfferPage)
+    async def list_algorithms(
+        caller: Client,
+        status: AlgorithmStatus | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 100,
+        cursor: Annotated[str | None, Query(max_length=128, pattern=ALGO_ID_PATTERN)] = None,
+    ) -> schemas.OfferPage:
+        """What there is to send jobs to, by id; those that take jobs now say so."""
+        page = await catalogue.page(status=status, limit=limit, cursor=cursor)
+        return schemas.OfferPage(
+            algorithms=[schemas.OfferAnswer.of(offer) for offer in page.items], next_cursor=page.next_cursor
+        )
 
     @routes.get("/jobs/{job_id}", response_model=schemas.JobAnswer, responses=schemas.errors(404))
     async def show(job_id: JobIdPath, caller: Client, request: Request) -> Response:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel
 
-from medical_image_processing.model.algorithm import Algorithm
+from medical_image_processing.control.catalogue import Offer
+from medical_image_processing.model.algorithm import Algorithm, AlgorithmStatus, OutputKind
 from medical_image_processing.model.job import Job, JobStatus, Output, StoredObject
+from medical_image_processing.model.parameters import ParametersSchema
 from medical_image_processing.ports.keys import KeyRole
 
 
@@ -29,6 +31,41 @@ class AlgorithmPage(BaseModel):
     """One page of the registry."""
 
     algorithms: list[Algorithm]
+    next_cursor: str | None
+
+
+class OfferAnswer(BaseModel):
+    """An algorithm as its users see it. ``queue_depth`` counts what waits and what is being run."""
+
+    algo_id: str
+    status: AlgorithmStatus
+    takes_jobs: bool
+    description: str
+    parameters: ParametersSchema | None
+    outputs: list[OutputKind]
+    queue_depth: int
+    workers: int
+
+    @classmethod
+    def of(cls, offer: Offer) -> Self:
+        """What may be told of it."""
+        record = offer.record
+        return cls(
+            algo_id=record.algorithm_id,
+            status=record.status,
+            takes_jobs=record.takes_jobs,
+            description=record.description,
+            parameters=record.parameters,
+            outputs=list(record.outputs),
+            queue_depth=offer.queue_depth,
+            workers=offer.workers,
+        )
+
+
+class OfferPage(BaseModel):
+    """One page of the algorithms, by id."""
+
+    algorithms: list[OfferAnswer]
     next_cursor: str | None
 
 

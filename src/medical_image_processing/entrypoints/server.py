@@ -28,6 +28,7 @@ from medical_image_processing.api.limits import LimitBody
 from medical_image_processing.api.metrics import Metrics
 from medical_image_processing.api.websocket import PING_INTERVAL_S, PING_TIMEOUT_S, Hub
 from medical_image_processing.control.admin import Admin
+from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.control.provisioner.loop import Provisioner
 from medical_image_processing.control.router import Router
@@ -187,6 +188,7 @@ class _Platform:
                 queue_limit=settings.queue_limit,
                 can_store=True,
             ),
+            catalogue=Catalogue(engine.registry, engine.queues, engine.resources),
             jobs=engine.jobs,
             workload=engine.workload,
             keys=engine.keys,

@@ -110,6 +110,13 @@ class Resources(Protocol):
         """The log group and its logs."""
 
 
+class WorkerCounts(Protocol):
+    """The one thing of :class:`Resources` that clients may know."""
+
+    async def worker_counts(self, algo_ids: Sequence[str]) -> dict[str, int]:
+        """The desired count of each algorithm's service; those without a service are left out."""
+
+
 class Logs(Protocol):
     """The log groups, to read."""
 

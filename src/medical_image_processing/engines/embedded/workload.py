@@ -10,7 +10,8 @@ from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.model.job import Job, JobStatus
 from medical_image_processing.ports.workload import MOST_PLACES, RECENT, Backlog, End, Ends
 
-# One statement for a page, in the order that it is written (CROSS JOIN keeps it so): between a job and the one asked for before it, the index's entries are counted once.
+# One statement for a page, in the order that it is written: CROSS JOIN keeps it so. Between a job and the one
+# before it that was asked for, the index's entries are counted once.
 _POSITIONS = """
 WITH asked AS (
     SELECT json_extract(value, '$[0]') AS job_id, json_extract(value, '$[1]') AS queue FROM json_each(?1)

@@ -1,4 +1,5 @@
-"""``handler``: the processing API, behind API Gateway's ``/provision``, ``/process``, ``/jobs``, ``/health``."""
+"""``handler``: the processing API, behind API Gateway's ``/provision``, ``/process``, ``/jobs``,
+``/algorithms``, ``/health``."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from starlette.types import ASGIApp
 from medical_image_processing.api.base import create_base
 from medical_image_processing.api.limits import LimitBody
 from medical_image_processing.api.processing import create_router
+from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.router import Router
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.entrypoints.lambdas.assembly import create_access, create_push
@@ -19,6 +21,7 @@ def create(engine: AwsEngine) -> ASGIApp:
     router = Router(engine.registry, engine.jobs, engine.queues, queue_limit=settings.queue_limit)
     routes = create_router(
         router,
+        Catalogue(engine.registry, engine.queues, engine.worker_counts),
         engine.jobs,
         engine.workload,
         engine.keys,
