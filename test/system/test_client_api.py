@@ -105,6 +105,21 @@ def test_j3_a_jobs_parameters_are_checked_by_the_record_and_an_accepted_job_stay
     assert api.get("/algorithms").json()["algorithms"][0]["description"] == "Does as it is told"
 
 
+def test_the_operators_pacs_shows_series_and_the_workers_does_not(api: Api) -> None:
+    env = api.platform.env
+    [series] = api.http.get("/pacs/series", params={"search": "CT"}, headers={"x-api-key": "devkey"}).json()
+    named = {"study_id": series["study_id"], "series_id": series["series_id"]}
+    shown = api.http.get("/pacs/thumbnail", params=named, headers={"x-api-key": "devkey"})
+    assert shown.status_code == 200 and shown.content.startswith(b"\x89PNG")
+    read = api.get("/admin/accesses", algo="operator").json()["accesses"][0]
+    assert (read["study_uid"], read["series_uid"]) == (series["study_id"], series["series_id"])
+    assert api.http.get("/pacs/thumbnail", params=named).status_code == 401
+    workers = api.http.get(
+        f"{env['AWS_ENDPOINT_URL']}/pacs/thumbnail", params=named, headers={"x-api-key": "devkey"}
+    )
+    assert workers.status_code == 401
+
+
 def test_w1_w2_what_waits_knows_its_place_and_how_long_one_takes(api: Api) -> None:
     api.register("puppet-2", env=api.record("puppet")["env"])
     first = api.job(api.process("puppet-2", client_id="waiting", do="sleep", seconds=0.5))
