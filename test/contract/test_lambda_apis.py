@@ -54,6 +54,7 @@ class Apis:
 @pytest.fixture(scope="module")
 def apis(aws_emulator: AwsEmulator) -> Apis:
     stage = AwsStage(aws_emulator, MIP_WS_ENDPOINT=aws_emulator.endpoint, MIP_ALLOW_ORIGINS=ORIGIN)
+    stage.boto("ecs").create_cluster(clusterName=CLUSTER)
     return Apis(stage)
 
 
@@ -134,7 +135,6 @@ def test_a_client_sees_the_algorithms_and_how_busy_they_are(apis: Apis) -> None:
     }
     assert call(apis.admin, "PATCH", "/admin/algorithms/algo_l", about, **apis.key).status == 200
     ecs = apis.stage.boto("ecs")
-    ecs.create_cluster(clusterName=CLUSTER)
     family = naming.service("algo_l")
     ecs.register_task_definition(
         family=family, containerDefinitions=[{"name": "worker", "image": "x", "memory": 64}]
@@ -161,6 +161,22 @@ def test_a_client_sees_the_algorithms_and_how_busy_they_are(apis: Apis) -> None:
         "workers": 0,
     }
     assert call(apis.processing, "GET", "/algorithms").status == 401
+
+
+def test_an_admin_sees_how_an_algorithm_does(apis: Apis) -> None:
+    apis.make_active("algo_s")
+    body = {"pacs": IMAGE, "client_id": "ward-8", "job_id": "job-s1"}
+    key = apis.client_key("stats", "ward-8")
+    for job_id in ("job-s1", "job-s2"):
+        assert call(apis.processing, "POST", "/process/algo_s", {**body, "job_id": job_id}, **key).status == 202
+    assert call(apis.processing, "POST", "/jobs/job-s1/cancel", **key).status == 200
+
+    found = call(apis.admin, "GET", "/admin/algorithms/algo_s/statistics?hours=2", **apis.key)
+
+    assert found.status == 200, found.text
+    assert (found.json["waiting"], found.json["running"], found.json["workers"]) == (1, 0, 0)
+    assert sum(bucket["cancelled"] for bucket in found.json["buckets"]) == 1
+    assert found.json["durations"] is None and found.json["oldest_wait_s"] >= 0
 
 
 def test_jobs_are_listed_page_by_page(apis: Apis) -> None:

@@ -105,6 +105,28 @@ def test_j3_a_jobs_parameters_are_checked_by_the_record_and_an_accepted_job_stay
     assert api.get("/algorithms").json()["algorithms"][0]["description"] == "Does as it is told"
 
 
+def test_an_admin_sees_how_an_algorithm_does(api: Api) -> None:
+    api.register("puppet-4", env=api.record("puppet")["env"])
+    for _ in range(2):
+        api.succeeds("puppet-4", do="sleep", seconds=0.3)
+    assert api.fails("puppet-4", do="raise")
+    busy = api.process("puppet-4", do="sleep", seconds=1.0)
+    api.until_job(busy, "RUNNING")
+    answer = api.get("/admin/algorithms/puppet-4/statistics", hours=1)
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["algo_id"], found["workers"], found["running"]) == ("puppet-4", 1, 1)
+    assert (found["waiting"], found["oldest_wait_s"], found["bucket_s"]) == (0, None, 60)
+    totals = [sum(bucket[name] for bucket in found["buckets"]) for name in ("succeeded", "failed", "cancelled")]
+    assert totals == [2, 1, 0] and len(found["buckets"]) == 60
+    assert found["complete_since"] == found["buckets"][0]["at"]
+    assert found["durations"]["count"] == 2 and 0.2 < found["durations"]["median_s"] < 10
+    assert api.get("/admin/algorithms/no_such/statistics").status_code == 404
+    assert api.get("/admin/algorithms/puppet-4/statistics", hours=0).status_code == 422
+    assert Api(api.platform, admin_key=None).get("/admin/algorithms/puppet-4/statistics").status_code == 401
+    api.until_ended(busy)
+
+
 def test_the_operators_pacs_shows_series_and_the_workers_does_not(api: Api) -> None:
     env = api.platform.env
     [series] = api.http.get("/pacs/series", params={"search": "CT"}, headers={"x-api-key": "devkey"}).json()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medical_image_processing.api import schemas
 from medical_image_processing.api.access import Access, AdminKey
 from medical_image_processing.control.admin import Admin
+from medical_image_processing.control.statistics import MOST_HOURS, Statistician
 from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
 from medical_image_processing.model.job import Name
@@ -44,6 +45,7 @@ class NewKey(BaseModel):
 
 def create_router(
     admin: Admin,
+    statistician: Statistician,
     jobs: Jobs,
     keys: Keys,
     logs: Logs,
@@ -118,6 +120,14 @@ def create_router(
         if not hard:
             return _tagged(await admin.scale_down(algo_id, actor=actor, if_revision=revision), response)
         return _tagged(await admin.remove(algo_id, actor=actor, force=force, if_revision=revision), response)
+
+    @router.get("/algorithms/{algo_id}/statistics", response_model=schemas.StatisticsAnswer, responses=_E404)
+    async def read_statistics(
+        algo_id: AlgoIdPath, actor: Actor, hours: Annotated[int, Query(ge=1, le=MOST_HOURS)] = 24
+    ) -> schemas.StatisticsAnswer:
+        """What waits, what ended in the last hours, and how long jobs took."""
+        await admin.get(algo_id)
+        return schemas.StatisticsAnswer.of(algo_id, await statistician.look_at(algo_id, hours=hours))
 
     @router.get("/algorithms/{algo_id}/logs", response_model=schemas.LogAnswer, responses=_E404)
     async def read_logs(

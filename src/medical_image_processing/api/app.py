@@ -12,6 +12,7 @@ from medical_image_processing.api.metrics import Metrics
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.router import Router
+from medical_image_processing.control.statistics import Statistician
 from medical_image_processing.ports.accesses import Accesses
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.keys import Keys
@@ -25,6 +26,7 @@ class Parts:
     """What the routes call."""
 
     admin: Admin
+    statistician: Statistician
     router: Router
     catalogue: Catalogue
     jobs: Jobs
@@ -44,7 +46,14 @@ def create_app(
     """All of it in one process. ``open_metrics``: whether /metrics needs no admin key."""
     app = create_base(
         admin.create_router(
-            parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub, parts.accesses
+            parts.admin,
+            parts.statistician,
+            parts.jobs,
+            parts.keys,
+            parts.logs,
+            parts.access,
+            parts.hub,
+            parts.accesses,
         ),
         processing.create_router(
             parts.router,

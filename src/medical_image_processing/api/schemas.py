@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Self
 
 from pydantic import BaseModel
 
 from medical_image_processing.control.catalogue import Offer
+from medical_image_processing.control.statistics import Statistics
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmStatus, OutputKind
 from medical_image_processing.model.job import Job, JobStatus, Output, StoredObject
 from medical_image_processing.model.parameters import ParametersSchema
+from medical_image_processing.model.timestamps import to_iso
 from medical_image_processing.ports.keys import KeyRole
 
 
@@ -133,6 +136,53 @@ class LogAnswer(BaseModel):
     """The newest lines of an algorithm's log group, oldest first."""
 
     lines: list[str]
+
+
+class BucketAnswer(BaseModel):
+    """Jobs that ended from ``at`` on, until the next bucket."""
+
+    at: str
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class DurationsAnswer(BaseModel):
+    """Seconds from start to end of the jobs that succeeded."""
+
+    count: int
+    median_s: float
+    p95_s: float
+
+
+class StatisticsAnswer(BaseModel):
+    """How an algorithm does. What ended before ``complete_since`` may be missing."""
+
+    algo_id: str
+    waiting: int
+    running: int
+    """Jobs that workers have, those they fetch images for included."""
+    workers: int
+    oldest_wait_s: float | None
+    bucket_s: int
+    buckets: list[BucketAnswer]
+    complete_since: str
+    durations: DurationsAnswer | None
+
+    @classmethod
+    def of(cls, algo_id: str, found: Statistics) -> Self:
+        """As the API tells it."""
+        return cls(
+            algo_id=algo_id,
+            waiting=found.backlog.waiting,
+            running=found.backlog.held,
+            workers=found.workers,
+            oldest_wait_s=None if found.oldest_wait_s is None else round(found.oldest_wait_s, 3),
+            bucket_s=found.bucket_s,
+            buckets=[BucketAnswer(**{**asdict(one), "at": to_iso(one.at)}) for one in found.buckets],
+            complete_since=to_iso(found.complete_since),
+            durations=DurationsAnswer(**asdict(found.durations)) if found.durations else None,
+        )
 
 
 class AccessAnswer(BaseModel):

@@ -33,6 +33,7 @@ from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.control.provisioner.loop import Provisioner
 from medical_image_processing.control.router import Router
 from medical_image_processing.control.scaler import Scaler
+from medical_image_processing.control.statistics import Statistician
 from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
 from medical_image_processing.entrypoints import client_keys
@@ -186,6 +187,7 @@ class _Platform:
         self._storing = Storing(engine.results_to_store, engine.output_files, self._pacs.writer)
         parts = Parts(
             admin=Admin(engine.registry, engine.jobs),
+            statistician=Statistician(engine.workload, engine.resources, clock=time.time),
             router=Router(
                 engine.registry,
                 engine.jobs,
