@@ -127,6 +127,26 @@ def test_an_admin_sees_how_an_algorithm_does(api: Api) -> None:
     api.until_ended(busy)
 
 
+def test_s7_a_log_is_followed_line_by_line(api: Api) -> None:
+    logs = "/admin/algorithms/puppet/logs"
+    api.succeeds("puppet")
+    first = api.get(logs, lines=3).json()
+    assert 0 < len(first["lines"]) <= 3 and first["gap"] is False
+    job_id = api.process("puppet")
+    api.until_ended(job_id)
+    found, cursor = "", first["cursor"]
+
+    def told() -> bool:
+        nonlocal found, cursor
+        page = api.get(logs, cursor=cursor).json()
+        found, cursor = found + "\n".join(page["lines"]), page["cursor"]
+        return job_id in found
+
+    until(told, "the job is in the log")
+    assert error_of(api.get(logs, cursor="nonsense")) == "INVALID_CURSOR"
+    assert api.get(logs, cursor="<x>").status_code == 422
+
+
 def test_the_operators_pacs_shows_series_and_the_workers_does_not(api: Api) -> None:
     env = api.platform.env
     [series] = api.http.get("/pacs/series", params={"search": "CT"}, headers={"x-api-key": "devkey"}).json()

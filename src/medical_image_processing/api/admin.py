@@ -27,6 +27,8 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=128, pattern=NAME_PATTERN)]
 
 
+LOG_CURSOR_PATTERN = r"^[A-Za-z0-9_.=-]{1,4096}$"
+"""A place in a file, or a token for each stream of CloudWatch."""
 _BODY = schemas.errors(400, 413)
 _E404 = schemas.errors(404)
 _E409 = schemas.errors(409)
@@ -131,11 +133,15 @@ def create_router(
 
     @router.get("/algorithms/{algo_id}/logs", response_model=schemas.LogAnswer, responses=_E404)
     async def read_logs(
-        algo_id: AlgoIdPath, actor: Actor, lines: Annotated[int, Query(ge=1, le=2000)] = 100
+        algo_id: AlgoIdPath,
+        actor: Actor,
+        lines: Annotated[int, Query(ge=1, le=2000)] = 100,
+        cursor: Annotated[str | None, Query(pattern=LOG_CURSOR_PATTERN)] = None,
     ) -> schemas.LogAnswer:
-        """The newest lines of its workers' log group."""
+        """The newest lines of its workers' log group; with the last answer's cursor, what has come since."""
         await admin.get(algo_id)
-        return schemas.LogAnswer(lines=await logs.tail(algo_id, lines=lines))
+        found = await logs.read(algo_id, lines=lines, cursor=cursor)
+        return schemas.LogAnswer(lines=list(found.lines), cursor=found.cursor, gap=found.gap)
 
     @router.post(
         "/jobs/{job_id}/replay",

@@ -133,9 +133,12 @@ class ReplayAnswer(BaseModel):
 
 
 class LogAnswer(BaseModel):
-    """The newest lines of an algorithm's log group, oldest first."""
+    """Lines of an algorithm's log group, oldest first. ``cursor`` leads to those that come after them; ``gap``:
+    some before these may be missing."""
 
     lines: list[str]
+    cursor: str
+    gap: bool
 
 
 class BucketAnswer(BaseModel):

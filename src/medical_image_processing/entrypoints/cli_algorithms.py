@@ -302,30 +302,22 @@ def logs(
         raise typer.BadParameter("--json prints one answer; log lines are JSON as they are", param_hint="--follow")
     with Client.from_environment() as client:
 
-        def read(count: int) -> list[str]:
-            answer = client.call("GET", "admin", "algorithms", algo_id, "logs", params={"lines": count})
-            found: list[str] = answer["lines"]
-            return found
+        def read(cursor: str | None = None) -> dict[str, Any]:
+            params = {"lines": lines if cursor is None else 1000, "cursor": cursor}
+            answer: dict[str, Any] = client.call("GET", "admin", "algorithms", algo_id, "logs", params=params)
+            return answer
 
-        seen = read(lines)
+        answer = read()
         if as_json:
-            output.print_json({"lines": seen})
+            output.print_json({"lines": answer["lines"]})
             return
-        _echo(seen)
+        _echo(answer["lines"])
         while follow:
             time.sleep(0.5)
-            now = read(max(lines, 1000))
-            _echo(new_lines(seen, now))
-            seen = now
-
-
-def new_lines(seen: list[str], now: list[str]) -> list[str]:
-    """What ``now`` has beyond ``seen``: two readings, each of the end of one growing log."""
-    for end in range(len(now), 0, -1) if seen else ():
-        overlap = min(len(seen), end)
-        if now[end - overlap : end] == seen[-overlap:]:
-            return now[end:]
-    return now
+            answer = read(answer["cursor"])
+            if answer["gap"]:
+                output.print_note("some lines may be missing here")
+            _echo(answer["lines"])
 
 
 def _echo(lines: list[str]) -> None:
