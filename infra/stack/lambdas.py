@@ -61,14 +61,24 @@ _RESOURCES = (
 )
 
 ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
-    "Admin": (*_REGISTRY, *_JOBS, *_CALLERS, *_QUEUES, *_PUSH, "MIP_ADMIN_SECRET", "MIP_ALLOW_ORIGINS"),
+    "Admin": (
+        *_REGISTRY,
+        *_JOBS,
+        *_CALLERS,
+        *_QUEUES,
+        *_PUSH,
+        "MIP_ADMIN_SECRET",
+        "MIP_ALLOW_ORIGINS",
+        "MIP_CLUSTER",
+    ),
     "Processing": (
         *_REGISTRY,
         *_JOBS,
         *_CALLERS,
         *_QUEUES,
-        "OUTPUT_BUCKET",
+        *_PUSH,
         "MIP_ALLOW_ORIGINS",
+        "MIP_CLUSTER",
         "MIP_QUEUE_LIMIT",
     ),
     "Provisioner": (*_REGISTRY, *_JOBS, *_PUSH, *_RESOURCES),

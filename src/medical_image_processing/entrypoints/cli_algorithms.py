@@ -55,6 +55,16 @@ Outputs = Annotated[
         show_default=False,
     ),
 ]
+Description = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="What it is for, for those who send it jobs.", show_default=False),
+]
+ParametersFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="JSON Schema of its jobs' parameters, - for standard input.", show_default=False
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is ACTIVE, and has stayed so for 1.5 s.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="The longest to wait.")]
 
@@ -72,6 +82,8 @@ def register(
     min_count: MinCount = None,
     max_count: MaxCount = None,
     outputs: Outputs = None,
+    description: Description = None,
+    parameters_file: ParametersFile = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The POST body as JSON, - for standard input; options override it."),
@@ -89,7 +101,19 @@ def register(
     /app/worker.sh, the entry point of our base image. Results are Secondary Captures, which any viewer shows;
     --output SC --output SEG --output SR adds a Segmentation and a Structured Report of what it measures.
     """
-    given = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs)
+    given = _fields(
+        image,
+        cpu,
+        memory,
+        command,
+        env,
+        desired_count,
+        min_count,
+        max_count,
+        outputs,
+        description,
+        parameters_file,
+    )
     body = {**_DEFAULTS, **_read_spec(file), **given}
     named = body.pop("algorithm_id", None) or body.get("algo_id") or algo_id
     if named != algo_id:
@@ -165,6 +189,8 @@ def update(
     min_count: MinCount = None,
     max_count: MaxCount = None,
     outputs: Outputs = None,
+    description: Description = None,
+    parameters_file: ParametersFile = None,
     if_revision: Annotated[
         int | None,
         typer.Option(metavar="N", help="Only if it is still at this revision.", show_default=False),
@@ -178,7 +204,19 @@ def update(
     Jobs that run end as they began, the next start with the change. --env replaces all variables, --output all
     outputs.
     """
-    body = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs)
+    body = _fields(
+        image,
+        cpu,
+        memory,
+        command,
+        env,
+        desired_count,
+        min_count,
+        max_count,
+        outputs,
+        description,
+        parameters_file,
+    )
     if not body:
         raise typer.BadParameter("name at least one thing to change, for example --memory 4096")
     headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
@@ -264,30 +302,22 @@ def logs(
         raise typer.BadParameter("--json prints one answer; log lines are JSON as they are", param_hint="--follow")
     with Client.from_environment() as client:
 
-        def read(count: int) -> list[str]:
-            answer = client.call("GET", "admin", "algorithms", algo_id, "logs", params={"lines": count})
-            found: list[str] = answer["lines"]
-            return found
+        def read(cursor: str | None = None) -> dict[str, Any]:
+            params = {"lines": lines if cursor is None else 1000, "cursor": cursor}
+            answer: dict[str, Any] = client.call("GET", "admin", "algorithms", algo_id, "logs", params=params)
+            return answer
 
-        seen = read(lines)
+        answer = read()
         if as_json:
-            output.print_json({"lines": seen})
+            output.print_json({"lines": answer["lines"]})
             return
-        _echo(seen)
+        _echo(answer["lines"])
         while follow:
             time.sleep(0.5)
-            now = read(max(lines, 1000))
-            _echo(new_lines(seen, now))
-            seen = now
-
-
-def new_lines(seen: list[str], now: list[str]) -> list[str]:
-    """What ``now`` has beyond ``seen``: two readings, each of the end of one growing log."""
-    for end in range(len(now), 0, -1) if seen else ():
-        overlap = min(len(seen), end)
-        if now[end - overlap : end] == seen[-overlap:]:
-            return now[end:]
-    return now
+            answer = read(answer["cursor"])
+            if answer["gap"]:
+                output.print_note("some lines may be missing here")
+            _echo(answer["lines"])
 
 
 def _echo(lines: list[str]) -> None:
@@ -305,6 +335,8 @@ def _fields(
     min_count: int | None,
     max_count: int | None,
     outputs: list[str] | None,
+    description: str | None,
+    parameters_file: Path | None,
 ) -> dict[str, Any]:
     """The body's fields that were given."""
     fields = {
@@ -317,6 +349,8 @@ def _fields(
         "min_count": min_count,
         "max_count": max_count,
         "outputs": [kind.upper() for kind in outputs] if outputs else None,
+        "description": description,
+        "parameters": _read_object(parameters_file, "--parameters-file") if parameters_file else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -336,17 +370,19 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _read_spec(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
+    return {} if file is None else _read_object(file, "--file")
+
+
+def _read_object(file: Path, option: str) -> dict[str, Any]:
     try:
-        spec = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text())
+        value = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text())
     except OSError as error:
-        raise InvalidRequest("BAD_FILE", f"--file {file} can't be read: {error.strerror}") from error
+        raise InvalidRequest("BAD_FILE", f"{option} {file} can't be read: {error.strerror}") from error
     except ValueError as error:
-        raise InvalidRequest("BAD_FILE", f"--file {file} is not JSON: {error}") from error
-    if not isinstance(spec, dict):
-        raise InvalidRequest("BAD_FILE", f"--file {file}: must hold one JSON object, the body of the POST")
-    return spec
+        raise InvalidRequest("BAD_FILE", f"{option} {file} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("BAD_FILE", f"{option} {file}: must hold one JSON object")
+    return value
 
 
 def _wait_until_settled(client: Client, algo_id: str, timeout_s: float, *, quiet: bool) -> dict[str, Any]:
@@ -405,6 +441,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
     output.print_fields(
         [
             ("algorithm", record["algorithm_id"]),
+            ("is for", record.get("description")),
             ("status", output.state(record["status"])),
             ("reason", record["status_reason"]),
             ("image", record["image_uri"]),
@@ -414,6 +451,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
             ("workers", _workers(record)),
             ("env", "\n".join(f"{name}={value}" for name, value in record["env"].items())),
             ("outputs", ", ".join(record["outputs"])),
+            ("parameters", ", ".join((record.get("parameters") or {}).get("properties", {}))),
             ("queue", resources["queue_url"]),
             ("task", resources["task_definition"]),
             ("service", resources["service"]),

@@ -143,6 +143,7 @@ def list_jobs(
             job["job_id"],
             job["algo_id"],
             output.state(job["status"]),
+            _place(job),
             output.ago(job["created_at"]),
             time_taken(job),
             (job.get("stored") or {}).get("status", ""),
@@ -150,8 +151,8 @@ def list_jobs(
         for job in page["jobs"]
     ]
     columns = len(rows[0]) if any(row[-1] for row in rows) else len(rows[0]) - 1
-    headings = ("job", "algorithm", "state", "sent", "time", "stored")[:columns]
-    output.print_table(headings, [row[:columns] for row in rows], right=("time",))
+    headings = ("job", "algorithm", "state", "place", "sent", "time", "stored")[:columns]
+    output.print_table(headings, [row[:columns] for row in rows], right=("place", "time"))
     output.print_more(page["next_cursor"])
 
 
@@ -174,6 +175,19 @@ def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
         _print_job(job, as_json)
     if job["status"] != SUCCEEDED:
         raise typer.Exit(1)
+
+
+def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Cancel a job that waits.
+
+    Once it runs it is too late, and the exit status is 1.
+    """
+    with Client.from_environment() as client:
+        job = client.call("POST", "jobs", job_id, "cancel")
+    if as_json:
+        output.print_json(job)
+    else:
+        output.print_note(f"{job_id} is cancelled")
 
 
 @app.command()
@@ -265,6 +279,8 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
         [
             ("job", job["job_id"]),
             ("state", output.state(job["status"])),
+            ("place", _place(job) and f"{_place(job)} in the queue"),
+            ("takes", None if job.get("expected_s") is None else f"about {output.seconds(job['expected_s'])}"),
             ("time", time_taken(job)),
             ("output", f"{file} ({output.size(size)})"),
             ("stored", _stored(job)),
@@ -307,6 +323,11 @@ def _print_job(job: dict[str, Any], as_json: bool) -> None:
             ("link", result["dicom"]["url"] if result else None),
         ]
     )
+
+
+def _place(job: dict[str, Any]) -> str:
+    """Its place in the queue; nothing where it has none."""
+    return str(job.get("queue_position") or "")
 
 
 def _stored(job: dict[str, Any]) -> str | None:

@@ -28,10 +28,12 @@ from medical_image_processing.api.limits import LimitBody
 from medical_image_processing.api.metrics import Metrics
 from medical_image_processing.api.websocket import PING_INTERVAL_S, PING_TIMEOUT_S, Hub
 from medical_image_processing.control.admin import Admin
+from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.control.provisioner.loop import Provisioner
 from medical_image_processing.control.router import Router
 from medical_image_processing.control.scaler import Scaler
+from medical_image_processing.control.statistics import Statistician
 from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
 from medical_image_processing.entrypoints import client_keys
@@ -46,6 +48,7 @@ from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.pacs.app import PacsApp
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
+from medical_image_processing.pacs.thumbnails import Thumbnails
 from medical_image_processing.ports.keys import digest
 
 _LOG = logging.getLogger(__name__)
@@ -157,7 +160,11 @@ class _Platform:
                 serve_file=pacs.archive.serve,
             )
             operator_keys = HashedKeys({digest(secrets.pacs_key): "operator"})
-            operators_pacs = pacs_for(keys=operator_keys, describe=pacs.archive.describe)
+            operators_pacs = pacs_for(
+                keys=operator_keys,
+                describe=pacs.archive.describe,
+                thumbnails=Thumbnails(pacs.archive, _draw_thumbnail),
+            )
             self._assemble(operators_pacs, pacs_for(keys=workers_keys))
             yield
         finally:
@@ -180,6 +187,7 @@ class _Platform:
         self._storing = Storing(engine.results_to_store, engine.output_files, self._pacs.writer)
         parts = Parts(
             admin=Admin(engine.registry, engine.jobs),
+            statistician=Statistician(engine.workload, engine.resources, clock=time.time),
             router=Router(
                 engine.registry,
                 engine.jobs,
@@ -187,7 +195,9 @@ class _Platform:
                 queue_limit=settings.queue_limit,
                 can_store=True,
             ),
+            catalogue=Catalogue(engine.registry, engine.queues, engine.resources),
             jobs=engine.jobs,
+            workload=engine.workload,
             keys=engine.keys,
             logs=engine.logs,
             outputs=engine.outputs,
@@ -313,6 +323,14 @@ def _mounted(app: ASGIApp, prefixes: dict[str, ASGIApp]) -> ASGIApp:
         await app(scope, receive, send)
 
     return dispatch
+
+
+def _draw_thumbnail(data: bytes) -> bytes:
+    # Most platforms draw none, and what draws takes memory.
+    from medical_image_processing.dicom.picture import thumbnail_png
+    from medical_image_processing.dicom.read import read_image
+
+    return thumbnail_png(read_image(data))
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

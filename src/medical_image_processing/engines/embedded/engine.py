@@ -29,6 +29,7 @@ from medical_image_processing.engines.embedded.storing import OutputFiles, Sqlit
 from medical_image_processing.engines.embedded.supervisor import Supervisor
 from medical_image_processing.engines.embedded.task import Task
 from medical_image_processing.engines.embedded.wire import create_aws_app
+from medical_image_processing.engines.embedded.workload import SqliteWorkload
 from medical_image_processing.errors import MipError
 from medical_image_processing.model.job import JobStatus
 from medical_image_processing.ports.keys import digest
@@ -73,6 +74,7 @@ class EmbeddedEngine:
         self.logs = LogGroups(settings.home / "logs")
         self.registry = SqliteRegistry(self.database, clock=time.time)
         self.jobs = SqliteJobs(self.database, self.queues, clock=time.time)
+        self.workload = SqliteWorkload(self.database, clock=time.time)
         self.results_to_store = SqliteResultsToStore(self.database, clock=time.time)
         self.output_files = OutputFiles(settings.home / "output", bucket=self.output_bucket)
         self.keys = SqliteKeys(self.database, clock=time.time)

@@ -138,6 +138,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX audit_reads_by_job ON audit (json_extract(details, '$.job_id'), seq) WHERE action = 'read';
     CREATE INDEX audit_reads_by_actor ON audit (actor, seq) WHERE action = 'read';
     """,
+    """
+    -- An algorithm's ends by time, with all that its statistics need.
+    CREATE INDEX jobs_ended ON jobs (algo_id, finished_at, status, started_at) WHERE finish_seq IS NOT NULL;
+    """,
 )
 
 
