@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from web_client import CLIENT, MakePerson, Person
 
-SCREENS = ("find", "viewer", "jobs", "algorithms")
-
 
 def violations(person: Person) -> list[str]:
     """What axe-core finds that is serious or critical."""
@@ -59,9 +57,7 @@ def test_a_job_is_sent_with_the_keyboard_alone(person: MakePerson) -> None:
     tab_to(".series-card:has(.series-words)")
     page.keyboard.press("Enter")
     page.wait_for_selector('.view-image[data-ready="true"]')
-    tab_to(".side form select, .side form input")
-    if page.evaluate("document.activeElement.tagName") == "INPUT":
-        page.keyboard.type("processing_1")
+    page.locator(".side option[value='processing_1']").wait_for(state="attached")
     tab_to(".side form button.main")
     page.keyboard.press("Enter")
     page.wait_for_selector(".job-card")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pydicom
 from web_client import MakePerson, Person
 
-from api_calls import Api
+from api_calls import Api, until
 from platform_process import Platform
 
 CHEST, ABDOMEN = 236, 20
@@ -27,6 +27,16 @@ def brightness(person: Person, view: int = 0) -> float:
 
     picture = person.page.locator(".view-canvas canvas").nth(view).screenshot()
     return float(np.asarray(Image.open(io.BytesIO(picture)).convert("L")).mean())
+
+
+def yellow(person: Person, view: int) -> float:
+    """How much more red than blue a view draws, in the mean: 0 where all is gray."""
+    import numpy as np
+    from PIL import Image
+
+    picture = person.page.locator(".view-canvas canvas").nth(view).screenshot()
+    red, _, blue = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), float).mean(axis=(0, 1))
+    return float(red - blue)
 
 
 def test_a_series_of_236_slices_is_scrolled_while_it_loads(person: MakePerson) -> None:
@@ -91,7 +101,9 @@ def test_a_result_comes_beside_the_original_and_scrolls_with_it(person: MakePers
     page.locator(".view-image").nth(1).focus()
     page.keyboard.press("PageDown")
     page.wait_for_selector('.view >> nth=0 >> css=.view-image[data-index="10"]')
-    page.get_by_label("Opacity of the overlay").fill("0.8")
+    faint = yellow(someone, 1)
+    page.get_by_label("Opacity of the overlay").fill("0.9")
+    until(lambda: yellow(someone, 1) > faint + 1, "the overlay is stronger")
     someone.shot("result")
     for kind, modality in (("SEG", "SEG"), ("SR", "SR")):
         with page.expect_download() as download:
@@ -160,10 +172,7 @@ def test_the_same_in_italian(person: MakePerson) -> None:
     assert page.evaluate("document.documentElement.lang") == "it"
     page.locator(".series-card", has_text="20 immagini").click()
     page.wait_for_selector('.view-image[data-ready="true"]')
-    field = page.locator(".side label:has-text('Algoritmo')").first
-    field.locator("select, input").wait_for()
-    if field.locator("input").count():
-        field.locator("input").fill("processing_1")
+    page.locator(".side label:has-text('Algoritmo') select").first.select_option("processing_1")
     page.get_by_role("button", name="Esegui", exact=True).click()
     page.wait_for_selector('.job-card[data-status="SUCCEEDED"]:has-text("Completato")')
     page.wait_for_selector(".panel:has-text('Risultato') .measurements")
@@ -198,3 +207,47 @@ def test_jobs_of_two_people_are_their_own(person: MakePerson, web_platform: Plat
     assert one.client_id() != other.client_id()
     assert other.page.locator(f'tr[data-job="{mine}"]').count() == 0
     assert Api(web_platform).job(mine)["client_id"] == one.client_id()
+
+
+def test_a_waiting_job_shows_its_place_and_is_cancelled(person: MakePerson, web_platform: Platform) -> None:
+    api = Api(web_platform)
+    someone = person()
+    page = someone.visit()
+    someone.open_series(CHEST)
+    chest = {"study_id": "", "series_id": "", "scope": "series"}
+    for series in api.http.get("/pacs/series", headers={"x-api-key": web_platform.env["PACS_API_KEY"]}).json():
+        if series["images"] == CHEST:
+            chest |= {"study_id": series["study_id"], "series_id": series["series_id"]}
+    before = [api.process("processing_1", client_id="client-busy", pacs=chest) for _ in range(4)]
+    someone.choose_algorithm("processing_1")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.wait_for_selector(".job-card:has-text('Place ')")
+    page.get_by_role("button", name="Cancel job").click()
+    page.wait_for_selector('.job-card[data-status="CANCELLED"]')
+    for job_id in before:
+        api.post(f"/jobs/{job_id}/cancel")
+
+
+def test_a_slow_network_shows_what_is_there(person: MakePerson) -> None:
+    someone = person()
+    page = someone.visit()
+    page.wait_for_selector(".series-card")
+    network = someone.context.new_cdp_session(page)
+    network.send("Network.enable")
+    slow = {"offline": False, "latency": 150, "downloadThroughput": 2_000_000, "uploadThroughput": 500_000}
+    network.send("Network.emulateNetworkConditions", slow)
+    someone.open_series(CHEST)
+    page.wait_for_selector(".mark-note:has-text('of 236 loaded')")
+    page.locator(".view-image").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_selector(f'.view-image[data-index="{CHEST // 2 + 1}"]')
+
+
+def test_series_have_thumbnails(person: MakePerson) -> None:
+    someone = person()
+    page = someone.visit()
+    page.wait_for_selector(".thumbnail img >> nth=1")
+    loaded = page.evaluate(
+        "[...document.querySelectorAll('.thumbnail img')].map(one => one.decode().then(() => 1))"
+    )
+    assert len(loaded) == 2  # the plan has no picture

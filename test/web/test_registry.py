@@ -84,7 +84,29 @@ def test_the_log_is_followed_live(person: MakePerson) -> None:
     someone.give_admin_key("dev-admin")
     page.get_by_role("button", name="processing_1").click()
     page.wait_for_selector(".log:has-text('processing_1')")
+    page.wait_for_selector(".plot")
     someone.shot("algorithms")
+
+
+def test_parameters_that_a_record_describes_become_fields(person: MakePerson, web_platform: Platform) -> None:
+    api = Api(web_platform)
+    schema = {
+        "type": "object",
+        "properties": {"above": {"type": "number", "title": "Above (HU)", "default": 300, "maximum": 1000}},
+    }
+    changed = api.http.patch("/admin/algorithms/processing_1", json={"parameters": schema, "description": "Liver"})
+    assert changed.status_code == 200, changed.text
+    someone = person()
+    page = someone.visit()
+    someone.open_series(20)
+    someone.wait_loaded(20)
+    someone.choose_algorithm("processing_1")
+    page.get_by_label("Above (HU)").fill("400")
+    page.wait_for_selector(".side small:has-text('Liver')")
+    with page.expect_request("**/process/processing_1") as sent:
+        page.get_by_role("button", name="Run", exact=True).click()
+    assert sent.value.post_data_json["parameters"] == {"above": 400}
+    page.wait_for_selector(".job-card")
 
 
 def test_a_wrong_admin_key_opens_nothing(person: MakePerson) -> None:

@@ -123,13 +123,10 @@ class Person:
         self.page.wait_for_selector(f'.views[data-loaded="{images}"]')
 
     def choose_algorithm(self, algo_id: str) -> None:
-        """In the panel beside the images: from the list where there is one, else by its id."""
-        field = self.page.locator(".side label:has-text('Algorithm')").first
-        field.locator("select, input").wait_for()
-        if field.locator("select").count():
-            field.locator("select").select_option(algo_id)
-        else:
-            field.locator("input").fill(algo_id)
+        """In the panel beside the images."""
+        choice = self.page.locator(".side label:has-text('Algorithm') select").first
+        choice.locator(f"option[value='{algo_id}']").wait_for(state="attached")
+        choice.select_option(algo_id)
 
     def run(self, algo_id: str, *, until: str = "SUCCEEDED", scope: str = "series") -> str:
         """Send a job, and wait for its end; its id."""

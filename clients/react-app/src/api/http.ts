@@ -21,6 +21,7 @@ export interface Asked {
   body?: unknown;
   headers?: Record<string, string>;
   signal?: AbortSignal;
+  cache?: RequestCache;
 }
 
 const TIMEOUT_MS = 30_000;
@@ -33,7 +34,7 @@ export async function ask(url: string, asked: Asked = {}): Promise<Response> {
     method: asked.method ?? "GET",
     headers,
     signal: asked.signal ? AbortSignal.any([asked.signal, limit]) : limit,
-    cache: "no-store",
+    cache: asked.cache ?? "no-store",
     credentials: "omit",
   };
   if (asked.body !== undefined) init.body = JSON.stringify(asked.body);

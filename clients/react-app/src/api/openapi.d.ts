@@ -85,9 +85,29 @@ export interface paths {
         };
         /**
          * Read Logs
-         * @description The newest lines of its workers' log group.
+         * @description The newest lines of its workers' log group; with the last answer's cursor, what has come since.
          */
         get: operations["read_logs_admin_algorithms__algo_id__logs_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/algorithms/{algo_id}/statistics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Statistics
+         * @description What waits, what ended in the last hours, and how long jobs took.
+         */
+        get: operations["read_statistics_admin_algorithms__algo_id__statistics_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -160,6 +180,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/algorithms": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Algorithms
+         * @description What there is to send jobs to, by id; those that take jobs now say so.
+         */
+        get: operations["list_algorithms_algorithms_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/health": {
         parameters: {
             query?: never;
@@ -214,6 +254,26 @@ export interface paths {
         get: operations["show_jobs__job_id__get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/jobs/{job_id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel
+         * @description Cancel a job that waits; twice is no error. Once it runs it is too late: 409.
+         */
+        post: operations["cancel_jobs__job_id__cancel_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -331,6 +391,11 @@ export interface components {
              */
             deidentify: boolean;
             /**
+             * Description
+             * @default
+             */
+            description: string;
+            /**
              * Desired Count
              * @default 1
              */
@@ -362,6 +427,25 @@ export interface components {
              *     ]
              */
             outputs: components["schemas"]["OutputKind"][];
+            /** Parameters */
+            parameters?: {
+                additionalProperties?: boolean;
+                properties: {
+                    [key: string]: {
+                        default?: string | number | boolean;
+                        description?: string;
+                        enum?: (string | number | boolean)[];
+                        maximum?: number;
+                        minimum?: number;
+                        title?: string;
+                        /** @enum {string} */
+                        type: "string" | "number" | "integer" | "boolean";
+                    };
+                };
+                required?: string[];
+                /** @constant */
+                type: "object";
+            } | null;
             /** @default {} */
             resource_status: components["schemas"]["ResourceStatus"];
             /** Revision */
@@ -398,6 +482,8 @@ export interface components {
             cpu?: number | null;
             /** Deidentify */
             deidentify?: boolean | null;
+            /** Description */
+            description?: string | null;
             /** Desired Count */
             desired_count?: number | null;
             /** Env */
@@ -416,6 +502,25 @@ export interface components {
             min_count?: number | null;
             /** Outputs */
             outputs?: components["schemas"]["OutputKind"][] | null;
+            /** Parameters */
+            parameters?: {
+                additionalProperties?: boolean;
+                properties: {
+                    [key: string]: {
+                        default?: string | number | boolean;
+                        description?: string;
+                        enum?: (string | number | boolean)[];
+                        maximum?: number;
+                        minimum?: number;
+                        title?: string;
+                        /** @enum {string} */
+                        type: "string" | "number" | "integer" | "boolean";
+                    };
+                };
+                required?: string[];
+                /** @constant */
+                type: "object";
+            } | null;
             /** Store Results */
             store_results?: boolean | null;
         };
@@ -435,6 +540,11 @@ export interface components {
              * @default false
              */
             deidentify: boolean;
+            /**
+             * Description
+             * @default
+             */
+            description: string;
             /**
              * Desired Count
              * @default 1
@@ -467,6 +577,25 @@ export interface components {
              *     ]
              */
             outputs: components["schemas"]["OutputKind"][];
+            /** Parameters */
+            parameters?: {
+                additionalProperties?: boolean;
+                properties: {
+                    [key: string]: {
+                        default?: string | number | boolean;
+                        description?: string;
+                        enum?: (string | number | boolean)[];
+                        maximum?: number;
+                        minimum?: number;
+                        title?: string;
+                        /** @enum {string} */
+                        type: "string" | "number" | "integer" | "boolean";
+                    };
+                };
+                required?: string[];
+                /** @constant */
+                type: "object";
+            } | null;
             /**
              * Store Results
              * @default false
@@ -479,6 +608,32 @@ export interface components {
          * @enum {string}
          */
         AlgorithmStatus: "PENDING" | "ACTIVE" | "INACTIVE" | "FAILED" | "DELETING";
+        /**
+         * BucketAnswer
+         * @description Jobs that ended from ``at`` on, until the next bucket.
+         */
+        BucketAnswer: {
+            /** At */
+            at: string;
+            /** Cancelled */
+            cancelled: number;
+            /** Failed */
+            failed: number;
+            /** Succeeded */
+            succeeded: number;
+        };
+        /**
+         * DurationsAnswer
+         * @description Seconds from start to end of the jobs that succeeded.
+         */
+        DurationsAnswer: {
+            /** Count */
+            count: number;
+            /** Median S */
+            median_s: number;
+            /** P95 S */
+            p95_s: number;
+        };
         /**
          * ErrorAnswer
          * @description Every answer that is not a success.
@@ -529,12 +684,16 @@ export interface components {
             /** Created At */
             created_at: string;
             error?: components["schemas"]["JobError"] | null;
+            /** Expected S */
+            expected_s?: number | null;
             /** Finished At */
             finished_at?: string | null;
             /** Job Id */
             job_id: string;
             /** Progress */
             progress?: number | null;
+            /** Queue Position */
+            queue_position?: number | null;
             result?: components["schemas"]["JobAnswerResult"] | null;
             /** Started At */
             started_at?: string | null;
@@ -612,9 +771,14 @@ export interface components {
         KeyRole: "admin" | "client";
         /**
          * LogAnswer
-         * @description The newest lines of an algorithm's log group, oldest first.
+         * @description Lines of an algorithm's log group, oldest first. ``cursor`` leads to those that come after them; ``gap``:
+         *     some before these may be missing.
          */
         LogAnswer: {
+            /** Cursor */
+            cursor: string;
+            /** Gap */
+            gap: boolean;
             /** Lines */
             lines: string[];
         };
@@ -647,6 +811,54 @@ export interface components {
             /** Name */
             name: string;
             role: components["schemas"]["KeyRole"];
+        };
+        /**
+         * OfferAnswer
+         * @description An algorithm as its users see it. ``queue_depth`` counts what waits and what is being run.
+         */
+        OfferAnswer: {
+            /** Algo Id */
+            algo_id: string;
+            /** Description */
+            description: string;
+            /** Outputs */
+            outputs: components["schemas"]["OutputKind"][];
+            /** Parameters */
+            parameters: {
+                additionalProperties?: boolean;
+                properties: {
+                    [key: string]: {
+                        default?: string | number | boolean;
+                        description?: string;
+                        enum?: (string | number | boolean)[];
+                        maximum?: number;
+                        minimum?: number;
+                        title?: string;
+                        /** @enum {string} */
+                        type: "string" | "number" | "integer" | "boolean";
+                    };
+                };
+                required?: string[];
+                /** @constant */
+                type: "object";
+            } | null;
+            /** Queue Depth */
+            queue_depth: number;
+            status: components["schemas"]["AlgorithmStatus"];
+            /** Takes Jobs */
+            takes_jobs: boolean;
+            /** Workers */
+            workers: number;
+        };
+        /**
+         * OfferPage
+         * @description One page of the algorithms, by id.
+         */
+        OfferPage: {
+            /** Algorithms */
+            algorithms: components["schemas"]["OfferAnswer"][];
+            /** Next Cursor */
+            next_cursor: string | null;
         };
         /**
          * OutputKind
@@ -773,6 +985,29 @@ export interface components {
             media_type: string;
             /** Url */
             url: string;
+        };
+        /**
+         * StatisticsAnswer
+         * @description How an algorithm does. What ended before ``complete_since`` may be missing.
+         */
+        StatisticsAnswer: {
+            /** Algo Id */
+            algo_id: string;
+            /** Bucket S */
+            bucket_s: number;
+            /** Buckets */
+            buckets: components["schemas"]["BucketAnswer"][];
+            /** Complete Since */
+            complete_since: string;
+            durations: components["schemas"]["DurationsAnswer"] | null;
+            /** Oldest Wait S */
+            oldest_wait_s: number | null;
+            /** Running */
+            running: number;
+            /** Waiting */
+            waiting: number;
+            /** Workers */
+            workers: number;
         };
         /**
          * StoreStatus
@@ -1236,6 +1471,7 @@ export interface operations {
         parameters: {
             query?: {
                 lines?: number;
+                cursor?: string | null;
             };
             header?: never;
             path: {
@@ -1252,6 +1488,66 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["LogAnswer"];
+                };
+            };
+            /** @description The key is missing or wrong */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such thing */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A field is wrong; details name it */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Something the platform needs does not answer */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    read_statistics_admin_algorithms__algo_id__statistics_get: {
+        parameters: {
+            query?: {
+                hours?: number;
+            };
+            header?: never;
+            path: {
+                algo_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StatisticsAnswer"];
                 };
             };
             /** @description The key is missing or wrong */
@@ -1540,6 +1836,57 @@ export interface operations {
             };
         };
     };
+    list_algorithms_algorithms_get: {
+        parameters: {
+            query?: {
+                status?: components["schemas"]["AlgorithmStatus"] | null;
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfferPage"];
+                };
+            };
+            /** @description The key is missing or wrong */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A field is wrong; details name it */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Something the platform needs does not answer */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
     health_health_get: {
         parameters: {
             query?: never;
@@ -1653,6 +2000,73 @@ export interface operations {
             };
             /** @description There is no such thing */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A field is wrong; details name it */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Something the platform needs does not answer */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    cancel_jobs__job_id__cancel_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobAnswer"];
+                };
+            };
+            /** @description The key is missing or wrong */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such thing */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The state of things does not allow it */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

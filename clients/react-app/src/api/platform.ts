@@ -1,15 +1,17 @@
 /** The platform's calls, with the keys of this session. Keys are in memory only: they go with the page. */
-import { ApiError, ask, askJson, query } from "./http";
-import type { LogPage, PublicAlgorithm, Statistics } from "./missing";
+import { ask, askJson, query } from "./http";
 import type {
   Algorithm,
   AlgorithmPatch,
   ImageLink,
   Job,
   JobStatus,
+  LogPage,
   NewAlgorithm,
+  Offer,
   ProcessRequest,
   Series,
+  Statistics,
 } from "./types";
 import type { Addresses } from "../config";
 
@@ -23,6 +25,14 @@ export interface JobPage {
   jobs: Job[];
   next_cursor: string | null;
 }
+
+interface OfferPage {
+  algorithms: Offer[];
+  next_cursor: string | null;
+}
+
+/** More than a person chooses from. */
+const MOST_OFFERS = 1000;
 
 export class Platform {
   constructor(
@@ -70,17 +80,17 @@ export class Platform {
     return askJson(url, { method: "POST", headers: this.clientHeaders });
   }
 
-  /** What takes jobs, or may; for everybody, without image, environment and command. */
-  async algorithms(): Promise<PublicAlgorithm[]> {
-    try {
-      const url = `${this.addresses.api}/algorithms`;
-      return (await askJson<{ algorithms: PublicAlgorithm[] }>(url, { headers: this.clientHeaders })).algorithms;
-    } catch (error) {
-      // A platform from before that list tells its admin alone.
-      if (!(error instanceof ApiError) || error.status !== 404 || !this.keys.admin) throw error;
-      const { algorithms } = await this.registry();
-      return algorithms.map((one) => ({ ...one, algo_id: one.algorithm_id }));
-    }
+  /** What there is to send jobs to, for everybody: without image, environment and command. */
+  async algorithms(): Promise<Offer[]> {
+    const all: Offer[] = [];
+    let cursor: string | null = null;
+    do {
+      const url: string = `${this.addresses.api}/algorithms${query({ cursor })}`;
+      const page: OfferPage = await askJson(url, { headers: this.clientHeaders });
+      all.push(...page.algorithms);
+      cursor = page.next_cursor;
+    } while (cursor !== null && all.length < MOST_OFFERS);
+    return all;
   }
 
   /** The WebSocket's address; it holds the client's key, as a page can send no header with it. */
@@ -100,8 +110,9 @@ export class Platform {
   }
 
   async thumbnail(studyId: string, seriesId: string, signal: AbortSignal): Promise<Blob> {
-    const url = `${this.addresses.pacs}/studies/${pathOf(studyId)}/thumbnail${query({ series_id: seriesId })}`;
-    return (await ask(url, { headers: this.pacsHeaders, signal })).blob();
+    const url = `${this.addresses.pacs}/thumbnail${query({ study_id: studyId, series_id: seriesId })}`;
+    // The PACS API lets a browser keep it, and tells by its ETag whether it is still the one.
+    return (await ask(url, { headers: this.pacsHeaders, signal, cache: "default" })).blob();
   }
 
   // Admins.
@@ -139,7 +150,7 @@ export class Platform {
   }
 
   async logs(algoId: string, cursor: string | null): Promise<LogPage> {
-    const asked = { lines: cursor ? null : 200, cursor };
+    const asked = { lines: 500, cursor };
     return askJson(`${this.adminUrl(algoId)}/logs${query(asked)}`, { headers: this.adminHeaders });
   }
 

@@ -1,5 +1,4 @@
 /** The platform's own names for what its API takes and answers, from its OpenAPI description. */
-import type { QueueFacts } from "./missing";
 import type { components } from "./openapi";
 
 type Schemas = components["schemas"];
@@ -10,11 +9,18 @@ type AlgorithmSpec = Schemas["AlgorithmSpec"];
 export type NewAlgorithm = Pick<AlgorithmSpec, "algo_id" | "image_uri" | "cpu" | "memory" | "command"> &
   Partial<AlgorithmSpec>;
 export type AlgorithmPatch = Schemas["AlgorithmPatch"];
-export type Job = Schemas["JobAnswer"] & QueueFacts;
+export type Job = Schemas["JobAnswer"];
 export type JobStatus = Schemas["JobStatus"];
 export type ProcessRequest = Schemas["ProcessRequest"];
 export type PacsRef = Schemas["PacsRef"];
 export type SignedOutput = Schemas["SignedOutput"];
+/** An algorithm as its users see it. */
+export type Offer = Schemas["OfferAnswer"];
+export type ParametersSchema = NonNullable<Offer["parameters"]>;
+export type Parameter = ParametersSchema["properties"][string];
+export type Statistics = Schemas["StatisticsAnswer"];
+export type StatisticsBucket = Schemas["BucketAnswer"];
+export type LogPage = Schemas["LogAnswer"];
 
 /** A series as the PACS API tells it; ``date`` is YYYYMMDD. That API is no part of the OpenAPI description. */
 export interface Series {

@@ -15,6 +15,8 @@ export function LogTail({ algoId }: { algoId: string }) {
   const [failure, setFailure] = useState<unknown>(null);
   const [isFollowed, setFollowed] = useState(true);
   const cursor = useRef<string | null>(null);
+  const gap = useRef("");
+  gap.current = t("algorithms.logs.gap");
   const box = useRef<HTMLPreElement>(null);
 
   useEffect(() => {
@@ -29,12 +31,10 @@ export function LogTail({ algoId }: { algoId: string }) {
       try {
         const page = await here.platform.logs(algoId, cursor.current);
         if (!isCurrent) return;
-        // A platform from before cursors tells the newest lines again each time.
         const isMore = cursor.current !== null;
-        if (page.lines.length || !isMore) {
-          setLines((before) => (isMore ? [...before, ...page.lines] : page.lines).slice(-MOST_LINES));
-        }
-        cursor.current = page.cursor ?? null;
+        const come = page.gap && isMore ? [gap.current, ...page.lines] : page.lines;
+        if (come.length) setLines((before) => [...(isMore ? before : []), ...come].slice(-MOST_LINES));
+        cursor.current = page.cursor;
         setFailure(null);
       } catch (error) {
         if (isCurrent) setFailure(error);

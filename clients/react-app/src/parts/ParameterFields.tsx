@@ -1,17 +1,17 @@
 import { useState } from "react";
 
-import type { Parameter, ParameterSchema } from "../api/missing";
+import type { Parameter, ParametersSchema } from "../api/types";
 import { useWords } from "../i18n";
 
 export type Parameters = Record<string, unknown>;
 
-export function defaultsOf(schema: ParameterSchema): Parameters {
-  const named = Object.entries(schema.properties ?? {});
+export function defaultsOf(schema: ParametersSchema): Parameters {
+  const named = Object.entries(schema.properties);
   return Object.fromEntries(named.filter(([, one]) => one.default !== undefined).map(([name, one]) => [name, one.default]));
 }
 
 interface Props {
-  schema: ParameterSchema | null;
+  schema: ParametersSchema | null;
   values: Parameters;
   onChange: (values: Parameters) => void;
 }
@@ -19,7 +19,7 @@ interface Props {
 /** A field for each parameter the algorithm describes; of one that describes none, their JSON. */
 export function ParameterFields({ schema, values, onChange }: Props) {
   if (schema === null) return <JsonField onChange={onChange} />;
-  return Object.entries(schema.properties ?? {}).map(([name, one]) => (
+  return Object.entries(schema.properties).map(([name, one]) => (
     <ParameterField
       key={name}
       name={name}
@@ -91,8 +91,8 @@ function ParameterField({ name, described, isRequired, value, onChange }: FieldP
         <select value={String(value ?? "")} required={isRequired} onChange={(event) => onChange(taken(event.target.value))}>
           {value === undefined && <option value="" />}
           {described.enum.map((one) => (
-            <option key={one} value={one}>
-              {one}
+            <option key={String(one)} value={String(one)}>
+              {String(one)}
             </option>
           ))}
         </select>

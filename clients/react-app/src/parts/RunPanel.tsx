@@ -1,9 +1,7 @@
 import { useEffect, useState } from "react";
 import type { FormEvent } from "react";
 
-import { ApiError } from "../api/http";
-import type { PublicAlgorithm } from "../api/missing";
-import type { PacsRef } from "../api/types";
+import type { Offer, PacsRef } from "../api/types";
 import { useWords, wordsOf } from "../i18n";
 import { cancelJob, isOpen, jobs, orderOf, submitJob } from "../state/jobs";
 import type { Order } from "../state/jobs";
@@ -36,9 +34,9 @@ export function RunPanel({ series, sopOf }: Props) {
   const [failure, setFailure] = useState<unknown>(null);
   const all = useStore(jobs).jobs;
   const job = here?.jobId ? all.find((one) => one.job_id === here.jobId) : undefined;
-  const active = known.algorithms?.filter((one) => one.status === "ACTIVE") ?? null;
+  const active = known.algorithms?.filter((one) => one.takes_jobs) ?? null;
   const chosen = active?.find((one) => one.algo_id === algoId) ?? active?.[0];
-  const target = active === null ? algoId : (chosen?.algo_id ?? "");
+  const target = chosen?.algo_id ?? "";
 
   const send = async (order: Order): Promise<void> => {
     setSending(true);
@@ -73,34 +71,27 @@ export function RunPanel({ series, sopOf }: Props) {
     <section className="panel" aria-label={t("run.title")}>
       <h2>{t("run.title")}</h2>
       <form className="form" onSubmit={onSubmit}>
-        {active === null ? (
-          <label>
-            <span>{t("run.algorithm")}</span>
-            <input value={algoId} spellCheck={false} required onChange={(event) => setAlgoId(event.target.value.trim())} />
-            {known.failure !== null && <small className="quiet">{unlisted(known.failure) ? t("run.needsAdmin") : wordsOf(known.failure, t)}</small>}
-          </label>
-        ) : (
-          <label>
-            <span>{t("run.algorithm")}</span>
-            <select
-              value={target}
-              onChange={(event) => {
-                setAlgoId(event.target.value);
-                setParameters({});
-              }}
-              disabled={!active.length}
-            >
-              {active.map((one) => (
-                <option key={one.algo_id} value={one.algo_id}>
-                  {one.algo_id}
-                  {one.queue_depth ? ` (${t("run.waiting", { n: one.queue_depth })})` : ""}
-                </option>
-              ))}
-            </select>
-            {!active.length && <small className="quiet">{t("run.noAlgorithms")}</small>}
-            {chosen?.description && <small className="quiet">{chosen.description}</small>}
-          </label>
-        )}
+        <label>
+          <span>{t("run.algorithm")}</span>
+          <select
+            value={target}
+            onChange={(event) => {
+              setAlgoId(event.target.value);
+              setParameters({});
+            }}
+            disabled={!active?.length}
+          >
+            {active?.map((one) => (
+              <option key={one.algo_id} value={one.algo_id}>
+                {one.algo_id}
+                {one.queue_depth ? ` (${t("run.waiting", { n: one.queue_depth })})` : ""}
+              </option>
+            ))}
+          </select>
+          {active?.length === 0 && <small className="quiet">{t("run.noAlgorithms")}</small>}
+          {known.failure !== null && <small className="quiet">{wordsOf(known.failure, t)}</small>}
+          {chosen?.description && <small className="quiet">{chosen.description}</small>}
+        </label>
         <label>
           <span>{t("run.scope")}</span>
           <select value={scope} onChange={(event) => setScope(event.target.value as Scope)}>
@@ -150,14 +141,10 @@ export function RunPanel({ series, sopOf }: Props) {
   );
 }
 
-function unlisted(failure: unknown): boolean {
-  return failure instanceof ApiError && failure.status === 404;
-}
-
 /** What takes jobs, asked again while the panel is open: an algorithm may be registered meanwhile. */
-function useAlgorithms(): { algorithms: PublicAlgorithm[] | null; failure: unknown } {
+function useAlgorithms(): { algorithms: Offer[] | null; failure: unknown } {
   const here = useStore(session);
-  const [state, setState] = useState<{ algorithms: PublicAlgorithm[] | null; failure: unknown }>({
+  const [state, setState] = useState<{ algorithms: Offer[] | null; failure: unknown }>({
     algorithms: null,
     failure: null,
   });
@@ -169,8 +156,7 @@ function useAlgorithms(): { algorithms: PublicAlgorithm[] | null; failure: unkno
         const algorithms = await here.platform.algorithms();
         if (isCurrent) setState({ algorithms, failure: null });
       } catch (failure) {
-        if (unlisted(failure)) clearInterval(timer); // it will not be there the next time
-        if (isCurrent) setState((before) => ({ algorithms: unlisted(failure) ? null : before.algorithms, failure }));
+        if (isCurrent) setState((before) => ({ ...before, failure }));
       }
     };
     const timer = setInterval(() => void look(), ALGORITHMS_EVERY_MS);

@@ -20,6 +20,9 @@ export interface Draft {
   env: string;
   workers: number;
   outputs: readonly (typeof OUTPUTS)[number][];
+  description: string;
+  /** JSON. */
+  parameters: string;
 }
 
 export const NEW_DRAFT: Draft = {
@@ -31,6 +34,8 @@ export const NEW_DRAFT: Draft = {
   env: "",
   workers: 1,
   outputs: ["SC"],
+  description: "",
+  parameters: "",
 };
 
 export function draftOf(spec: Algorithm): Draft {
@@ -45,6 +50,8 @@ export function draftOf(spec: Algorithm): Draft {
       .join("\n"),
     workers: spec.desired_count,
     outputs: spec.outputs,
+    description: spec.description,
+    parameters: spec.parameters ? JSON.stringify(spec.parameters, null, 1) : "",
   };
 }
 
@@ -64,7 +71,18 @@ export function fieldsOf(draft: Draft): Omit<NewAlgorithm, "algo_id"> {
     ),
     desired_count: draft.workers,
     outputs: [...draft.outputs],
+    description: draft.description,
+    parameters: draft.parameters.trim() ? (JSON.parse(draft.parameters) as NewAlgorithm["parameters"]) : null,
   };
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text.trim() || "null");
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 interface Props {
@@ -163,6 +181,22 @@ export function SpecForm({ start, isNew, onSave, onCancel }: Props) {
       <label>
         <span>{t("algorithms.env")}</span>
         <textarea rows={2} spellCheck={false} value={draft.env} onChange={(event) => change({ env: event.target.value })} />
+      </label>
+      <label>
+        <span>{t("algorithms.description")}</span>
+        <input maxLength={500} value={draft.description} onChange={(event) => change({ description: event.target.value })} />
+      </label>
+      <label>
+        <span>{t("algorithms.parameters")}</span>
+        <textarea
+          rows={3}
+          spellCheck={false}
+          value={draft.parameters}
+          onChange={(event) => {
+            event.target.setCustomValidity(isJson(event.target.value) ? "" : t("algorithms.badParameters"));
+            change({ parameters: event.target.value });
+          }}
+        />
       </label>
       <fieldset>
         <legend>{t("algorithms.outputs")}</legend>

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "react";
 
-import type { Statistics, StatisticsBucket } from "../api/missing";
+import type { Statistics, StatisticsBucket } from "../api/types";
 import { duration, useWords } from "../i18n";
 import { session } from "../state/session";
 import { useStore } from "../state/store";
@@ -32,8 +32,8 @@ export function StatisticsPlot({ algoId }: { algoId: string }) {
 
   if (known === null || known.of !== algoId) return null;
   const read = known.read;
-  if (read === null) return <p className="quiet">{t("algorithms.stat.none")}</p>;
-  const time = (seconds: number | null) => (seconds === null ? "–" : duration(seconds));
+  if (read === null) return null; // what is wrong with the connection is said elsewhere
+  const time = (seconds: number | null | undefined) => (seconds == null ? "–" : duration(seconds));
   return (
     <section aria-label={t("algorithms.statistics")}>
       <h3>{t("algorithms.statistics")}</h3>
@@ -41,10 +41,10 @@ export function StatisticsPlot({ algoId }: { algoId: string }) {
       <dl className="facts">
         {(
           [
-            ["algorithms.stat.queue", read.queue_depth],
+            ["algorithms.stat.queue", read.waiting],
             ["algorithms.stat.running", read.running],
-            ["algorithms.stat.median", time(read.median_s)],
-            ["algorithms.stat.p95", time(read.p95_s)],
+            ["algorithms.stat.median", time(read.durations?.median_s)],
+            ["algorithms.stat.p95", time(read.durations?.p95_s)],
             ["algorithms.stat.oldest", time(read.oldest_wait_s)],
           ] as const
         ).map(([key, value]) => (
@@ -61,15 +61,15 @@ export function StatisticsPlot({ algoId }: { algoId: string }) {
 /** Jobs a bucket as bars, failures on top. */
 function Bars({ buckets }: { buckets: StatisticsBucket[] }) {
   const t = useWords();
-  const sum = (kind: "done" | "failed") => buckets.reduce((total, bucket) => total + bucket[kind], 0);
-  const most = Math.max(1, ...buckets.map((bucket) => bucket.done + bucket.failed));
+  const sum = (kind: "succeeded" | "failed") => buckets.reduce((total, bucket) => total + bucket[kind], 0);
+  const most = Math.max(1, ...buckets.map((bucket) => bucket.succeeded + bucket.failed));
   const width = 240 / Math.max(1, buckets.length);
-  const label = t("algorithms.plot", { done: sum("done"), failed: sum("failed") });
+  const label = t("algorithms.plot", { done: sum("succeeded"), failed: sum("failed") });
   return (
     <svg className="plot" viewBox="0 0 240 64" preserveAspectRatio="none" role="img" aria-label={label}>
       <line className="axis" x1="0" y1="63.5" x2="240" y2="63.5" />
       {buckets.map((bucket, at) => {
-        const done = (60 * bucket.done) / most;
+        const done = (60 * bucket.succeeded) / most;
         const failed = (60 * bucket.failed) / most;
         return (
           <g key={bucket.at}>

@@ -2,8 +2,7 @@ import { useCallback, useEffect, useState } from "react";
 import type { FormEvent } from "react";
 
 import { ApiError } from "../api/http";
-import type { PublicAlgorithm } from "../api/missing";
-import type { Algorithm } from "../api/types";
+import type { Algorithm, Offer } from "../api/types";
 import { useWords, wordsOf } from "../i18n";
 import { Dialog } from "../parts/Dialog";
 import { LogTail } from "../parts/LogTail";
@@ -62,7 +61,7 @@ function Registry() {
   const t = useWords();
   const here = useStore(session);
   const [records, setRecords] = useState<Algorithm[] | null>(null);
-  const [queues, setQueues] = useState<ReadonlyMap<string, PublicAlgorithm>>(new Map());
+  const [queues, setQueues] = useState<ReadonlyMap<string, Offer>>(new Map());
   const [failure, setFailure] = useState<unknown>(null);
   const [chosen, setChosen] = useState<string | null>(null);
   const [isAdding, setAdding] = useState(false);
