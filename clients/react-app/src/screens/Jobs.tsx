@@ -8,27 +8,29 @@ import { openSeries } from "../state/route";
 import { useStore } from "../state/store";
 
 const STATUSES: readonly JobStatus[] = ["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"];
-/** How many rows are drawn; more are on request, so that a page with thousands of jobs stays quick. */
-const FIRST = 100;
+/** Rows drawn at a time, so that somebody with thousands of jobs has a quick page. */
+const PAGE = 100;
 
 export function Jobs() {
   const t = useWords();
   const { jobs, nextCursor, isLoaded } = useStore(jobsStore);
   const [status, setStatus] = useState<JobStatus | "">("");
   const [algo, setAlgo] = useState("");
-  const [most, setMost] = useState(FIRST);
+  const [page, setPage] = useState(0);
   const [failure, setFailure] = useState<unknown>(null);
   const algorithms = [...new Set(jobs.map((job) => job.algo_id))].sort();
   const matching = jobs.filter((job) => (!status || job.status === status) && (!algo || job.algo_id === algo));
-  const shown = matching.slice(0, most);
+  const last = Math.max(0, Math.ceil(matching.length / PAGE) - 1);
+  const at = Math.min(page, last);
+  const shown = matching.slice(at * PAGE, (at + 1) * PAGE);
 
   const act = (what: Promise<unknown>): void => {
     setFailure(null);
     what.catch(setFailure);
   };
-  const more = async (): Promise<void> => {
-    if (matching.length <= most) await loadMoreJobs();
-    setMost(most + FIRST);
+  const goOlder = async (): Promise<void> => {
+    if (at === last) await loadMoreJobs();
+    setPage(at + 1);
   };
 
   return (
@@ -37,7 +39,10 @@ export function Jobs() {
       <div className="filters">
         <label>
           <span>{t("jobs.filter.status")}</span>
-          <select value={status} onChange={(event) => setStatus(event.target.value as JobStatus | "")}>
+          <select value={status} onChange={(event) => {
+              setStatus(event.target.value as JobStatus | "");
+              setPage(0);
+            }}>
             <option value="">{t("jobs.filter.all")}</option>
             {STATUSES.map((one) => (
               <option key={one} value={one}>
@@ -48,7 +53,10 @@ export function Jobs() {
         </label>
         <label>
           <span>{t("jobs.filter.algorithm")}</span>
-          <select value={algo} onChange={(event) => setAlgo(event.target.value)}>
+          <select value={algo} onChange={(event) => {
+              setAlgo(event.target.value);
+              setPage(0);
+            }}>
             <option value="">{t("jobs.filter.all")}</option>
             {algorithms.map((one) => (
               <option key={one}>{one}</option>
@@ -83,10 +91,16 @@ export function Jobs() {
           </tbody>
         </table>
       )}
-      {(matching.length > most || nextCursor !== null) && (
-        <button type="button" onClick={() => act(more())}>
-          {t("jobs.more")}
-        </button>
+      {(at > 0 || at < last || nextCursor !== null) && (
+        <div className="actions">
+          <button type="button" disabled={at === 0} onClick={() => setPage(at - 1)}>
+            {t("jobs.newer")}
+          </button>
+          <button type="button" disabled={at === last && nextCursor === null} onClick={() => act(goOlder())}>
+            {t("jobs.older")}
+          </button>
+          <span className="quiet paging">{t("jobs.page", { n: at + 1 })}</span>
+        </div>
       )}
     </>
   );

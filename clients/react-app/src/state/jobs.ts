@@ -34,7 +34,7 @@ export function merged(known: Job[], news: Job[]): Job[] {
     if (before && !isOpen(before) && isOpen(job) && job.attempts <= before.attempts) continue;
     all.set(job.job_id, job);
   }
-  return [...all.values()].sort((a, b) => b.created_at.localeCompare(a.created_at));
+  return [...all.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : a.created_at > b.created_at ? -1 : 0));
 }
 
 function take(news: Job[]): void {
