@@ -81,7 +81,7 @@ def bench() -> list[Figure]:
     return [
         Figure("JavaScript before the viewer, gzip", "kB", [_entry_kb(built)], 400),
         Figure("cold page until the list of series", "s", lists),
-        Figure("click on a series until its image, viewer fetched", "s", images, 1.0),
+        Figure("click on a series in the list until its image", "s", images, 1.0),
         Figure("scroll steps on loaded slices", "steps/s", rates, 50, at_least=True),
         Figure(f"a page with {JOBS} jobs: until the first are shown", "s", [shown]),
         Figure("… a change of the filter", "ms", filtered, 100, of=statistics.median),

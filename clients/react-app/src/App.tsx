@@ -14,8 +14,11 @@ import { useStore } from "./state/store";
 import { setTheme, theme } from "./state/theme";
 
 // The viewer brings Cornerstone3D, which is ten times everything else.
-const Viewer = lazy(() => import("./screens/Viewer"));
+const loadViewer = () => import("./screens/Viewer");
+const Viewer = lazy(loadViewer);
 const Algorithms = lazy(() => import("./screens/Algorithms"));
+
+const FETCH_VIEWER_AFTER_MS = 300;
 
 export function App() {
   const t = useWords();
@@ -34,6 +37,12 @@ export function App() {
     ];
     return () => ends.forEach((end) => end());
   }, [clientKey]);
+
+  // Whoever looks through the list opens a series next: what shows it is fetched once nothing else is to be done.
+  useEffect(() => {
+    const idle = setTimeout(() => void loadViewer().catch(() => undefined), FETCH_VIEWER_AFTER_MS);
+    return () => clearTimeout(idle);
+  }, []);
 
   const isFirst = useRef(true);
   useEffect(() => {

@@ -76,9 +76,8 @@ function OpenSeries() {
     if (!studyId || !seriesId || !platform) return;
     let isCurrent = true;
     setFailure(null);
-    start()
-      .then(() => idsOf(platform, studyId, seriesId, tries > 0))
-      .then(({ ids, index: first }) => {
+    Promise.all([idsOf(platform, studyId, seriesId, tries > 0), start()])
+      .then(([{ ids, index: first }]) => {
         if (!isCurrent) return;
         setImageIds(ids);
         setIndex(first);
