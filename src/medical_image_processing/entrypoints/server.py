@@ -42,6 +42,7 @@ from medical_image_processing.entrypoints.loopback_names import LoopbackNames
 from medical_image_processing.entrypoints.one_write import OneWriteProtocol
 from medical_image_processing.entrypoints.pacs_place import open_pacs
 from medical_image_processing.entrypoints.settings import EVERY_IPV4, STOP_GRACE_S, Settings
+from medical_image_processing.entrypoints.web_client import WebClient, find_built
 from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.memory import freeze_imports, keep_freed_memory
@@ -212,7 +213,14 @@ class _Platform:
             open_metrics=settings.is_loopback,
             pacs_state=self._pacs.state,
         )
-        self._api_app = _mounted(LimitBody(api), {"/pacs": clients_pacs})
+        # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
+        told = {"pacs_key": self._secrets.pacs_key} if settings.is_loopback and open_clients else {}
+        self._api_app = WebClient(
+            _mounted(LimitBody(api), {"/pacs": clients_pacs}),
+            find_built(),
+            config=told,
+            worker_port=self._worker_port,
+        )
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
         if settings.is_loopback:
             self._api_app = LoopbackNames(self._api_app)
