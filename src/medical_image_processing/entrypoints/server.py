@@ -215,7 +215,7 @@ class _Platform:
         )
         # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
         told = {"pacs_key": self._secrets.pacs_key} if settings.is_loopback and open_clients else {}
-        self._api_app = WebClient(
+        self._api_app: ASGIApp = WebClient(
             _mounted(LimitBody(api), {"/pacs": clients_pacs}),
             find_built(),
             config=told,

@@ -1,6 +1,6 @@
 """The web client's files at ``/``, before the API: whatever is none of them goes on to it.
 
-Only what lay in the folder when the platform started can be asked for, by its name, so no path leads anywhere else.
+Only what lay in the folder when the platform started can be asked for, by its name: no path leads anywhere else.
 A page may load and call nothing but this platform (Content-Security-Policy Level 3).
 """
 
