@@ -129,7 +129,7 @@ def test_an_admin_sees_how_an_algorithm_does(api: Api) -> None:
 
 
 def test_the_platform_serves_its_web_client_or_says_that_there_is_none(api: Api) -> None:
-    page = api.http.get("/")
+    page = api.http.get("/", headers={"accept": "text/html"})
     assert page.status_code in (200, 404) and page.headers["content-type"].startswith("text/html")
     assert f":{httpx.URL(api.platform.env['AWS_ENDPOINT_URL']).port}" in page.headers["content-security-policy"]
     assert api.get("/config.json").json() == {"pacs_key": "devkey"}

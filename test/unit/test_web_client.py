@@ -142,9 +142,10 @@ def test_the_page_is_told_where_the_platform_is(folder: Path) -> None:
 
 def test_without_a_built_client_the_page_says_how_to_get_one() -> None:
     async def work(http: httpx.AsyncClient) -> None:
-        page = await http.get("/")
+        page = await http.get("/", headers={"accept": "text/html,*/*;q=0.8"})
         assert page.status_code == 404 and "not built" in page.text and "npm run build" in page.text
         assert "content-security-policy" in page.headers
         assert (await http.get("/assets/x.js")).text == "the API"
+        assert (await http.get("/")).text == "the API", "programs get the contract's errors"
 
     ask(None, work)

@@ -72,7 +72,7 @@ class _File:
 
 
 class WebClient:
-    """``folder``'s files, and everything else from ``app``. Without a folder ``/`` says how to get one.
+    """``folder``'s files, and everything else from ``app``. Without a folder ``/`` tells people how to get one.
 
     ``config`` is what the page is told at ``/config.json``; ``worker_port`` is where links to results lead.
     """
@@ -90,16 +90,16 @@ class WebClient:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        file = await self._file(scope["path"])
+        file = await self._file(scope["path"], dict(scope["headers"]).get(b"accept", b""))
         if file is None:
             await self._app(scope, receive, send)
             return
         await self._answer(file, scope, send)
 
-    async def _file(self, path: str) -> _File | None:
+    async def _file(self, path: str, accept: bytes) -> _File | None:
         if path == "/config.json":
             return _File(self._config, b"application/json", None, keep=False)
-        if path == "/" and self._folder is None:
+        if path == "/" and self._folder is None and b"text/html" in accept:
             return _File(_MISSING.encode(), b"text/html; charset=utf-8", None, keep=False, status=404)
         name = "/index.html" if path == "/" else path
         if name not in self._paths:
