@@ -47,6 +47,7 @@ from medical_image_processing.entrypoints.workplace import Workplace, open_workp
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.pacs.app import PacsApp
+from medical_image_processing.pacs.drawing import Drawer
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.thumbnails import Thumbnails
@@ -149,6 +150,7 @@ class _Platform:
         )
         links = LinkSigner(bytes.fromhex(secrets.link_secret))
         self._pacs = pacs = await asyncio.to_thread(open_pacs, settings, links)
+        drawer = Drawer()
         try:
             await engine.open()
             if settings.client_keys is not None:
@@ -164,11 +166,12 @@ class _Platform:
             operators_pacs = pacs_for(
                 keys=operator_keys,
                 describe=pacs.archive.describe,
-                thumbnails=Thumbnails(pacs.archive, _draw_thumbnail),
+                thumbnails=Thumbnails(pacs.archive, drawer.draw),
             )
             self._assemble(operators_pacs, pacs_for(keys=workers_keys))
             yield
         finally:
+            await drawer.close()
             await pacs.close()
             await engine.close()
 
@@ -331,14 +334,6 @@ def _mounted(app: ASGIApp, prefixes: dict[str, ASGIApp]) -> ASGIApp:
         await app(scope, receive, send)
 
     return dispatch
-
-
-def _draw_thumbnail(data: bytes) -> bytes:
-    # Most platforms draw none, and what draws takes memory.
-    from medical_image_processing.dicom.picture import thumbnail_png
-    from medical_image_processing.dicom.read import read_image
-
-    return thumbnail_png(read_image(data))
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
