@@ -1,6 +1,6 @@
 """The web client in a headless Chromium that draws without a graphics card: first image, scrolling, many jobs.
 
-The page comes from a server of the tests, which compresses nothing; sizes are what gzip makes of the files.
+The platform itself serves the page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from medical_image_processing import samples
 
 sys.path.insert(0, str(ROOT / "test" / "web"))
 from web_client import Person, built_client, chromium
-from web_page import WebServer
 
 ALGO_ID = "bench_wait"
 SLICES = 236
@@ -60,13 +59,12 @@ def bench() -> list[Figure]:
     built = built_client()
     with tempfile.TemporaryDirectory(prefix="mip-bench-pacs-") as folder, new_home() as home:
         linked(sorted(samples.chest_ct(samples.default_cache()).glob("*.dcm")), Path(folder))
-        with WebServer(built).running() as server, chromium() as browser:
-            options = ["--cors-origin", server.origin, *unconfined(ROOT / "bench" / "processors")]
+        with chromium() as browser:
+            options = unconfined(ROOT / "bench" / "processors")
             with Platform(home, pacs=Path(folder), options=options) as running:
-                server.config = {"api_base": running.base}
                 lists, images, rates = [], [], []
                 for _ in range(ROUNDS):
-                    someone = Person(browser, server.origin)
+                    someone = Person(browser, running.base)
                     began = time.perf_counter()
                     someone.visit().wait_for_selector(".series-card")
                     lists.append(time.perf_counter() - began)
@@ -76,7 +74,7 @@ def bench() -> list[Figure]:
                     someone.wait_loaded(SLICES)
                     rates.append(float(someone.page.evaluate(_SCROLL, STEPS)))
                     someone.close()
-                shown, filtered = _many_jobs(running, Person(browser, server.origin))
+                shown, filtered = _many_jobs(running, Person(browser, running.base))
                 running.kill()
     return [
         Figure("JavaScript before the viewer, gzip", "kB", [_entry_kb(built)], 400),

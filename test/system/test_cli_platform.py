@@ -147,8 +147,8 @@ def test_description_and_parameters(mip: Mip, algorithm: str, tmp_path: Path) ->
     assert mip.fails("algorithms", "update", algorithm, *about)["code"] == "BAD_FILE"
 
 
-def test_cancel(mip: Mip, algorithm: str, ct: list[str]) -> None:
-    mip.json("process", algorithm, *ct, "--job-id", "too-late")
+def test_cancel(mip: Mip, algorithm: str, ct: list[str], tmp_path: Path) -> None:
+    mip.json("process", algorithm, *ct, "--job-id", "too-late", "--output", str(tmp_path / "result.dcm"))
     assert mip.fails("cancel", "too-late")["code"] == "NOT_CANCELLABLE"
     assert mip.fails("cancel", "no-such-job")["code"] == "UNKNOWN_JOB"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 
 from api_calls import IMAGE, Api, error_of, make_pacs, receive, until
@@ -125,6 +126,16 @@ def test_an_admin_sees_how_an_algorithm_does(api: Api) -> None:
     assert api.get("/admin/algorithms/puppet-4/statistics", hours=0).status_code == 422
     assert Api(api.platform, admin_key=None).get("/admin/algorithms/puppet-4/statistics").status_code == 401
     api.until_ended(busy)
+
+
+def test_the_platform_serves_its_web_client_or_says_that_there_is_none(api: Api) -> None:
+    page = api.http.get("/", headers={"accept": "text/html"})
+    assert page.status_code in (200, 404) and page.headers["content-type"].startswith("text/html")
+    assert f":{httpx.URL(api.platform.env['AWS_ENDPOINT_URL']).port}" in page.headers["content-security-policy"]
+    assert api.get("/config.json").json() == {"pacs_key": "devkey"}
+    assert error_of(api.get("/no-such-page")) == "NO_SUCH_ROUTE"
+    rebound = api.http.get("/config.json", headers={"host": "evil.example"})
+    assert rebound.status_code == 421
 
 
 def test_s7_a_log_is_followed_line_by_line(api: Api) -> None:

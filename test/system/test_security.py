@@ -70,6 +70,10 @@ def test_the_seeds_keys_open_nothing_off_loopback(guarded: Platform, key: str) -
     assert pacs.status_code == 401
 
 
+def test_the_web_client_is_told_no_key_off_loopback(guarded: Platform) -> None:
+    assert Api(guarded, admin_key=None).get("/config.json").json() == {}
+
+
 def test_without_a_key_a_client_gets_nowhere(guarded: Platform) -> None:
     for key in (None, "wrong", guarded.env["MIP_ADMIN_KEY"]):
         stranger = Api(guarded, admin_key=None, client_key=key)

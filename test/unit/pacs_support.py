@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import functools
 import http.client
@@ -123,6 +124,11 @@ def draw(data: bytes) -> bytes:
     return thumbnail_png(read_image(data))
 
 
+async def draw_here(data: bytes) -> bytes:
+    """The same, without the process beside this one that a platform has for it."""
+    return await asyncio.to_thread(draw, data)
+
+
 @contextmanager
 def serve(
     folder: Path,
@@ -151,7 +157,7 @@ def serve(
     if for_operator:
         archive = FolderArchive(index, links or LinkSigner())
         _MOUNTED[mount] = PacsApp(
-            archive, keys, on_access, describe=archive.describe, thumbnails=Thumbnails(archive, draw)
+            archive, keys, on_access, describe=archive.describe, thumbnails=Thumbnails(archive, draw_here)
         )
     index.start()
     try:
@@ -176,7 +182,7 @@ def serve_dicomweb(
     archive = DicomwebArchive(server, LinkSigner(), cache=cache, limits=limits or Limits())
     port, mount = _server_port(), f"/pacs-{next(_NUMBERS)}"
     _MOUNTED[mount] = PacsApp(
-        archive, keys, on_access, serve_file=archive.serve, thumbnails=Thumbnails(archive, draw)
+        archive, keys, on_access, serve_file=archive.serve, thumbnails=Thumbnails(archive, draw_here)
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}{mount}", timeout=15) as asking:

@@ -11,7 +11,6 @@ import pydicom.data
 import pytest
 from playwright.sync_api import Browser
 from web_client import MakePerson, Person, built_client, chromium
-from web_page import WebServer
 
 from api_calls import Api
 from medical_image_processing import samples
@@ -40,24 +39,11 @@ def web_pacs(tmp_path_factory: pytest.TempPathFactory, samples_cache: Path) -> P
 
 
 @pytest.fixture(scope="session")
-def web_server() -> Iterator[WebServer]:
-    """The built client on a port of its own."""
-    with WebServer(built_client()).running() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def web_platform(
-    tmp_path_factory: pytest.TempPathFactory, web_pacs: Path, web_server: WebServer
-) -> Iterator[Platform]:
-    """``mip up`` with processing_1, whose results are pictures, segmentations and measurements."""
+def web_platform(tmp_path_factory: pytest.TempPathFactory, web_pacs: Path) -> Iterator[Platform]:
+    """``mip up``, which serves the client, with processing_1, whose results are of every kind."""
+    built_client()
     home = tmp_path_factory.mktemp("web-platform") / "home"
-    with Platform(home, pacs=web_pacs, options=["--cors-origin", web_server.origin]) as platform:
-        web_server.config = {
-            "api_base": platform.base,
-            "pacs_base": platform.env["PACS_API_BASE"],
-            "ws_endpoint": platform.env["WS_ENDPOINT"],
-        }
+    with Platform(home, pacs=web_pacs) as platform:
         Api(platform).register("processing_1", outputs=["SC", "SEG", "SR"])
         yield platform
 
@@ -70,12 +56,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def person(browser: Browser, web_platform: Platform, web_server: WebServer) -> Iterator[MakePerson]:
+def person(browser: Browser, web_platform: Platform) -> Iterator[MakePerson]:
     """Makes people with browsers of their own; in the end no page may have broken."""
     people: list[Person] = []
 
     def make(**how: object) -> Person:
-        people.append(Person(browser, web_server.origin, **how))  # type: ignore[arg-type]
+        people.append(Person(browser, web_platform.base, **how))  # type: ignore[arg-type]
         return people[-1]
 
     yield make

@@ -8,28 +8,23 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 from web_client import Person, built_client
-from web_page import WebServer
 
 from api_calls import Api
 from platform_process import Platform
 
 
 @pytest.fixture
-def own_platform(tmp_path: Path, small_pacs: Path) -> Iterator[tuple[Platform, WebServer]]:
-    """A platform that the test may kill, and a page of its own that knows it."""
-    with WebServer(built_client()).running() as server:
-        options = ["--cors-origin", server.origin]
-        with Platform(tmp_path / "home", pacs=small_pacs, options=options) as platform:
-            server.config = {"api_base": platform.base}
-            Api(platform).register("processing_1")
-            yield platform, server
+def own_platform(tmp_path: Path, small_pacs: Path) -> Iterator[Platform]:
+    """A platform that the test may kill."""
+    built_client()
+    with Platform(tmp_path / "home", pacs=small_pacs) as platform:
+        Api(platform).register("processing_1")
+        yield platform
 
 
-def test_a_killed_platform_comes_back_under_an_open_page(
-    own_platform: tuple[Platform, WebServer], browser: Browser
-) -> None:
-    platform, server = own_platform
-    someone = Person(browser, server.origin)
+def test_a_killed_platform_comes_back_under_an_open_page(own_platform: Platform, browser: Browser) -> None:
+    platform = own_platform
+    someone = Person(browser, platform.base)
     try:
         page = someone.visit("jobs")
         page.wait_for_selector(".connection.is-open")
@@ -45,11 +40,9 @@ def test_a_killed_platform_comes_back_under_an_open_page(
         someone.close()
 
 
-def test_results_that_came_while_the_page_was_closed_are_there(
-    own_platform: tuple[Platform, WebServer], browser: Browser
-) -> None:
-    platform, server = own_platform
-    someone = Person(browser, server.origin)
+def test_results_that_came_while_the_page_was_closed_are_there(own_platform: Platform, browser: Browser) -> None:
+    platform = own_platform
+    someone = Person(browser, platform.base)
     try:
         someone.visit("jobs").wait_for_selector(".connection.is-open")
         client_id = someone.client_id()

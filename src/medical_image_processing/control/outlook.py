@@ -31,5 +31,5 @@ async def look_ahead(workload: Workload, jobs: Sequence[Job]) -> Mapping[str, Ou
         return {}
     positions = await workload.positions(still_open)
     times = await workload.run_times([job.algo_id for job in still_open])
-    expected = {algo_id: round(median(seconds), 3) for algo_id, seconds in times.items()}
+    expected = {algo_id: round(max(0.0, median(seconds)), 3) for algo_id, seconds in times.items()}
     return {job.job_id: Outlook(positions.get(job.job_id), expected.get(job.algo_id)) for job in still_open}

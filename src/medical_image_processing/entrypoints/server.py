@@ -42,10 +42,12 @@ from medical_image_processing.entrypoints.loopback_names import LoopbackNames
 from medical_image_processing.entrypoints.one_write import OneWriteProtocol
 from medical_image_processing.entrypoints.pacs_place import open_pacs
 from medical_image_processing.entrypoints.settings import EVERY_IPV4, STOP_GRACE_S, Settings
+from medical_image_processing.entrypoints.web_client import WebClient, find_built
 from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.pacs.app import PacsApp
+from medical_image_processing.pacs.drawing import Drawer
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.thumbnails import Thumbnails
@@ -142,12 +144,14 @@ class _Platform:
                 operator=(secrets.operator_access_key_id, secrets.operator_secret_access_key),
                 create_runtime=workplace.create_runtime,
                 allow_origins=settings.allow_origins,
+                page_port=self._api_port,
                 add_pacs_key=workers_keys.add,
                 remove_pacs_key=workers_keys.remove,
             )
         )
         links = LinkSigner(bytes.fromhex(secrets.link_secret))
         self._pacs = pacs = await asyncio.to_thread(open_pacs, settings, links)
+        drawer = Drawer()
         try:
             await engine.open()
             if settings.client_keys is not None:
@@ -163,11 +167,12 @@ class _Platform:
             operators_pacs = pacs_for(
                 keys=operator_keys,
                 describe=pacs.archive.describe,
-                thumbnails=Thumbnails(pacs.archive, _draw_thumbnail),
+                thumbnails=Thumbnails(pacs.archive, drawer.draw),
             )
             self._assemble(operators_pacs, pacs_for(keys=workers_keys))
             yield
         finally:
+            await drawer.close()
             await pacs.close()
             await engine.close()
 
@@ -212,7 +217,14 @@ class _Platform:
             open_metrics=settings.is_loopback,
             pacs_state=self._pacs.state,
         )
-        self._api_app = _mounted(LimitBody(api), {"/pacs": clients_pacs})
+        # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
+        told = {"pacs_key": self._secrets.pacs_key} if settings.is_loopback and open_clients else {}
+        self._api_app: ASGIApp = WebClient(
+            _mounted(LimitBody(api), {"/pacs": clients_pacs}),
+            find_built(),
+            config=told,
+            worker_port=self._worker_port,
+        )
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
         if settings.is_loopback:
             self._api_app = LoopbackNames(self._api_app)
@@ -323,14 +335,6 @@ def _mounted(app: ASGIApp, prefixes: dict[str, ASGIApp]) -> ASGIApp:
         await app(scope, receive, send)
 
     return dispatch
-
-
-def _draw_thumbnail(data: bytes) -> bytes:
-    # Most platforms draw none, and what draws takes memory.
-    from medical_image_processing.dicom.picture import thumbnail_png
-    from medical_image_processing.dicom.read import read_image
-
-    return thumbnail_png(read_image(data))
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,11 +1,11 @@
-"""Small pictures of series for whoever looks for one: of each its middle image, drawn in a thread."""
+"""Small pictures of series for whoever looks for one: of each its middle image."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, Protocol
 
 from medical_image_processing.errors import InputRejected, NotFound
@@ -37,11 +37,11 @@ class Pictured(NamedTuple, Generic[Found]):
 
 
 class Thumbnails(Generic[Found]):
-    """``render`` draws a DICOM file as a PNG; InputRejected when it has no picture."""
+    """``draw`` makes a PNG of a DICOM file; InputRejected when it has no picture."""
 
-    def __init__(self, files: Files[Found], render: Callable[[bytes], bytes]) -> None:
+    def __init__(self, files: Files[Found], draw: Callable[[bytes], Awaitable[bytes]]) -> None:
         self._files = files
-        self._render = render
+        self._draw = draw
         self._drawing = asyncio.Semaphore(1)
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._kept_bytes = 0
@@ -61,7 +61,7 @@ class Thumbnails(Generic[Found]):
             # One at a time: a page of them must not take the cores from jobs.
             async with self._drawing:
                 data = await self._files.read_file(pictured.image, most_bytes=MOST_BYTES)
-                png = await asyncio.to_thread(self._render, data)
+                png = await self._draw(data)
         except InputRejected as error:
             raise NotFound(
                 "NO_PICTURE", f"the middle image of the series can't be shown ({error.code}); it may be no image"

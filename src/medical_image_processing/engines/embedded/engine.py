@@ -47,6 +47,7 @@ class EngineSettings:
 
     ``create_runtime`` makes what runs the workers, given where their logs go. ``add_pacs_key(digest, algo_id)``
     lets an algorithm read from the PACS API, ``remove_pacs_key(digest)`` shuts it out.
+    Pages that come from this host's ``page_port`` may read results, as those of ``allow_origins``.
     """
 
     home: Path
@@ -57,6 +58,7 @@ class EngineSettings:
     allow_origins: tuple[str, ...]
     add_pacs_key: Callable[[str, str], None]
     remove_pacs_key: Callable[[str], None]
+    page_port: int | None = None
 
 
 class EmbeddedEngine:
@@ -132,6 +134,7 @@ class EmbeddedEngine:
             account=ACCOUNT,
             bucket=self.output_bucket,
             allow_origins=self._settings.allow_origins,
+            page_port=self._settings.page_port,
         )
 
     async def sweep(self) -> None:
