@@ -14,6 +14,8 @@ from medical_image_processing import naming
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.engines.aws.settings import AwsSettings
 
+CLUSTER = "mip"
+
 
 class AwsStage:
     """An account of its own. ``environment`` is what the stack tells a Lambda."""
@@ -35,6 +37,7 @@ class AwsStage:
             "MIP_CONNECTIONS_TABLE": CONNECTIONS,
             "MIP_KEYS_TABLE": KEYS,
             "OUTPUT_BUCKET": self.bucket,
+            "MIP_CLUSTER": CLUSTER,
             "MIP_RESULTS_QUEUE_URL": queue["QueueUrl"],
             "MIP_ADMIN_SECRET": secret["ARN"],
             **environment,

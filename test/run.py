@@ -31,6 +31,7 @@ DEBIAN_PACKAGES = {
     "openssl": "openssl",
     "nodejs": "node",
     "npm": "npm",
+    "chromium": "chromium",
 }
 STEP_TIMEOUT_S = 300
 SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]

@@ -90,6 +90,7 @@ class Api(Construct):
         root = self.rest.root
         root.add_resource("admin").add_resource("{proxy+}").add_method("ANY", admin)
         root.add_resource("health").add_method("GET", clients)
+        root.add_resource("algorithms").add_method("GET", clients)
         root.add_resource("provision").add_method("POST", clients)
         root.add_resource("process").add_resource("{algo_id}").add_method(
             "POST",

@@ -118,6 +118,18 @@ def invoke(function_arn: str) -> list[iam.PolicyStatement]:
     return [allow("GoOnAfterAnswering", ["lambda:InvokeFunction"], [function_arn])]
 
 
+def count_workers(cluster: str, cluster_arn: str) -> list[iam.PolicyStatement]:
+    """See how many workers algorithms' services have."""
+    return [
+        allow(
+            "CountWorkers",
+            ["ecs:DescribeServices"],
+            [arns.services(cluster)],
+            {"ArnEquals": {"ecs:cluster": cluster_arn}},
+        )
+    ]
+
+
 def scale_services(cluster: str, cluster_arn: str) -> list[iam.PolicyStatement]:
     """See and move the counts of algorithms' services."""
     return [

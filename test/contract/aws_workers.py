@@ -276,7 +276,9 @@ class OnFargate:
                 try:
                     await work(ports)
                 except AssertionError as error:
-                    error.add_note("\n".join(["the workers said:", *await ports.logs.tail(ALGO, lines=20)]))
+                    error.add_note(
+                        "\n".join(["the workers said:", *(await ports.logs.read(ALGO, lines=20)).lines])
+                    )
                     raise
 
         asyncio.run(with_engine())

@@ -14,8 +14,10 @@ from aws_engine import AwsStores, fresh_stores
 from aws_emulator import AwsEmulator
 from aws_tables import JOBS, table
 from medical_image_processing import naming
+from medical_image_processing.control.cancelling import cancel_job
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.control.router import Router
+from medical_image_processing.errors import Conflict
 from medical_image_processing.model.algorithm import AlgorithmStatus
 from medical_image_processing.model.job import Job, JobMessage, JobStatus, ProcessRequest, ResultMessage
 from medical_image_processing.ports.jobs import DEAD_LETTERED
@@ -160,6 +162,37 @@ def test_j1_j2_j3_a_job_that_is_taken_in(aws_emulator: AwsEmulator, client_repea
 
     # registry, depth; record, send, note
     each_crash(aws_emulator, work, calls=5)
+
+
+@pytest.mark.parametrize("is_held", [False, True], ids=["it waits", "a worker has it and answers late"])
+def test_b9_j1_j2_a_job_that_is_cancelled(aws_emulator: AwsEmulator, is_held: bool) -> None:
+    async def work(new_life: Lives, client: Received, number: int) -> bool:
+        first, second = new_life(number), new_life()
+        await second.stores.jobs.accept(a_message("j1"), "same")
+        queues = second.stores.queues
+        held = await queues.receive(QUEUE, limit=1, wait_s=0) if is_held else []
+        cancelled = await first.survives(cancel_job(first.stores.jobs, client, "j1"))
+        for message in held:
+            await queues.send(naming.RESULTS_QUEUE, [result_of(a_message("j1"), "late")])
+            await queues.delete(QUEUE, [message.receipt_handle])
+            late = await queues.receive(naming.RESULTS_QUEUE, limit=10, wait_s=0)
+            await second.delivery.deliver(late)
+        try:
+            await cancel_job(second.stores.jobs, client, "j1")  # the client asks again
+        except Conflict:
+            assert is_held and not cancelled, "the result was first"
+        await second.sweep()
+        await second.run_jobs()  # SQS took no message back
+        await second.sweep()
+        job = await second.stores.jobs.get("j1")
+        assert job is not None and {one.status for one in client.jobs} == {job.status}, "two ends were seen"
+        if cancelled or not is_held:
+            assert job.status is JobStatus.CANCELLED and job.result is None
+        assert await second.stores.jobs.unseen("client-1", after=None, limit=10) == [job]
+        return cancelled
+
+    # one conditional write
+    each_crash(aws_emulator, work, calls=1)
 
 
 def test_j2_j7_results_that_are_delivered(aws_emulator: AwsEmulator) -> None:

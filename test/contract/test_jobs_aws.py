@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from aws_engine import AwsStores, fresh_stores
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 from aws_emulator import AwsEmulator
 from aws_tables import JOBS, table
 from medical_image_processing import naming
 from medical_image_processing.engines.aws import open_jobs
 from medical_image_processing.engines.aws.job_items import KEPT_S, MAX_RESULT_BYTES, new_item
-from medical_image_processing.errors import NotFound
+from medical_image_processing.errors import MipError, NotFound
 from medical_image_processing.model.job import Job, JobMessage, JobResult, JobStatus, Output, StoredObject
 from medical_image_processing.ports.jobs import DEAD_LETTERED, Report
 from medical_image_processing.ports.queues import OutgoingMessage
@@ -26,6 +29,7 @@ from medical_image_processing.testing.jobs_contract import (
     failed,
     succeeded,
 )
+from medical_image_processing.testing.jobs_model import JobsMachine
 from medical_image_processing.testing.registry_contract import a_spec, refused
 
 CHECKED_OTHERWISE = {
@@ -53,6 +57,55 @@ class TestAwsJobs(JobsContract):
             await work(JobPorts(stores.jobs, stores.queues))
 
         self.stores.run(with_algorithm)
+
+
+class Engine:
+    """Implements testing.jobs_model.ModelledJobs in an account of its own. SQS takes no message back."""
+
+    takes_back = False
+
+    def __init__(self, stores: AwsStores) -> None:
+        self._stores = stores
+        self.ports = JobPorts(stores.jobs, stores.queues)
+
+    async def give_back(self, receipt_handles: Sequence[str]) -> None:
+        sqs, url = self._stores.clients.client("sqs"), self._stores.queues.url(naming.queue(ALGO))
+        for handle in receipt_handles:
+            with contextlib.suppress(MipError):  # it is no longer in flight
+                await sqs.call(
+                    "change_message_visibility", QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0
+                )
+
+    async def restart(self) -> None:
+        self.close()
+        self._stores = AwsStores(self._stores.account)
+        self.ports = JobPorts(self._stores.jobs, self._stores.queues)
+
+    def close(self) -> None:
+        self._stores.clients.close()
+
+
+def test_j1_j2_j3_whatever_is_done_in_any_order_jobs_move_as_the_model_says(aws_emulator: AwsEmulator) -> None:
+    class Machine(JobsMachine):
+        async def open_engine(self) -> Engine:
+            stores = fresh_stores(aws_emulator)
+            await stores.register(ALGO)
+            self._opened = Engine(stores)
+            return self._opened
+
+        async def close_engine(self) -> None:
+            self._opened.close()
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=12,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
+        ),
+    )
 
 
 def on(stores: AwsStores, work: Callable[[AwsStores], Awaitable[None]]) -> None:

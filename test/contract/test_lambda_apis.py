@@ -10,7 +10,7 @@ import pytest
 
 from api_calls import IMAGE, SEED_BODY
 from aws_emulator import AwsEmulator
-from aws_stage import AwsStage
+from aws_stage import CLUSTER, AwsStage
 from aws_tables import JOBS
 from lambda_events import call, run
 from medical_image_processing import naming
@@ -64,6 +64,7 @@ class Apis:
 @pytest.fixture(scope="module")
 def apis(aws_emulator: AwsEmulator) -> Apis:
     stage = AwsStage(aws_emulator, MIP_WS_ENDPOINT=aws_emulator.endpoint, MIP_ALLOW_ORIGINS=ORIGIN)
+    stage.boto("ecs").create_cluster(clusterName=CLUSTER)
     return Apis(stage)
 
 
@@ -185,6 +186,74 @@ def test_a_job_is_taken_in_once_and_only_its_owner_sees_it(apis: Apis) -> None:
         QueueUrl=apis.stage.engine.queues.url(naming.queue("algo_a")), MaxNumberOfMessages=10
     )
     assert [json.loads(message["Body"])["job_id"] for message in sent["Messages"]] == ["job-a1"]
+
+
+def test_b9_a_job_that_waits_is_cancelled_by_its_owner_alone(apis: Apis) -> None:
+    apis.make_active("algo_q")
+    owner, other = apis.client_key("canceller", "ward-5"), apis.client_key("bystander", "ward-6")
+    body = {"job_id": "job-q1", "client_id": "ward-5", "pacs": IMAGE}
+    assert call(apis.processing, "POST", "/process/algo_q", body, **owner).status == 202
+
+    foreign = call(apis.processing, "POST", "/jobs/job-q1/cancel", **other)
+    before = call(apis.processing, "GET", "/jobs/job-q1", **owner).json["status"]
+    first, again = (call(apis.processing, "POST", "/jobs/job-q1/cancel", **owner) for _ in range(2))
+
+    assert (foreign.status, foreign.code, before) == (404, "UNKNOWN_JOB", "QUEUED")
+    assert (first.status, again.status, first.json["status"]) == (200, 200, "CANCELLED")
+    assert first.json == again.json
+
+
+def test_a_client_sees_the_algorithms_and_how_busy_they_are(apis: Apis) -> None:
+    apis.make_active("algo_l")
+    key = apis.client_key("looker", "ward-7")
+    about = {
+        "description": "Looks",
+        "parameters": {"type": "object", "properties": {"level": {"type": "integer"}}},
+    }
+    assert call(apis.admin, "PATCH", "/admin/algorithms/algo_l", about, **apis.key).status == 200
+    ecs = apis.stage.boto("ecs")
+    family = naming.service("algo_l")
+    ecs.register_task_definition(
+        family=family, containerDefinitions=[{"name": "worker", "image": "x", "memory": 64}]
+    )
+    ecs.create_service(cluster=CLUSTER, serviceName=family, taskDefinition=family, desiredCount=0)
+    wrong = {"pacs": IMAGE, "client_id": "ward-7", "parameters": {"level": "x"}}
+    refused = call(apis.processing, "POST", "/process/algo_l", wrong, **key)
+    body = {"pacs": IMAGE, "client_id": "ward-7", "parameters": {"level": 1}}
+    assert call(apis.processing, "POST", "/process/algo_l", body, **key).status == 202
+
+    # Another instance of the Lambda: this one knows a depth for five seconds.
+    other = adapted(processing.create(AwsEngine(apis.stage.engine.settings, apis.stage.clients)))
+    listed = call(other, "GET", "/algorithms", **key)
+
+    assert (refused.status, refused.code) == (422, "INVALID_PARAMETERS")
+    [found] = [one for one in listed.json["algorithms"] if one["algo_id"] == "algo_l"]
+    assert found == {
+        **about,
+        "algo_id": "algo_l",
+        "status": "ACTIVE",
+        "takes_jobs": True,
+        "outputs": ["SC"],
+        "queue_depth": 1,
+        "workers": 0,
+    }
+    assert call(apis.processing, "GET", "/algorithms").status == 401
+
+
+def test_an_admin_sees_how_an_algorithm_does(apis: Apis) -> None:
+    apis.make_active("algo_s")
+    body = {"pacs": IMAGE, "client_id": "ward-8", "job_id": "job-s1"}
+    key = apis.client_key("stats", "ward-8")
+    for job_id in ("job-s1", "job-s2"):
+        assert call(apis.processing, "POST", "/process/algo_s", {**body, "job_id": job_id}, **key).status == 202
+    assert call(apis.processing, "POST", "/jobs/job-s1/cancel", **key).status == 200
+
+    found = call(apis.admin, "GET", "/admin/algorithms/algo_s/statistics?hours=2", **apis.key)
+
+    assert found.status == 200, found.text
+    assert (found.json["waiting"], found.json["running"], found.json["workers"]) == (1, 0, 0)
+    assert sum(bucket["cancelled"] for bucket in found.json["buckets"]) == 1
+    assert found.json["durations"] is None and found.json["oldest_wait_s"] >= 0
 
 
 def test_jobs_are_listed_page_by_page(apis: Apis) -> None:

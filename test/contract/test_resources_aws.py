@@ -74,7 +74,7 @@ class TestResourcesOnFargate(OnFargate, ResourcesContract):
             await ports.submit("deadly", do=act)
 
             async def has_died() -> bool:
-                tail = await ports.logs.tail(ALGO, lines=100)
+                tail = (await ports.logs.read(ALGO, lines=100)).lines
                 return sum('"ready"' in line for line in tail) >= 2
 
             await eventually(has_died, "another worker has come up")

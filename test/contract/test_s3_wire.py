@@ -22,7 +22,7 @@ from botocore.credentials import Credentials as BotoCredentials
 from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire_server import BUCKET, ORIGIN, REGION, WireServer
+from wire_server import BUCKET, ORIGIN, PAGE_PORT, REGION, WireServer
 
 from medical_image_processing.engines.embedded.aws_error import AwsError
 from medical_image_processing.engines.embedded.credentials import Credential
@@ -427,6 +427,17 @@ def test_a_browser_of_an_allowed_origin_may_read(server: WireServer, operator: A
     assert preflight.getheader("access-control-allow-origin") == ORIGIN
     assert preflight.getheader("access-control-allow-headers") == "range"
     assert plain(server, "OPTIONS", url, **{**asked, "Origin": "http://elsewhere.example"}).status == 403
+
+
+def test_a_page_of_this_host_may_read_and_of_another_host_or_port_may_not(
+    server: WireServer, operator: Any
+) -> None:
+    operator.put_object(Bucket=BUCKET, Key="cors", Body=b"x")
+    url = operator.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "cors"})
+    own = f"http://{urlsplit(url).hostname}:{PAGE_PORT}"
+    assert plain(server, "GET", url, Origin=own).getheader("access-control-allow-origin") == own
+    for other in (f"http://elsewhere.example:{PAGE_PORT}", f"{own}1", own.replace("http", "https"), "null"):
+        assert plain(server, "GET", url, Origin=other).getheader("access-control-allow-origin") is None
 
 
 # Law A1: what an algorithm's credentials do not open. Each denied path, once.

@@ -30,6 +30,7 @@ T = TypeVar("T")
 ACCOUNT, REGION = "000000000000", "mip-local-1"
 BUCKET = naming.output_bucket(ACCOUNT, REGION)
 ORIGIN = "http://viewer.example"
+PAGE_PORT = 8765
 
 
 class WireServer:
@@ -91,6 +92,7 @@ class WireServer:
             account=ACCOUNT,
             bucket=BUCKET,
             allow_origins=(ORIGIN,),
+            page_port=PAGE_PORT,
         )
         config = uvicorn.Config(
             app,

@@ -74,6 +74,7 @@ def test_each_lambda_serves_its_own_routes(each: Template) -> None:
     behind = {route: text_of(method["Integration"]["Uri"]) for route, method in found.items()}
     assert {route for route, uri in behind.items() if "AdminFn" in uri} == {"ANY /admin/{proxy+}"}
     assert {route for route, uri in behind.items() if "ProcessingFn" in uri} == {
+        "GET /algorithms",
         "GET /health",
         "GET /jobs",
         "ANY /jobs/{proxy+}",

@@ -167,7 +167,8 @@ MAY: dict[str, Callable[[Names, AwsSettings], list[Call]]] = {
         secret(n),
     ],
     "Processing": lambda n, s: [
-        get(s.algorithms_table, algorithm_id="x"),
+        scan(s.algorithms_table),
+        get(s.connections_table, client_id="x", connection_id="y"),
         put(s.jobs_table, job_id="x"),
         query(s.jobs_table, "by_client", "client_id"),
         get(s.keys_table, pk="x"),

@@ -135,6 +135,24 @@ def test_failed_job_says_why(mip: Mip, algorithm: str) -> None:
     assert shown["error"]["code"] in " ".join(mip.text("jobs", "show", "no-such-study").split())
 
 
+def test_description_and_parameters(mip: Mip, algorithm: str, tmp_path: Path) -> None:
+    file = tmp_path / "parameters.json"
+    file.write_text(json.dumps({"type": "object", "properties": {"above": {"type": "number"}}}))
+    about = ("--description", "Marks the liver", "--parameters-file", str(file))
+    changed = mip.json("algorithms", "update", algorithm, *about)
+    assert (changed["description"], list(changed["parameters"]["properties"])) == ("Marks the liver", ["above"])
+    shown = mip.text("algorithms", "show", algorithm)
+    assert "Marks the liver" in shown and "above" in shown
+    file.write_text("[]")
+    assert mip.fails("algorithms", "update", algorithm, *about)["code"] == "BAD_FILE"
+
+
+def test_cancel(mip: Mip, algorithm: str, ct: list[str], tmp_path: Path) -> None:
+    mip.json("process", algorithm, *ct, "--job-id", "too-late", "--output", str(tmp_path / "result.dcm"))
+    assert mip.fails("cancel", "too-late")["code"] == "NOT_CANCELLABLE"
+    assert mip.fails("cancel", "no-such-job")["code"] == "UNKNOWN_JOB"
+
+
 def test_refusals(mip: Mip, algorithm: str, ct: list[str]) -> None:
     assert mip.fails("algorithms", "show", "no_such")["code"] == "UNKNOWN_ALGORITHM"
     assert mip.fails("process", "no_such", *ct)["code"] == "UNKNOWN_ALGORITHM"

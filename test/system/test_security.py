@@ -70,6 +70,10 @@ def test_the_seeds_keys_open_nothing_off_loopback(guarded: Platform, key: str) -
     assert pacs.status_code == 401
 
 
+def test_the_web_client_is_told_no_key_off_loopback(guarded: Platform) -> None:
+    assert Api(guarded, admin_key=None).get("/config.json").json() == {}
+
+
 def test_without_a_key_a_client_gets_nowhere(guarded: Platform) -> None:
     for key in (None, "wrong", guarded.env["MIP_ADMIN_KEY"]):
         stranger = Api(guarded, admin_key=None, client_key=key)
@@ -78,6 +82,7 @@ def test_without_a_key_a_client_gets_nowhere(guarded: Platform) -> None:
             stranger.post("/process/puppet", {"pacs": IMAGE}),
             stranger.get("/jobs"),
             stranger.get("/jobs/some-job"),
+            stranger.post("/jobs/some-job/cancel"),
         ):
             assert (answer.status_code, error_of(answer)) == (401, "CLIENT_KEY_REQUIRED")
         with pytest.raises(InvalidStatus) as refused, stranger.listen("anna-1"):
@@ -91,6 +96,7 @@ def test_clients_see_only_their_own_jobs_and_results(clients: tuple[Api, Api]) -
     job_id = anna.process("puppet", client_id="anna-1")
     anna.until_ended(job_id)
     assert bert.get(f"/jobs/{job_id}").status_code == 404
+    assert bert.post(f"/jobs/{job_id}/cancel").status_code == 404
     assert bert.get("/jobs").json()["jobs"] == []
     refused = bert.get("/jobs", client_id="anna-1")
     assert (refused.status_code, error_of(refused)) == (403, "NOT_YOUR_CLIENT_ID")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import functools
 import http.client
@@ -21,14 +22,18 @@ import uvicorn
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
+from medical_image_processing.dicom.picture import thumbnail_png
+from medical_image_processing.dicom.read import read_image
 from medical_image_processing.pacs.app import PacsApp, create_app
 from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.deidentified import DeidentifiedArchive
 from medical_image_processing.pacs.dicomweb import DicomwebArchive
 from medical_image_processing.pacs.folder import FolderIndex
+from medical_image_processing.pacs.folder_archive import FolderArchive
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.retrieve import DicomwebServer, Limits
+from medical_image_processing.pacs.thumbnails import Thumbnails
 from medical_image_processing.ports.pseudonyms import Pseudonyms
 
 _MOUNTED: dict[str, Any] = {}
@@ -116,6 +121,16 @@ def _server_port() -> int:
     return int(listening.getsockname()[1])
 
 
+def draw(data: bytes) -> bytes:
+    """A thumbnail."""
+    return thumbnail_png(read_image(data))
+
+
+async def draw_here(data: bytes) -> bytes:
+    """The same, without the process beside this one that a platform has for it."""
+    return await asyncio.to_thread(draw, data)
+
+
 @contextmanager
 def serve(
     folder: Path,
@@ -123,8 +138,9 @@ def serve(
     links: LinkSigner | None = None,
     cache_db: Path | None = None,
     allow_origins: tuple[str, ...] = (),
+    for_operator: bool = False,
 ) -> Iterator[Pacs]:
-    """A PACS over ``folder``, mounted on a server on the loopback interface."""
+    """A PACS over ``folder``, on the loopback interface; the operator's describes and draws, too."""
     index = FolderIndex(folder, cache_db, rescan_s=60, min_interval_s=0.01)
     keys = HashedKeys({HashedKeys.digest(KEY): "algo_1"})
     accesses: list[tuple[str, list[tuple[str, str, str]], str | None]] = []
@@ -140,6 +156,11 @@ def serve(
         on_access,
         allow_origins=allow_origins,
     )
+    if for_operator:
+        archive = FolderArchive(index, links or LinkSigner())
+        _MOUNTED[mount] = PacsApp(
+            archive, keys, on_access, describe=archive.describe, thumbnails=Thumbnails(archive, draw_here)
+        )
     index.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}{mount}", timeout=15) as client:
@@ -162,7 +183,9 @@ def serve_dicomweb(
 
     archive = DicomwebArchive(server, LinkSigner(), cache=cache, limits=limits or Limits())
     port, mount = _server_port(), f"/pacs-{next(_NUMBERS)}"
-    _MOUNTED[mount] = PacsApp(archive, keys, on_access, serve_file=archive.serve)
+    _MOUNTED[mount] = PacsApp(
+        archive, keys, on_access, serve_file=archive.serve, thumbnails=Thumbnails(archive, draw_here)
+    )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}{mount}", timeout=15) as asking:
             yield Pacs(Path(), port, mount, asking, keys, None, accesses)

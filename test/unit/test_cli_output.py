@@ -7,10 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from medical_image_processing.entrypoints.cli_algorithms import new_lines
 from medical_image_processing.entrypoints.cli_output import ago, seconds
 from medical_image_processing.entrypoints.client import Client, read_env
 from medical_image_processing.errors import Unavailable
@@ -40,16 +37,6 @@ def test_ago(passed: timedelta, said: str) -> None:
 )
 def test_seconds(value: float, said: str) -> None:
     assert seconds(value) == said
-
-
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 40), st.integers(1, 40))
-def test_following_a_log_shows_each_line_once(before: int, come: int, first: int, second: int) -> None:
-    log = [f"line {number}" for number in range(before + come)]
-    seen, now = log[:before][-first:], log[-second:]
-    shown = new_lines(seen, now)
-    missed = max(0, come - second)
-    # What no longer stood in the second reading can't be shown; everything else is, once.
-    assert shown == log[before + missed :] or not seen
 
 
 def test_env_file(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ def test_the_seeds_body_is_accepted_under_both_names_of_the_id() -> None:
         {"env": {f"X{number}": "x" for number in range(33)}},
         {"env": {"X": 1}},
         {"surprise": 1},
+        {"description": "x" * 501},
+        {"description": "\x1b[31m"},
+        {"parameters": {"type": "object", "properties": {"x": {"type": "file"}}}},
     ],
     ids=str,
 )
@@ -91,7 +94,12 @@ def test_a_wrong_field_is_refused(changes: dict[str, Any]) -> None:
 
 def test_workers_are_replaced_for_what_they_are_started_from_and_for_nothing_else() -> None:
     same = spec().task_fingerprint()
-    for change in ({"desired_count": 5}, {"legacy_output_keys": True}):
+    parameters = {"type": "object", "properties": {"above": {"type": "number"}}}
+    for change in (
+        {"desired_count": 5},
+        {"legacy_output_keys": True},
+        {"description": "Marks bone", "parameters": parameters},
+    ):
         assert spec(**change).task_fingerprint() == same
     for change in (
         {"image_uri": "other:1"},

@@ -83,6 +83,15 @@ def test_a_link_gives_the_instance_as_it_is_stored_to_whoever_has_it(pacs: Pacs,
     assert pacs.accesses[-1] == ("algo_1", [(STUDY, SERIES, uid)], None)
 
 
+def test_a_thumbnail_is_drawn_of_the_middle_of_the_series(pacs: Pacs, stored: list[Any]) -> None:
+    answer = pacs.get(f"/thumbnail?study_id={STUDY}&series_id={SERIES}")
+    assert (answer.status_code, answer.content[:4]) == (200, b"\x89PNG")
+    middle = next(image for image in stored if image.ImagePositionPatient[2] == 10.0)
+    assert pacs.accesses[-1] == ("algo_1", [(STUDY, SERIES, middle.SOPInstanceUID)], None)
+    kept = pacs.get(f"/thumbnail?study_id={STUDY}&series_id={SERIES}", **{"if-none-match": answer.headers["etag"]})
+    assert kept.status_code == 304
+
+
 def test_a_gateway_before_it_says_where_links_lead(pacs: Pacs, stored: list[Any]) -> None:
     path = f"/studies/{STUDY}/images/{SERIES}/{stored[0].SOPInstanceUID}"
     base = "https://abc.execute-api.example/prod/pacs"

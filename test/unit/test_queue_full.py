@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -10,12 +11,15 @@ from fastapi import FastAPI
 from medical_image_processing import naming
 from medical_image_processing.api import failures, processing
 from medical_image_processing.api.access import Access, fixed_digests
+from medical_image_processing.api.websocket import Hub
+from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.router import Router
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
 from medical_image_processing.engines.embedded.keys import SqliteKeys
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
+from medical_image_processing.engines.embedded.workload import SqliteWorkload
 from medical_image_processing.model.algorithm import AlgorithmStatus, ResourceStatus
 from medical_image_processing.testing.registry_contract import a_spec
 
@@ -27,6 +31,13 @@ class Unsigned:
 
     def sign(self, bucket: str, key: str, *, host: str) -> str:
         return ""
+
+
+class NoWorkers:
+    """Nothing runs (ports.resources.WorkerCounts)."""
+
+    async def worker_counts(self, algo_ids: Sequence[str]) -> dict[str, int]:
+        return {}
 
 
 def test_a_full_queue_is_429_queue_full_with_retry_after_and_still_knows_its_jobs(tmp_path: Path) -> None:
@@ -42,7 +53,18 @@ def test_a_full_queue_is_429_queue_full_with_retry_after_and_still_knows_its_job
         app = FastAPI()
         failures.install(app)
         access = Access(keys, root_admin_digests=fixed_digests(""), open_clients=True)
-        app.include_router(processing.create_router(router, jobs, keys, Unsigned(), access))
+        app.include_router(
+            processing.create_router(
+                router,
+                Catalogue(registry, queues, NoWorkers()),
+                jobs,
+                SqliteWorkload(database, clock=time.time),
+                keys,
+                Unsigned(),
+                access,
+                Hub(jobs, Unsigned()),
+            )
+        )
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as http:
             first = await http.post("/process/liver", json=BODY)
             full = await http.post("/process/liver", json={**BODY, "job_id": "second"})

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medical_image_processing.api import schemas
 from medical_image_processing.api.access import Access, AdminKey
 from medical_image_processing.control.admin import Admin
+from medical_image_processing.control.statistics import MOST_HOURS, Statistician
 from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
 from medical_image_processing.model.job import Name
@@ -26,6 +27,8 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=128, pattern=NAME_PATTERN)]
 
 
+LOG_CURSOR_PATTERN = r"^[A-Za-z0-9_.=-]{1,4096}$"
+"""A place in a file, or a token for each stream of CloudWatch."""
 _BODY = schemas.errors(400, 413)
 _E404 = schemas.errors(404)
 _E409 = schemas.errors(409)
@@ -44,6 +47,7 @@ class NewKey(BaseModel):
 
 def create_router(
     admin: Admin,
+    statistician: Statistician,
     jobs: Jobs,
     keys: Keys,
     logs: Logs,
@@ -119,13 +123,25 @@ def create_router(
             return _tagged(await admin.scale_down(algo_id, actor=actor, if_revision=revision), response)
         return _tagged(await admin.remove(algo_id, actor=actor, force=force, if_revision=revision), response)
 
+    @router.get("/algorithms/{algo_id}/statistics", response_model=schemas.StatisticsAnswer, responses=_E404)
+    async def read_statistics(
+        algo_id: AlgoIdPath, actor: Actor, hours: Annotated[int, Query(ge=1, le=MOST_HOURS)] = 24
+    ) -> schemas.StatisticsAnswer:
+        """What waits, what ended in the last hours, and how long jobs took."""
+        await admin.get(algo_id)
+        return schemas.StatisticsAnswer.of(algo_id, await statistician.look_at(algo_id, hours=hours))
+
     @router.get("/algorithms/{algo_id}/logs", response_model=schemas.LogAnswer, responses=_E404)
     async def read_logs(
-        algo_id: AlgoIdPath, actor: Actor, lines: Annotated[int, Query(ge=1, le=2000)] = 100
+        algo_id: AlgoIdPath,
+        actor: Actor,
+        lines: Annotated[int, Query(ge=1, le=2000)] = 100,
+        cursor: Annotated[str | None, Query(pattern=LOG_CURSOR_PATTERN)] = None,
     ) -> schemas.LogAnswer:
-        """The newest lines of its workers' log group."""
+        """The newest lines of its workers' log group; with the last answer's cursor, what has come since."""
         await admin.get(algo_id)
-        return schemas.LogAnswer(lines=await logs.tail(algo_id, lines=lines))
+        found = await logs.read(algo_id, lines=lines, cursor=cursor)
+        return schemas.LogAnswer(lines=list(found.lines), cursor=found.cursor, gap=found.gap)
 
     @router.post(
         "/jobs/{job_id}/replay",

@@ -10,12 +10,15 @@ from medical_image_processing.api.access import Access, AdminKey
 from medical_image_processing.api.base import PlaceState, create_base
 from medical_image_processing.api.metrics import Metrics
 from medical_image_processing.control.admin import Admin
+from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.router import Router
+from medical_image_processing.control.statistics import Statistician
 from medical_image_processing.ports.accesses import Accesses
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.keys import Keys
 from medical_image_processing.ports.outputs import Outputs
 from medical_image_processing.ports.resources import Logs
+from medical_image_processing.ports.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,11 @@ class Parts:
     """What the routes call."""
 
     admin: Admin
+    statistician: Statistician
     router: Router
+    catalogue: Catalogue
     jobs: Jobs
+    workload: Workload
     keys: Keys
     logs: Logs
     outputs: Outputs
@@ -45,9 +51,25 @@ def create_app(
     """All of it in one process. ``open_metrics``: whether /metrics needs no admin key."""
     app = create_base(
         admin.create_router(
-            parts.admin, parts.jobs, parts.keys, parts.logs, parts.access, parts.hub, parts.accesses
+            parts.admin,
+            parts.statistician,
+            parts.jobs,
+            parts.keys,
+            parts.logs,
+            parts.access,
+            parts.hub,
+            parts.accesses,
         ),
-        processing.create_router(parts.router, parts.jobs, parts.keys, parts.outputs, parts.access),
+        processing.create_router(
+            parts.router,
+            parts.catalogue,
+            parts.jobs,
+            parts.workload,
+            parts.keys,
+            parts.outputs,
+            parts.access,
+            parts.hub,
+        ),
         websocket.create_router(parts.hub, parts.access),
         allow_origins=allow_origins,
         pacs_state=pacs_state,

@@ -9,20 +9,36 @@ from fastapi.responses import JSONResponse
 from medical_image_processing.api import schemas
 from medical_image_processing.api.access import Access, Caller, ClientKey, ClientToken
 from medical_image_processing.api.results import host_of, job_answer
+from medical_image_processing.control.cancelling import cancel_job
+from medical_image_processing.control.catalogue import Catalogue
+from medical_image_processing.control.outlook import NO_OUTLOOK, look_ahead
 from medical_image_processing.control.router import Router, new_client_id
 from medical_image_processing.errors import NotFound
-from medical_image_processing.model.job import JobStatus, Name, ProcessRequest
+from medical_image_processing.model.algorithm import AlgorithmStatus
+from medical_image_processing.model.job import Job, JobStatus, Name, ProcessRequest
 from medical_image_processing.naming import ALGO_ID_PATTERN, NAME_PATTERN
 from medical_image_processing.ports.jobs import Jobs
 from medical_image_processing.ports.keys import Keys
 from medical_image_processing.ports.outputs import Outputs
+from medical_image_processing.ports.push import Push
+from medical_image_processing.ports.workload import Workload
 
 AlgoIdPath = Annotated[str, Path(pattern=ALGO_ID_PATTERN)]
+JobIdPath = Annotated[str, Path(pattern=NAME_PATTERN)]
 JOBS_CURSOR_PATTERN = r"^([0-9]{1,18}|[0-9a-f]{16}#[A-Za-z0-9._:-]{1,120})$"
 """Where a listing goes on: a row's number in SQLite, or a moment and a job in DynamoDB."""
 
 
-def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, access: Access) -> APIRouter:
+def create_router(
+    router: Router,
+    catalogue: Catalogue,
+    jobs: Jobs,
+    workload: Workload,
+    keys: Keys,
+    outputs: Outputs,
+    access: Access,
+    push: Push,
+) -> APIRouter:
     """The clients' routes."""
 
     async def client(key: ClientKey = None, token: ClientToken = None) -> Caller:
@@ -62,15 +78,31 @@ def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, acce
         }
         return Response(json.dumps(answer), 202, media_type="application/json")
 
+    @routes.get("/algorithms", response_model=schemas.OfferPage)
+    async def list_algorithms(
+        caller: Client,
+        status: AlgorithmStatus | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 100,
+        cursor: Annotated[str | None, Query(max_length=128, pattern=ALGO_ID_PATTERN)] = None,
+    ) -> schemas.OfferPage:
+        """What there is to send jobs to, by id; those that take jobs now say so."""
+        page = await catalogue.page(status=status, limit=limit, cursor=cursor)
+        return schemas.OfferPage(
+            algorithms=[schemas.OfferAnswer.of(offer) for offer in page.items], next_cursor=page.next_cursor
+        )
+
     @routes.get("/jobs/{job_id}", response_model=schemas.JobAnswer, responses=schemas.errors(404))
-    async def show(
-        job_id: Annotated[str, Path(pattern=NAME_PATTERN)], caller: Client, request: Request
-    ) -> Response:
+    async def show(job_id: JobIdPath, caller: Client, request: Request) -> Response:
         """One job, with where its result lies once it has one."""
-        job = await jobs.get(job_id)
-        # A job of somebody else is as good as none: whether it exists is not the caller's to know.
-        if job is None or not caller.may_use(job.client_id):
-            raise NotFound("UNKNOWN_JOB", f"no job '{job_id}'")
+        job = await _own_job(job_id, caller)
+        outlook = (await look_ahead(workload, [job])).get(job_id, NO_OUTLOOK)
+        return JSONResponse(job_answer(job, outputs, host_of(request.headers.get("host")), outlook))
+
+    @routes.post("/jobs/{job_id}/cancel", response_model=schemas.JobAnswer, responses=schemas.errors(404, 409))
+    async def cancel(job_id: JobIdPath, caller: Client, request: Request) -> Response:
+        """Cancel a job that waits; twice is no error. Once it runs it is too late: 409."""
+        await _own_job(job_id, caller)
+        job = await cancel_job(jobs, push, job_id)
         return JSONResponse(job_answer(job, outputs, host_of(request.headers.get("host"))))
 
     @routes.get("/jobs", response_model=schemas.JobPage, responses=schemas.errors(403))
@@ -89,8 +121,16 @@ def create_router(router: Router, jobs: Jobs, keys: Keys, outputs: Outputs, acce
         ids = caller.client_ids if client_id is None else (client_id,)
         page = await jobs.page(client_ids=ids, status=status, algo_id=algo_id, limit=limit, cursor=cursor)
         host = host_of(request.headers.get("host"))
-        answers = [job_answer(job, outputs, host) for job in page.items]
+        outlooks = await look_ahead(workload, page.items)
+        answers = [job_answer(job, outputs, host, outlooks.get(job.job_id, NO_OUTLOOK)) for job in page.items]
         return JSONResponse({"jobs": answers, "next_cursor": page.next_cursor})
+
+    async def _own_job(job_id: str, caller: Caller) -> Job:
+        job = await jobs.get(job_id)
+        # A job of somebody else is as good as none: whether it exists is not the caller's to know.
+        if job is None or not caller.may_use(job.client_id):
+            raise NotFound("UNKNOWN_JOB", f"no job '{job_id}'")
+        return job
 
     async def _new_client_id(caller: Caller) -> str:
         if caller.holder is not None and not caller.may_grow:

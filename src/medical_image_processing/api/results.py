@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from medical_image_processing.control.outlook import NO_OUTLOOK, Outlook
 from medical_image_processing.model.job import Job
 from medical_image_processing.ports.outputs import Outputs
 
@@ -30,9 +31,10 @@ def result_message(job: Job, outputs: Outputs, host: str) -> dict[str, Any]:
     return message | (_signed(job, outputs, host) or {})
 
 
-def job_answer(job: Job, outputs: Outputs, host: str) -> dict[str, Any]:
+def job_answer(job: Job, outputs: Outputs, host: str, outlook: Outlook = NO_OUTLOOK) -> dict[str, Any]:
     """What GET /jobs/{job_id} answers."""
-    return job.model_dump(mode="json", exclude={"result"}) | {"result": _signed(job, outputs, host)}
+    answer = job.model_dump(mode="json", exclude={"result"}) | {"result": _signed(job, outputs, host)}
+    return answer | {"queue_position": outlook.queue_position, "expected_s": outlook.expected_s}
 
 
 def _signed(job: Job, outputs: Outputs, host: str) -> dict[str, Any] | None:

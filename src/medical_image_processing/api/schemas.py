@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Self
 
 from pydantic import BaseModel
 
-from medical_image_processing.model.algorithm import Algorithm
+from medical_image_processing.control.catalogue import Offer
+from medical_image_processing.control.statistics import Statistics
+from medical_image_processing.model.algorithm import Algorithm, AlgorithmStatus, OutputKind
 from medical_image_processing.model.job import Job, JobStatus, Output, StoredObject
+from medical_image_processing.model.parameters import ParametersSchema
+from medical_image_processing.model.timestamps import to_iso
 from medical_image_processing.ports.keys import KeyRole
 
 
@@ -29,6 +34,41 @@ class AlgorithmPage(BaseModel):
     """One page of the registry."""
 
     algorithms: list[Algorithm]
+    next_cursor: str | None
+
+
+class OfferAnswer(BaseModel):
+    """An algorithm as its users see it. ``queue_depth`` counts what waits and what is being run."""
+
+    algo_id: str
+    status: AlgorithmStatus
+    takes_jobs: bool
+    description: str
+    parameters: ParametersSchema | None
+    outputs: list[OutputKind]
+    queue_depth: int
+    workers: int
+
+    @classmethod
+    def of(cls, offer: Offer) -> Self:
+        """What may be told of it."""
+        record = offer.record
+        return cls(
+            algo_id=record.algorithm_id,
+            status=record.status,
+            takes_jobs=record.takes_jobs,
+            description=record.description,
+            parameters=record.parameters,
+            outputs=list(record.outputs),
+            queue_depth=offer.queue_depth,
+            workers=offer.workers,
+        )
+
+
+class OfferPage(BaseModel):
+    """One page of the algorithms, by id."""
+
+    algorithms: list[OfferAnswer]
     next_cursor: str | None
 
 
@@ -56,6 +96,10 @@ class JobAnswer(Job):
     """A job as GET /jobs/{job_id} shows it. Times are ISO 8601, UTC."""
 
     result: JobAnswerResult | None = None  # type: ignore[assignment]
+    queue_position: int | None = None
+    """Jobs of its algorithm that are taken before it, and itself; None once a worker has it, or where unknown."""
+    expected_s: float | None = None
+    """The median of what its algorithm's newest jobs took, while this one is open; None where there are none."""
 
 
 class JobPage(BaseModel):
@@ -89,9 +133,59 @@ class ReplayAnswer(BaseModel):
 
 
 class LogAnswer(BaseModel):
-    """The newest lines of an algorithm's log group, oldest first."""
+    """Lines of an algorithm's log group, oldest first. ``cursor`` leads to those that come after them; ``gap``:
+    some before these may be missing."""
 
     lines: list[str]
+    cursor: str
+    gap: bool
+
+
+class BucketAnswer(BaseModel):
+    """Jobs that ended from ``at`` on, until the next bucket."""
+
+    at: str
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class DurationsAnswer(BaseModel):
+    """Seconds from start to end of the jobs that succeeded."""
+
+    count: int
+    median_s: float
+    p95_s: float
+
+
+class StatisticsAnswer(BaseModel):
+    """How an algorithm does. What ended before ``complete_since`` may be missing."""
+
+    algo_id: str
+    waiting: int
+    running: int
+    """Jobs that workers have, those they fetch images for included."""
+    workers: int
+    oldest_wait_s: float | None
+    bucket_s: int
+    buckets: list[BucketAnswer]
+    complete_since: str
+    durations: DurationsAnswer | None
+
+    @classmethod
+    def of(cls, algo_id: str, found: Statistics) -> Self:
+        """As the API tells it."""
+        return cls(
+            algo_id=algo_id,
+            waiting=found.backlog.waiting,
+            running=found.backlog.held,
+            workers=found.workers,
+            oldest_wait_s=None if found.oldest_wait_s is None else round(found.oldest_wait_s, 3),
+            bucket_s=found.bucket_s,
+            buckets=[BucketAnswer(**{**asdict(one), "at": to_iso(one.at)}) for one in found.buckets],
+            complete_since=to_iso(found.complete_since),
+            durations=DurationsAnswer(**asdict(found.durations)) if found.durations else None,
+        )
 
 
 class AccessAnswer(BaseModel):

@@ -9,6 +9,7 @@ from medical_image_processing import naming
 from medical_image_processing.errors import Conflict, InvalidRequest, MipError, NotFound, Throttled
 from medical_image_processing.model.algorithm import Algorithm
 from medical_image_processing.model.job import JobMessage, PacsRef, ProcessRequest
+from medical_image_processing.model.parameters import find_problems
 from medical_image_processing.ports.jobs import Accepted, Jobs
 from medical_image_processing.ports.pseudonyms import Pseudonyms
 from medical_image_processing.ports.queues import Queues
@@ -16,6 +17,7 @@ from medical_image_processing.ports.registry import Registry
 
 DEIDENTIFY_UNSUPPORTED = "DEIDENTIFY_UNSUPPORTED"
 CAN_NOT_STORE = "this platform's PACS takes no results (on AWS only a DICOMweb server does)"
+_MOST_PROBLEMS = 20
 
 
 class Router:
@@ -54,7 +56,8 @@ class Router:
         For a request that names no client_id: ``sender``, whose it is, and the ``client_id`` it gets.
         ``send_to`` is the node that its results are sent to.
         NotFound ``UNKNOWN_ALGORITHM``; Conflict ``ALGORITHM_NOT_ACTIVE``, ``JOB_ID_TAKEN``; Throttled
-        ``QUEUE_FULL``; InvalidRequest ``STORE_NOT_AVAILABLE``, ``DEIDENTIFY_UNSUPPORTED``.
+        ``QUEUE_FULL``; InvalidRequest ``STORE_NOT_AVAILABLE``, ``INVALID_PARAMETERS``,
+        ``DEIDENTIFY_UNSUPPORTED``.
         """
         if request.store and not self._can_store:
             raise InvalidRequest("STORE_NOT_AVAILABLE", f"store: {CAN_NOT_STORE}; leave it out")
@@ -62,6 +65,7 @@ class Router:
         try:
             algorithm = await self._check_takes_jobs(algo_id)
             store = self._is_to_store(algorithm, request)
+            _check_parameters(algorithm, request)
         except MipError:
             known = await self._jobs.find(request.job_id, fingerprint) if request.job_id else None
             if known is None:
@@ -110,6 +114,18 @@ class Router:
         if await self._queues.depth(naming.queue(algo_id)) >= self._queue_limit:
             raise Throttled("QUEUE_FULL", f"'{algo_id}' has {self._queue_limit} jobs waiting; try later")
         return algorithm
+
+
+def _check_parameters(algorithm: Algorithm, request: ProcessRequest) -> None:
+    """InvalidRequest with each field that is not as the record says."""
+    if algorithm.parameters is None or not (problems := find_problems(algorithm.parameters, request.parameters)):
+        return
+    found = [{"field": f"parameters.{name}", "problem": problem} for name, problem in problems.items()]
+    raise InvalidRequest(
+        "INVALID_PARAMETERS",
+        f"{found[0]['field']} {found[0]['problem']}",
+        details={"fields": found[:_MOST_PROBLEMS]},
+    )
 
 
 def new_client_id() -> str:

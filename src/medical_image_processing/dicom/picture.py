@@ -6,11 +6,13 @@ import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medical_image_processing.dicom import overlay
+from medical_image_processing.dicom import header, overlay
 from medical_image_processing.dicom.image import Image, as_slices
 from medical_image_processing.dicom.overlay import Pixels
 from medical_image_processing.dicom.secondary_capture import SECONDARY_CAPTURE, read_mask
+from medical_image_processing.errors import InputRejected
 
+THUMBNAIL_SIDE = 256
 _PANEL = 512
 _STRIP_SLICES = 6
 _GAP = 8
@@ -60,6 +62,36 @@ def slice_png(original: Image) -> bytes:
     return encoded.tobytes()
 
 
+def thumbnail_png(original: Image, *, side: int = THUMBNAIL_SIDE) -> bytes:
+    """One image, of several frames the middle one, as a small PNG file of gray in its true proportions.
+
+    ``side``: pixels of its longer side. The window is the header's (PS3.3, section C.11.2), else the modality's.
+    """
+    pixels = np.nan_to_num(original.slice_at(len(as_slices(original.pixels)) // 2).astype(np.float32))
+    low, high = _stated_window(original) or overlay.choose_window(pixels, original.modality)
+    small = _fit(pixels, *_panel_size(original, side))
+    gray = np.clip((small - low) * (255.0 / (high - low)), 0, 255).astype(np.uint8)
+    if header.text(original.sources[0], header.PHOTOMETRIC_INTERPRETATION) == "MONOCHROME1":
+        gray = 255 - gray  # its lowest value is white (PS3.3, section C.7.6.3.1.2)
+    _, encoded = cv2.imencode(".png", gray)
+    return encoded.tobytes()
+
+
+def _stated_window(image: Image) -> overlay.Window | None:
+    """The first window of the header; None without one that can be meant, or where values are others'."""
+    source = image.sources[0]
+    if header.REAL_WORLD_VALUE_MAPPING_SEQUENCE in source:
+        return None
+    try:
+        centers = header.numbers(source, header.WINDOW_CENTER)
+        widths = header.numbers(source, header.WINDOW_WIDTH)
+    except InputRejected:
+        return None
+    if not centers or not widths or not 1 <= widths[0] < 1e7 or not abs(centers[0]) < 1e7:
+        return None
+    return centers[0] - widths[0] / 2, centers[0] + widths[0] / 2
+
+
 def _colours(result: Dataset) -> Pixels:
     """(slices, rows, columns, 3) as a viewer shows them."""
     stored = np.frombuffer(result.PixelData, np.uint8)
@@ -74,11 +106,11 @@ def _paint(index: Pixels) -> Pixels:
     return painted
 
 
-def _panel_size(image: Image) -> tuple[int, int]:
-    """Rows and columns of a panel: the image's true proportions, its longer side :data:`_PANEL`."""
+def _panel_size(image: Image, side: int = _PANEL) -> tuple[int, int]:
+    """Rows and columns of a panel: the image's true proportions, its longer side ``side``."""
     rows, columns = image.pixels.shape[-2:]
     height, width = rows * image.spacing[1], columns * image.spacing[2]
-    scale = _PANEL / max(height, width)
+    scale = side / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 

@@ -290,6 +290,7 @@ def test(
 
 
 app.command()(cli_jobs.process)
+app.command()(cli_jobs.cancel)
 app.command()(cli_pacs.studies)
 app.command()(cli_pacs.accesses)
 app.command()(cli_author.build)

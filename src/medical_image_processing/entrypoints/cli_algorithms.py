@@ -71,6 +71,16 @@ Deidentify = Annotated[
         show_default=False,
     ),
 ]
+Description = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="What it is for, for those who send it jobs.", show_default=False),
+]
+ParametersFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="JSON Schema of its jobs' parameters, - for standard input.", show_default=False
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is ACTIVE, and has stayed so for 1.5 s.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="The longest to wait.")]
 
@@ -90,6 +100,8 @@ def register(
     outputs: Outputs = None,
     store_results: StoreResults = None,
     deidentify: Deidentify = None,
+    description: Description = None,
+    parameters_file: ParametersFile = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The POST body as JSON, - for standard input; options override it."),
@@ -107,7 +119,20 @@ def register(
     /app/worker.sh, the entry point of our base image. Results are Secondary Captures, which any viewer shows;
     --output SC --output SEG --output SR adds a Segmentation and a Structured Report of what it measures.
     """
-    given = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs, store_results)
+    given = _fields(
+        image,
+        cpu,
+        memory,
+        command,
+        env,
+        desired_count,
+        min_count,
+        max_count,
+        outputs,
+        store_results,
+        description,
+        parameters_file,
+    )
     if deidentify is not None:
         given["deidentify"] = deidentify
     body = {**_DEFAULTS, **_read_spec(file), **given}
@@ -186,6 +211,8 @@ def update(
     max_count: MaxCount = None,
     outputs: Outputs = None,
     store_results: StoreResults = None,
+    description: Description = None,
+    parameters_file: ParametersFile = None,
     if_revision: Annotated[
         int | None,
         typer.Option(metavar="N", help="Only if it is still at this revision.", show_default=False),
@@ -199,7 +226,20 @@ def update(
     Jobs that run end as they began, the next start with the change. --env replaces all variables, --output all
     outputs.
     """
-    body = _fields(image, cpu, memory, command, env, desired_count, min_count, max_count, outputs, store_results)
+    body = _fields(
+        image,
+        cpu,
+        memory,
+        command,
+        env,
+        desired_count,
+        min_count,
+        max_count,
+        outputs,
+        store_results,
+        description,
+        parameters_file,
+    )
     if not body:
         raise typer.BadParameter("name at least one thing to change, for example --memory 4096")
     headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
@@ -285,30 +325,22 @@ def logs(
         raise typer.BadParameter("--json prints one answer; log lines are JSON as they are", param_hint="--follow")
     with Client.from_environment() as client:
 
-        def read(count: int) -> list[str]:
-            answer = client.call("GET", "admin", "algorithms", algo_id, "logs", params={"lines": count})
-            found: list[str] = answer["lines"]
-            return found
+        def read(cursor: str | None = None) -> dict[str, Any]:
+            params = {"lines": lines if cursor is None else 1000, "cursor": cursor}
+            answer: dict[str, Any] = client.call("GET", "admin", "algorithms", algo_id, "logs", params=params)
+            return answer
 
-        seen = read(lines)
+        answer = read()
         if as_json:
-            output.print_json({"lines": seen})
+            output.print_json({"lines": answer["lines"]})
             return
-        _echo(seen)
+        _echo(answer["lines"])
         while follow:
             time.sleep(0.5)
-            now = read(max(lines, 1000))
-            _echo(new_lines(seen, now))
-            seen = now
-
-
-def new_lines(seen: list[str], now: list[str]) -> list[str]:
-    """What ``now`` has beyond ``seen``: two readings, each of the end of one growing log."""
-    for end in range(len(now), 0, -1) if seen else ():
-        overlap = min(len(seen), end)
-        if now[end - overlap : end] == seen[-overlap:]:
-            return now[end:]
-    return now
+            answer = read(answer["cursor"])
+            if answer["gap"]:
+                output.print_note("some lines may be missing here")
+            _echo(answer["lines"])
 
 
 def _echo(lines: list[str]) -> None:
@@ -327,6 +359,8 @@ def _fields(
     max_count: int | None,
     outputs: list[str] | None,
     store_results: bool | None,
+    description: str | None,
+    parameters_file: Path | None,
 ) -> dict[str, Any]:
     """The body's fields that were given."""
     fields = {
@@ -340,6 +374,8 @@ def _fields(
         "max_count": max_count,
         "outputs": [kind.upper() for kind in outputs] if outputs else None,
         "store_results": store_results,
+        "description": description,
+        "parameters": _read_object(parameters_file, "--parameters-file") if parameters_file else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -359,17 +395,19 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _read_spec(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
+    return {} if file is None else _read_object(file, "--file")
+
+
+def _read_object(file: Path, option: str) -> dict[str, Any]:
     try:
-        spec = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text())
+        value = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text())
     except OSError as error:
-        raise InvalidRequest("BAD_FILE", f"--file {file} can't be read: {error.strerror}") from error
+        raise InvalidRequest("BAD_FILE", f"{option} {file} can't be read: {error.strerror}") from error
     except ValueError as error:
-        raise InvalidRequest("BAD_FILE", f"--file {file} is not JSON: {error}") from error
-    if not isinstance(spec, dict):
-        raise InvalidRequest("BAD_FILE", f"--file {file}: must hold one JSON object, the body of the POST")
-    return spec
+        raise InvalidRequest("BAD_FILE", f"{option} {file} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("BAD_FILE", f"{option} {file}: must hold one JSON object")
+    return value
 
 
 def _wait_until_settled(client: Client, algo_id: str, timeout_s: float, *, quiet: bool) -> dict[str, Any]:
@@ -428,6 +466,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
     output.print_fields(
         [
             ("algorithm", record["algorithm_id"]),
+            ("is for", record.get("description")),
             ("status", output.state(record["status"])),
             ("reason", record["status_reason"]),
             ("image", record["image_uri"]),
@@ -439,6 +478,7 @@ def _print_record(record: dict[str, Any], as_json: bool) -> None:
             ("outputs", ", ".join(record["outputs"])),
             ("results", "go back into the PACS" if record["store_results"] else None),
             ("images", "de-identified" if record.get("deidentify") else None),
+            ("parameters", ", ".join((record.get("parameters") or {}).get("properties", {}))),
             ("queue", resources["queue_url"]),
             ("task", resources["task_definition"]),
             ("service", resources["service"]),

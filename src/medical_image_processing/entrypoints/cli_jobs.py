@@ -157,14 +157,15 @@ def list_jobs(
             job["job_id"],
             job["algo_id"],
             output.state(job["status"]),
+            _place(job),
             output.ago(job["created_at"]),
             *((job.get(way) or {}).get("status", "") for way in ways.values()),
             *([] if ways else [time_taken(job)]),
         )
         for job in page["jobs"]
     ]
-    headings = ("job", "algorithm", "state", "sent", *ways, *([] if ways else ["time"]))
-    output.print_table(headings, rows, right=("time",))
+    headings = ("job", "algorithm", "state", "place", "sent", *ways, *([] if ways else ["time"]))
+    output.print_table(headings, rows, right=("place", "time"))
     output.print_more(page["next_cursor"])
 
 
@@ -187,6 +188,19 @@ def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
         _print_job(job, as_json)
     if job["status"] != SUCCEEDED:
         raise typer.Exit(1)
+
+
+def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Cancel a job that waits.
+
+    Once it runs it is too late, and the exit status is 1.
+    """
+    with Client.from_environment() as client:
+        job = client.call("POST", "jobs", job_id, "cancel")
+    if as_json:
+        output.print_json(job)
+    else:
+        output.print_note(f"{job_id} is cancelled")
 
 
 @app.command()
@@ -280,6 +294,8 @@ def _finish(client: Client, job: dict[str, Any], file: Path, as_json: bool) -> N
         [
             ("job", job["job_id"]),
             ("state", output.state(job["status"])),
+            ("place", _place(job) and f"{_place(job)} in the queue"),
+            ("takes", None if job.get("expected_s") is None else f"about {output.seconds(job['expected_s'])}"),
             ("time", time_taken(job)),
             *(("output", f"{target} ({output.size(size)})") for target, size in sizes.items()),
             ("stored", _way_of(job.get("stored"))),
@@ -357,6 +373,11 @@ def _print_job(job: dict[str, Any], as_json: bool) -> None:
             ("link", result["dicom"]["url"] if result else None),
         ]
     )
+
+
+def _place(job: dict[str, Any]) -> str:
+    """Its place in the queue; nothing where it has none."""
+    return str(job.get("queue_position") or "")
 
 
 def _way_of(stored: dict[str, Any] | None) -> str | None:

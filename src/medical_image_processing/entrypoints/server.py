@@ -29,11 +29,13 @@ from medical_image_processing.api.limits import LimitBody
 from medical_image_processing.api.metrics import Metrics
 from medical_image_processing.api.websocket import PING_INTERVAL_S, PING_TIMEOUT_S, Hub
 from medical_image_processing.control.admin import Admin
+from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.delivery import Delivery
 from medical_image_processing.control.provisioner.loop import Provisioner
 from medical_image_processing.control.reidentification import Reidentification
 from medical_image_processing.control.router import Router
 from medical_image_processing.control.scaler import Scaler
+from medical_image_processing.control.statistics import Statistician
 from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
 from medical_image_processing.entrypoints import client_keys
@@ -42,15 +44,18 @@ from medical_image_processing.entrypoints.loopback_names import LoopbackNames
 from medical_image_processing.entrypoints.one_write import OneWriteProtocol
 from medical_image_processing.entrypoints.pacs_place import open_pacs
 from medical_image_processing.entrypoints.settings import EVERY_IPV4, STOP_GRACE_S, Settings
+from medical_image_processing.entrypoints.web_client import WebClient, find_built
 from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.pacs.app import PacsApp
 from medical_image_processing.pacs.archive import Archive
 from medical_image_processing.pacs.deidentified import DeidentifiedArchive
+from medical_image_processing.pacs.drawing import Drawer
 from medical_image_processing.pacs.keys import HashedKeys
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.reidentifier import ArchiveReidentifier
+from medical_image_processing.pacs.thumbnails import Thumbnails
 from medical_image_processing.ports.keys import digest
 
 if TYPE_CHECKING:
@@ -148,6 +153,7 @@ class _Platform:
                 operator=(secrets.operator_access_key_id, secrets.operator_secret_access_key),
                 create_runtime=workplace.create_runtime,
                 allow_origins=settings.allow_origins,
+                page_port=self._api_port,
                 add_pacs_key=workers_keys.add,
                 remove_pacs_key=workers_keys.remove,
                 pseudonym_secret=bytes.fromhex(secrets.pseudonym_secret),
@@ -156,6 +162,7 @@ class _Platform:
         links = LinkSigner(bytes.fromhex(secrets.link_secret))
         self._pacs = pacs = await asyncio.to_thread(open_pacs, settings, links)
         deidentified = DeidentifiedArchive(pacs.archive, engine.pseudonyms, links)
+        drawer = Drawer()
         try:
             await engine.open()
             if settings.client_keys is not None:
@@ -174,7 +181,12 @@ class _Platform:
 
             operator_keys = HashedKeys({digest(secrets.pacs_key): "operator"})
             self._assemble(
-                pacs_for(keys=operator_keys, serve_file=pacs.archive.serve, describe=pacs.archive.describe),
+                pacs_for(
+                    keys=operator_keys,
+                    serve_file=pacs.archive.serve,
+                    describe=pacs.archive.describe,
+                    thumbnails=Thumbnails(pacs.archive, drawer.draw),
+                ),
                 pacs_for(
                     keys=workers_keys,
                     serve_file=deidentified.serve_or(pacs.archive.serve),
@@ -187,6 +199,7 @@ class _Platform:
         finally:
             if self._dimse is not None:
                 await self._dimse.close()
+            await drawer.close()
             deidentified.close()
             await pacs.close()
             await engine.close()
@@ -237,8 +250,11 @@ class _Platform:
             )
         parts = Parts(
             admin=Admin(engine.registry, engine.jobs, can_store=True, can_deidentify=True),
+            statistician=Statistician(engine.workload, engine.resources, clock=time.time),
             router=router,
+            catalogue=Catalogue(engine.registry, engine.queues, engine.resources),
             jobs=engine.jobs,
+            workload=engine.workload,
             keys=engine.keys,
             logs=engine.logs,
             outputs=engine.outputs,
@@ -254,7 +270,14 @@ class _Platform:
             pacs_state=self._pacs.state,
             dimse_state=self._dimse.state if self._dimse else lambda: None,
         )
-        self._api_app = _mounted(LimitBody(api), {"/pacs": clients_pacs})
+        # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
+        told = {"pacs_key": self._secrets.pacs_key} if settings.is_loopback and open_clients else {}
+        self._api_app: ASGIApp = WebClient(
+            _mounted(LimitBody(api), {"/pacs": clients_pacs}),
+            find_built(),
+            config=told,
+            worker_port=self._worker_port,
+        )
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
         if settings.is_loopback:
             self._api_app = LoopbackNames(self._api_app)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from medical_image_processing.model.parameters import ParametersSchema
 from medical_image_processing.naming import ALGO_ID_PATTERN, RESERVED_ENV, is_algo_id
 
 
@@ -36,6 +37,7 @@ Argument = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00]*
 Command = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)]
 EnvValue = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[str, EnvValue], Field(max_length=32)]
+Description = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x09\x0b-\x1f\x7f]*$")]
 DesiredCount = Annotated[int, Field(ge=0, le=1000, strict=True)]
 
 
@@ -136,6 +138,10 @@ class AlgorithmSpec(BaseModel):
     """Whether results go back into the PACS."""
     deidentify: bool = False
     """Whether the algorithm gets images without what identifies the patient (PS3.15, annex E)."""
+    description: Description = ""
+    """What it is for, in words for those who send it jobs."""
+    parameters: ParametersSchema | None = None
+    """What its jobs' parameters may be; a job that has others is refused. None: anything."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -184,6 +190,8 @@ class AlgorithmPatch(BaseModel):
     outputs: Outputs | None = None
     store_results: bool | None = None
     deidentify: bool | None = None
+    description: Description | None = None
+    parameters: ParametersSchema | None = None
 
     def apply_to(self, spec: AlgorithmSpec) -> AlgorithmSpec:
         """The spec with the fields that were given replaced, and checked as a whole again."""

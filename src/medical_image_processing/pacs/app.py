@@ -36,6 +36,7 @@ from medical_image_processing.pacs.http import (
 )
 from medical_image_processing.pacs.keys import PacsKeys
 from medical_image_processing.pacs.links import LinkSigner
+from medical_image_processing.pacs.thumbnails import Thumbnails
 
 OnAccess = Callable[[str, Sequence[tuple[str, str, str]], str | None], Awaitable[None]]
 """``on_access(algo, [(study_uid, series_uid, sop_uid), …], job_id)``."""
@@ -46,6 +47,9 @@ ServeFile = Callable[[Request, Headers, Receive, Send], Awaitable[None]]
 ArchiveFor = Callable[[str], Awaitable[Archive[Any]]]
 """``archive_for(algo)``: what the holder of a key may see of the archive."""
 
+_MOST_SEARCHED = 1000
+"""Series that a search looks through: their descriptions stand in no index."""
+_MOST_SEARCH_CHARS = 200
 COUNT_HEADER = b"x-image-count"
 """How many images a bundle has."""
 _BUNDLE_TYPE = b'multipart/related; type="application/dicom"; boundary=' + BOUNDARY.encode()
@@ -88,8 +92,8 @@ class PacsApp:
     images' UIDs ("" where a header lacks them) and the ``x-job-id`` header; when it raises, no link is given.
     ``allow_origins`` are the web origins whose pages may call, ``*`` for all. ``serve_file`` answers what lies
     below ``/files/``, where the archive's links lead there. ``describe`` tells what series there are, at
-    ``/series``: for the operator, since algorithms need no descriptions. ``archive_for`` chooses what each caller
-    sees instead of ``archive``.
+    ``/series``, and ``thumbnails`` draws them, at ``/thumbnail``: for the operator, since algorithms need neither.
+    ``archive_for`` chooses what each caller sees instead of ``archive``.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class PacsApp:
         serve_file: ServeFile | None = None,
         describe: Describe | None = None,
         archive_for: ArchiveFor | None = None,
+        thumbnails: Thumbnails[Any] | None = None,
     ) -> None:
         self._archive = archive
         self._keys = keys
@@ -111,6 +116,7 @@ class PacsApp:
         self._describe = describe
         self._archive_for = archive_for
         self._on_record: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
+        self._thumbnails = thumbnails
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -149,6 +155,8 @@ class PacsApp:
             return json_answer(await archive.studies())
         if request.path == "/series" and self._describe is not None:
             return await self._descriptions(request, self._describe)
+        if request.path == "/thumbnail" and self._thumbnails is not None:
+            return await self._thumbnail(request, algo, self._thumbnails)
         readings = list(_readings(request.path))
         if not readings:
             raise NotFound("UNKNOWN_ROUTE", "the PACS API has no such address")
@@ -175,8 +183,30 @@ class PacsApp:
         limit = request.query("limit") or "100"
         if not (limit.isascii() and limit.isdecimal() and 0 < int(limit[:9]) <= 1000):
             raise InvalidRequest("INVALID_QUERY", "limit is a number from 1 to 1000")
-        found = await describe(asked["study_id"], asked["series_id"], int(limit))
+        search = request.query("search")
+        if search is None:
+            found = await describe(asked["study_id"], asked["series_id"], int(limit))
+        else:
+            among = await describe(asked["study_id"], asked["series_id"], _MOST_SEARCHED)
+            found = [one for one in among if one.has(search[:_MOST_SEARCH_CHARS])][: int(limit)]
         return json_answer([one._asdict() for one in found])
+
+    async def _thumbnail(self, request: Request, algo: str, thumbnails: Thumbnails[Any]) -> Answer:
+        """The series' middle image as a PNG. A browser may keep it, and asks each time whether it still may.
+
+        Like a link, it is on record before it is given (law A4).
+        """
+        named = request.query("study_id"), request.query("series_id")
+        if named[0] is None or named[1] is None:
+            raise InvalidRequest("INVALID_QUERY", "a thumbnail needs study_id and series_id")
+        study_id, series_id = _check_id("study_id", named[0]), _check_id("series_id", named[1])
+        pictured = await thumbnails.choose(study_id, series_id)
+        etag = f'"{pictured.etag}"'
+        headers = ((b"etag", etag.encode()), (b"cache-control", b"private, no-cache"), (b"vary", b"x-api-key"))
+        if etag in (request.header(b"if-none-match") or ""):
+            return Answer(304, b"", headers, b"image/png")
+        await self._note(request, algo, [pictured.image])
+        return Answer(200, await thumbnails.png(pictured), headers, b"image/png")
 
     async def _caller(self, request: Request) -> _Caller:
         key = request.header(b"x-api-key")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
+from medical_image_processing.errors import InputRejected
+
 if TYPE_CHECKING:
     from medical_image_processing.pacs.bundle import Bundle
 
@@ -29,6 +31,16 @@ class SeriesDescription(NamedTuple):
     study_description: str | None
     series_description: str | None
     images: int | None
+
+    def has(self, text: str) -> bool:
+        """Whether each word of ``text`` stands in some field, in upper or lower case."""
+        said = "\n".join(str(one) for one in self[:-1] if one).casefold()
+        return all(word in said for word in text.casefold().split())
+
+
+def too_large(most_bytes: int) -> InputRejected:
+    """A file that is longer than whoever reads it whole can use."""
+    return InputRejected("TOO_LARGE", f"the image's file has more than {most_bytes >> 20} MiB")
 
 
 class Image(Protocol):

@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import httpx
@@ -21,7 +21,7 @@ from starlette.types import Receive, Send
 
 from medical_image_processing.dicom.identity import are_uids, distance_along_normal
 from medical_image_processing.errors import MipError, NotFound, PermanentError
-from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
+from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription, too_large
 from medical_image_processing.pacs.bundle import Bundle, begun, joined, run_in
 from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.http import (
@@ -169,6 +169,20 @@ class DicomwebArchive:
         first, rest = await begun(wanted, b"")
         await send_start(send, 200, None, b"application/dicom", cors)
         await send_chunks(send, joined(first, rest))
+
+    async def read_file(self, image: Instance, *, most_bytes: int) -> bytes:
+        """All of an instance. InputRejected ``TOO_LARGE``."""
+        data, line = bytearray(), Line()
+        async with aclosing(run_in(self._threads, self._instances_of.one(image, line), line.cut)) as pieces:
+            async for piece in pieces:
+                data += piece
+                if len(data) > most_bytes:
+                    raise too_large(most_bytes)
+        return bytes(data)
+
+    def version(self, image: Instance) -> str:
+        """An instance keeps its UID only as long as it is the same (PS3.5, section 9)."""
+        return image.key
 
     async def bundle(self, study_id: str, series_id: str) -> Bundle:
         """A series, from the cache where the server says that it is still as it was."""

@@ -12,7 +12,7 @@ from starlette.types import Receive, Send
 
 from medical_image_processing.dicom.identity import Description, read_description
 from medical_image_processing.errors import Conflict, InputRejected, NotFound, Unavailable
-from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
+from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription, too_large
 from medical_image_processing.pacs.bundle import Bundle, Packer, Piece, run_in
 from medical_image_processing.pacs.catalogue import ImageFile
 from medical_image_processing.pacs.files import FileReader, RangeNotSatisfiable, Span, asked_span
@@ -101,6 +101,17 @@ class FolderArchive:
         if any(one.stamp.size != len(data) or b"".join(self._files.blocks(one)) != data for one in copies):
             raise InputRejected("NOT_DEIDENTIFIABLE", "several images of the PACS have the same UIDs")
         return data
+
+    async def read_file(self, image: ImageFile, *, most_bytes: int) -> bytes:
+        """All of an image's file. InputRejected ``TOO_LARGE``; else as :meth:`FileReader.read`."""
+        if image.stamp.size > most_bytes:
+            raise too_large(most_bytes)
+        content = await self._files.read(image, Span(0, image.stamp.size))
+        return content if isinstance(content, bytes) else b"".join([chunk async for chunk in content])
+
+    def version(self, image: ImageFile) -> str:
+        """The file and its state."""
+        return f"{self._index.token(image)} {image.stamp}"
 
     async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
         """The first ``limit`` series; of a study, or the one with that UID."""

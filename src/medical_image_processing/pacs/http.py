@@ -125,7 +125,9 @@ async def send_start(send: Send, status: int, length: int | None, media_type: by
     """Begin a response whose body is ``length`` bytes; None where that isn't known yet."""
     size: Headers = () if length is None else ((b"content-length", b"%d" % length),)
     own = ((b"content-type", media_type), *size)
-    await send({"type": "http.response.start", "status": status, "headers": [*own, *_ALWAYS, *headers]})
+    said = {name for name, _ in headers}
+    always = [one for one in _ALWAYS if one[0] not in said]
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *always, *headers]})
 
 
 async def send_answer(send: Send, answer: Answer, headers: Headers = ()) -> None:

@@ -12,6 +12,8 @@ Clauses, each a test in ``testing/``:
 - B7 ``resend_lost`` sends an open job again once its message has been gone for a while, unless its report may
   still wait on the results queue; the MAX_RECEIVES-th time a message is lost it ends the job instead (laws J1, J5)
 - B8 a reopened job's next end is another end: marking the earlier one seen does not touch it (law J7)
+- B9 ``cancel`` ends a QUEUED job, and only such a one, CANCELLED; what comes of its message, where a worker has it
+  already or the engine can't take it back, changes nothing any more (laws J1, J2)
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from medical_image_processing.errors import Conflict
 from medical_image_processing.model.job import Job, JobEnd, JobError, JobMessage, JobResult, JobStatus
 from medical_image_processing.model.page import Page
 
@@ -59,6 +62,15 @@ class Report:
     result: JobResult | None = None
 
 
+def not_cancellable(job_id: str, status: JobStatus) -> Conflict:
+    """What :meth:`Jobs.cancel` raises of a job that is ``status``."""
+    return Conflict(
+        "NOT_CANCELLABLE",
+        f"only a job that waits can be cancelled; '{job_id}' is {status}",
+        details={"status": status},
+    )
+
+
 class Jobs(Protocol):
     """Jobs by id."""
 
@@ -93,6 +105,9 @@ class Jobs(Protocol):
 
     async def replay(self, job_id: str, *, actor: str) -> str:
         """Send a dead-lettered job again; the new message's id. NotFound, Conflict ``NOT_REPLAYABLE``."""
+
+    async def cancel(self, job_id: str) -> Job:
+        """The job, CANCELLED, now or before. NotFound; Conflict ``NOT_CANCELLABLE`` once it runs or has ended."""
 
     async def resend_lost(self, *, after_s: float, given_up: JobError) -> list[Job]:
         """Send open jobs again that have had no message for ``after_s``; those ended with ``given_up`` instead.

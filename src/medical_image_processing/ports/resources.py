@@ -8,6 +8,7 @@ Clauses, each a test in ``testing/``:
 - S4 replacing a service's task definition or lowering its count lets running jobs end (law P7)
 - S5 a service that can't keep its workers running says why in ``failure`` (law P5)
 - S6 ``worker_counts`` shows what ``put_service`` set, of many services at once
+- S7 a log is read from its newest lines on, each line once; where some are lost it says so
 """
 
 from __future__ import annotations
@@ -110,8 +111,30 @@ class Resources(Protocol):
         """The log group and its logs."""
 
 
+class WorkerCounts(Protocol):
+    """The one thing of :class:`Resources` that clients may know."""
+
+    async def worker_counts(self, algo_ids: Sequence[str]) -> dict[str, int]:
+        """The desired count of each algorithm's service; those without a service are left out."""
+
+
+@dataclass(frozen=True)
+class LogLines:
+    """Lines of a log group, oldest first; ``cursor`` leads to what comes after them.
+
+    ``gap``: lines before these may be missing, because the cursor's place is gone.
+    """
+
+    lines: tuple[str, ...]
+    cursor: str
+    gap: bool = False
+
+
 class Logs(Protocol):
     """The log groups, to read."""
 
-    async def tail(self, algo_id: str, *, lines: int) -> list[str]:
-        """The newest lines, oldest first."""
+    async def read(self, algo_id: str, *, lines: int, cursor: str | None = None) -> LogLines:
+        """The newest lines; with a ``cursor``, the first of those that have come since.
+
+        InvalidRequest ``INVALID_CURSOR`` for one that was never given.
+        """

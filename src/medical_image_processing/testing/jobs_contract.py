@@ -51,7 +51,7 @@ def failed(job_id: str, code: str = "ALGORITHM_RAISED") -> Report:
 
 
 class JobsContract:
-    """Clauses B1 to B8."""
+    """Clauses B1 to B9."""
 
     def run(self, work: Callable[[JobPorts], Awaitable[None]]) -> None:
         """Run ``work`` against a fresh engine."""
@@ -212,6 +212,79 @@ class JobsContract:
             assert await ports.jobs.unseen("client-1", after=None, limit=10) == [new]
             await ports.jobs.mark_seen([new.end])
             assert await ports.jobs.unseen("client-1", after=None, limit=10) == []
+
+        self.run(work)
+
+    def test_b9_j1_a_job_that_waits_is_cancelled_once_and_is_an_end_as_any_other(self) -> None:
+        async def work(ports: JobPorts) -> None:
+            for name in ("j1", "j2"):
+                await ports.jobs.accept(a_message(name), "same")
+            cancelled = await ports.jobs.cancel("j1")
+            assert (cancelled.status, cancelled.error, cancelled.result) == (JobStatus.CANCELLED, None, None)
+            assert cancelled.finished_at is not None and cancelled.started_at is None
+            assert await ports.jobs.cancel("j1") == cancelled == await ports.jobs.get("j1")
+            assert await ports.jobs.unseen("client-1", after=None, limit=10) == [cancelled]
+            assert await ports.jobs.open_count(ALGO) == 1
+            again = await ports.jobs.accept(a_message("j1"), "same")
+            assert (again.created, again.status) == (False, JobStatus.CANCELLED)
+            await refused(Conflict, "NOT_REPLAYABLE", ports.jobs.replay("j1", actor="anna"))
+            assert await ports.jobs.resend_lost(after_s=0, given_up=GIVEN_UP) == []
+            assert (await ports.jobs.page(status=JobStatus.CANCELLED)).items == (cancelled,)
+            await refused(NotFound, "UNKNOWN_JOB", ports.jobs.cancel("nobody"))
+
+        self.run(work)
+
+    def test_b9_j2_what_comes_late_of_a_cancelled_job_is_ignored(self) -> None:
+        async def work(ports: JobPorts) -> None:
+            queue = naming.queue(ALGO)
+            await ports.jobs.accept(a_message("j1"), "same")
+            (held,) = await ports.queues.receive(queue, limit=1, wait_s=0)
+            cancelled = await ports.jobs.cancel("j1")  # a worker has it, and has not said so
+            running = Report("j1", ALGO, JobStatus.RUNNING, progress=0.5)
+            assert await ports.jobs.apply([running, succeeded("j1"), failed("j1", DEAD_LETTERED)]) == []
+            await ports.queues.delete(queue, [held.receipt_handle])
+            for _ in range(2):
+                assert await ports.jobs.resend_lost(after_s=0, given_up=GIVEN_UP) == []
+            assert await ports.queues.depth(queue) == 0
+            assert await ports.jobs.get("j1") == cancelled
+
+        self.run(work)
+
+    def test_b9_a_job_that_runs_or_has_ended_is_not_cancelled(self) -> None:
+        async def work(ports: JobPorts) -> None:
+            for name in ("runs", "ended"):
+                await ports.jobs.accept(a_message(name), "same")
+            running = Report("runs", ALGO, JobStatus.RUNNING)
+            await ports.jobs.apply([running, succeeded("ended")])
+            for name in ("runs", "ended"):
+                before = await ports.jobs.get(name)
+                await refused(Conflict, "NOT_CANCELLABLE", ports.jobs.cancel(name))
+                assert await ports.jobs.get(name) == before
+            await ports.jobs.apply([failed("runs", DEAD_LETTERED)])
+            await ports.jobs.replay("runs", actor="anna")
+            assert (await ports.jobs.cancel("runs")).status is JobStatus.CANCELLED, "replayed, it waits again"
+
+        self.run(work)
+
+    def test_b9_j2_a_cancel_and_a_result_at_once_leave_one_end(self) -> None:
+        async def work(ports: JobPorts) -> None:
+            async def cancel(job_id: str) -> bool:
+                try:
+                    await ports.jobs.cancel(job_id)
+                except Conflict:
+                    return False
+                return True
+
+            names = [f"j{number}" for number in range(8)]
+            for name in names:
+                await ports.jobs.accept(a_message(name), "same")
+                cancelled, ended = await asyncio.gather(cancel(name), ports.jobs.apply([succeeded(name)]))
+                assert cancelled != bool(ended)
+                job = await ports.jobs.get(name)
+                wanted = JobStatus.CANCELLED if cancelled else JobStatus.SUCCEEDED
+                assert job is not None and job.status is wanted and (job.result is None) == cancelled
+            unseen = await ports.jobs.unseen("client-1", after=None, limit=20)
+            assert [job.job_id for job in unseen] == names
 
         self.run(work)
 

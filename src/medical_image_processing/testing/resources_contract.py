@@ -244,10 +244,10 @@ class ResourcesContract:
             job = await ports.until("raises", JobStatus.FAILED)
 
             async def logged() -> bool:
-                return any("raises" in line for line in await ports.logs.tail(ALGO, lines=1000))
+                return any("raises" in line for line in (await ports.logs.read(ALGO, lines=1000)).lines)
 
             await eventually(logged, "the log says that the job failed")
-            said = job.model_dump_json() + "\n".join(await ports.logs.tail(ALGO, lines=1000))
+            said = job.model_dump_json() + "\n".join((await ports.logs.read(ALGO, lines=1000)).lines)
             assert "RuntimeError" in said, "what happened is not said"
             assert "PUPPET^SECRET" not in said, "the algorithm's own words are"
             assert "hush-hush" not in said, "the environment is"

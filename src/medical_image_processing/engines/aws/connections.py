@@ -151,7 +151,8 @@ class ApiGatewayPush:
         on_failure: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._gateway = clients.client("apigatewaymanagementapi", endpoint_url=endpoint)
+        self._clients = clients
+        self._endpoint = endpoint
         self._table = table
         self._render = render
         self._on_failure = on_failure
@@ -217,7 +218,9 @@ class ApiGatewayPush:
 
     async def _reach(self, operation: str, connection: Connection, **parameters: Any) -> bool:
         try:
-            await self._gateway.call(operation, ConnectionId=connection.connection_id, **parameters)
+            # Made when there is a connection: most calls of the Lambdas that may push need no such client.
+            gateway = self._clients.client("apigatewaymanagementapi", endpoint_url=self._endpoint)
+            await gateway.call(operation, ConnectionId=connection.connection_id, **parameters)
         except Refused as error:
             if error.aws_code == "GoneException":
                 return False

@@ -28,6 +28,8 @@ from medical_image_processing.engines.aws.senders import TaskRoles
 from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.engines.aws.storing import DynamoResultsToStore, S3ResultFiles
 from medical_image_processing.engines.aws.tables import Table
+from medical_image_processing.engines.aws.worker_counts import EcsWorkerCounts
+from medical_image_processing.engines.aws.workload import DynamoWorkload
 from medical_image_processing.model.job import Job
 
 if TYPE_CHECKING:
@@ -94,6 +96,11 @@ class AwsEngine:
         return S3ResultFiles(self.clients.client("s3"), self.settings.output_bucket, folder)
 
     @cached_property
+    def workload(self) -> DynamoWorkload:
+        """ports.workload."""
+        return DynamoWorkload(self._table(self.settings.jobs_table), self.queues, clock=time.time)
+
+    @cached_property
     def keys(self) -> DynamoKeys:
         """ports.keys."""
         return DynamoKeys(self._table(self.settings.keys_table), self.audit, clock=time.time)
@@ -115,6 +122,11 @@ class AwsEngine:
         from medical_image_processing.engines.aws.resources import AwsResources
 
         return AwsResources(self.clients, self.settings)
+
+    @cached_property
+    def worker_counts(self) -> EcsWorkerCounts:
+        """ports.resources.WorkerCounts."""
+        return EcsWorkerCounts(self.clients, self.settings.cluster)
 
     @cached_property
     def logs(self) -> LogGroups:

@@ -151,6 +151,10 @@ class DynamoJobs:
             raise _not_replayable(job_id, "being replayed already") from error
         return await self._sender.send({**item, "dedup": dedup})
 
+    async def cancel(self, job_id: str) -> Job:
+        """End a job that is QUEUED. Its message stays: SQS takes none back but from who has received it."""
+        return await self._reports.cancel(job_id)
+
     async def resend_lost(self, *, after_s: float, given_up: JobError) -> list[Job]:
         """Send jobs whose message was never sent or is gone; the jobs ended with ``given_up`` instead."""
         return await self._lost.resend(after_s=after_s, given_up=given_up)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.clients import AwsClients, Refused
-from medical_image_processing.errors import Unavailable
+from medical_image_processing.errors import InvalidRequest, Unavailable
+from medical_image_processing.ports.resources import LogLines
 
 RETENTION_DAYS = 90
 _GONE = "ResourceNotFoundException"
@@ -22,6 +26,13 @@ class LogGroupFound:
     """``drifted`` when it would keep its logs for ever."""
 
     drifted: bool
+
+
+@dataclass(frozen=True)
+class _Read:
+    events: list[dict[str, Any]]
+    token: str
+    gap: bool = False
 
 
 class LogGroups:
@@ -67,11 +78,9 @@ class LogGroups:
             if error.aws_code != _GONE:
                 raise
 
-    async def tail(self, algo_id: str, *, lines: int) -> list[str]:
-        """The newest lines, oldest first; of the workers that spoke last."""
-        if lines < 1:
-            return []
-        group = naming.log_group(algo_id)
+    async def read(self, algo_id: str, *, lines: int, cursor: str | None = None) -> LogLines:
+        """The newest lines of the workers that spoke last, or those behind ``cursor``: a token for each stream."""
+        group, known = naming.log_group(algo_id), _parse(cursor)
         try:
             answer = await self._logs.call(
                 "describe_log_streams",
@@ -81,32 +90,67 @@ class LogGroups:
                 limit=_STREAMS,
             )
             streams = [stream["logStreamName"] for stream in answer["logStreams"]]
-            parts = await asyncio.gather(*(self._newest(group, stream, lines) for stream in streams))
+            # What each stream may give, so that together they give no more than was asked for.
+            share = lines if known is None else max(1, lines // max(1, len(streams)))
+            read = await asyncio.gather(*(self._behind(group, stream, share, known) for stream in streams))
         except Refused as error:
             if error.aws_code == _GONE:
-                return []
+                return LogLines((), _cursor({}), gap=bool(known))
             raise
-        events = sorted((event for part in parts for event in part), key=lambda event: event["timestamp"])
-        return [_printable(event["message"].rstrip("\n")) for event in events[-lines:]]
+        events = sorted((event for part in read for event in part.events), key=lambda event: event["timestamp"])
+        shown = events[-lines:] if known is None else events
+        tokens = {stream: part.token for stream, part in zip(streams, read, strict=True)}
+        text = tuple(_printable(event["message"].rstrip("\n")) for event in shown)
+        return LogLines(text, _cursor(tokens), gap=any(part.gap for part in read))
 
-    async def last_line(self, algo_id: str, stream: str) -> str | None:
-        """The last thing that one worker said."""
+    async def _behind(self, group: str, stream: str, lines: int, known: Mapping[str, str] | None) -> _Read:
+        """A stream from its token on; one that came since, from its beginning; without a cursor, its newest."""
+        if known is None:
+            return await self._events(group, stream, lines, startFromHead=False)
+        token = {"nextToken": known[stream]} if stream in known else {}
         try:
-            events = await self._newest(naming.log_group(algo_id), stream, 20)
-        except Refused:
-            return None  # it said nothing, or its group is gone
-        said = [text for event in events if (text := _printable(event["message"]).strip())]
-        return said[-1] if said else None
+            return await self._events(group, stream, lines, startFromHead=True, **token)
+        except Refused as error:
+            if error.aws_code != "InvalidParameterException" or not token:
+                raise
+        # A token is good for a day (CloudWatch Logs API reference, "GetLogEvents").
+        newest = await self._events(group, stream, lines, startFromHead=False)
+        return _Read(newest.events, newest.token, gap=True)
 
-    async def _newest(self, group: str, stream: str, lines: int) -> list[dict[str, Any]]:
+    async def _events(self, group: str, stream: str, lines: int, **where: Any) -> _Read:
         answer = await self._logs.call(
             "get_log_events",
             logGroupName=group,
             logStreamName=stream,
             limit=min(lines, _MOST_LINES),
-            startFromHead=False,
+            **where,
         )
-        return list(answer["events"])
+        return _Read(list(answer["events"]), answer["nextForwardToken"])
+
+    async def last_line(self, algo_id: str, stream: str) -> str | None:
+        """The last thing that one worker said."""
+        try:
+            events = (await self._events(naming.log_group(algo_id), stream, 20, startFromHead=False)).events
+        except Refused:
+            return None  # it said nothing, or its group is gone
+        said = [text for event in events if (text := _printable(event["message"]).strip())]
+        return said[-1] if said else None
+
+
+def _cursor(tokens: Mapping[str, str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(tokens, separators=(",", ":")).encode()).decode()
+
+
+def _parse(cursor: str | None) -> dict[str, str] | None:
+    if cursor is None:
+        return None
+    try:
+        tokens = json.loads(base64.urlsafe_b64decode(cursor))
+    except (ValueError, RecursionError):
+        tokens = None
+    if not isinstance(tokens, dict) or not all(isinstance(token, str) for token in tokens.values()):
+        raise InvalidRequest("INVALID_CURSOR", "cursor: send the one that came with the lines before")
+    return tokens
 
 
 def _printable(line: str) -> str:

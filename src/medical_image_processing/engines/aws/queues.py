@@ -27,6 +27,7 @@ _LETTER_LEASE_S = 60
 QUEUE_GONE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 _BUSY = frozenset({"RequestThrottled", "ThrottlingException", "KmsThrottled", "ServiceUnavailable"})
 _COUNTS = tuple(f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed"))
+_IN_FLIGHT = "ApproximateNumberOfMessagesNotVisible"
 
 SenderLookup = Callable[[str], Awaitable[str | None]]
 """The algorithm of a role, by the role's unique id (``AROA…``); None for a role of no algorithm."""
@@ -147,6 +148,10 @@ class SqsQueues:
         """
         attributes = await self._attributes(queue)
         return sum(int(attributes[name]) for name in _COUNTS)
+
+    async def in_flight(self, queue: str) -> int:
+        """Messages that somebody has received and not deleted, asked anew. NotFound ``UNKNOWN_QUEUE``."""
+        return int((await self._attributes(queue))[_IN_FLIGHT])
 
     async def purge(self, queue: str) -> None:
         """Take all messages off the queue, if there is one; what was asked for a minute ago is under way still."""

@@ -12,8 +12,9 @@ from itertools import groupby
 from medical_image_processing.engines.aws import job_items
 from medical_image_processing.engines.aws.job_items import IS_OPEN, KEPT_S, OPEN_VALUES, bounded, is_open, to_job
 from medical_image_processing.engines.aws.tables import ConditionFailed, Item, Table
+from medical_image_processing.errors import NotFound
 from medical_image_processing.model.job import Job, JobError, JobResult, JobStatus
-from medical_image_processing.ports.jobs import Report
+from medical_image_processing.ports.jobs import Report, not_cancellable
 
 
 class Reports:
@@ -36,6 +37,31 @@ class Reports:
                 raise outcome  # the reports come again, and those that were applied change nothing then
         ended = [item for items in done if not isinstance(items, BaseException) for item in items]
         return [to_job(item) for item in sorted(ended, key=lambda item: str(item["finish_seq"]))]
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job that is QUEUED; one that was cancelled before stays as it is."""
+        now = self._clock()
+        values: Item = {
+            "status": JobStatus.CANCELLED.value,
+            "finished": now,
+            "finish_seq": job_items.new_finish_seq(now, 0),
+            "expires_at": int(now + KEPT_S),
+            "error": None,
+        }
+        try:
+            item = await self._table.update(
+                {"job_id": job_id},
+                _change(values, ends=True),
+                condition="#status = :queued",
+                values={**values, "queued": JobStatus.QUEUED.value},
+            )
+        except ConditionFailed as error:
+            if error.item is None:
+                raise NotFound("UNKNOWN_JOB", f"no job '{job_id}'") from error
+            if error.item["status"] != JobStatus.CANCELLED:
+                raise not_cancellable(job_id, JobStatus(error.item["status"])) from error
+            item = error.item
+        return to_job(item)
 
     async def _apply_in_order(self, reports: Sequence[tuple[int, Report]], now: float) -> list[Item]:
         ended: list[Item] = []

@@ -31,6 +31,7 @@ from medical_image_processing.engines.embedded.storing import TO_NODE, OutputFil
 from medical_image_processing.engines.embedded.supervisor import Supervisor
 from medical_image_processing.engines.embedded.task import Task
 from medical_image_processing.engines.embedded.wire import create_aws_app
+from medical_image_processing.engines.embedded.workload import SqliteWorkload
 from medical_image_processing.errors import MipError
 from medical_image_processing.model.job import JobStatus
 from medical_image_processing.ports.keys import digest
@@ -49,6 +50,8 @@ class EngineSettings:
     ``create_runtime`` makes what runs the workers, given where their logs go. ``add_pacs_key(digest, algo_id)``
     lets an algorithm read from the PACS API, ``remove_pacs_key(digest)`` shuts it out. Pseudonyms are
     made with ``pseudonym_secret``.
+    lets an algorithm read from the PACS API, ``remove_pacs_key(digest)`` shuts it out.
+    Pages that come from this host's ``page_port`` may read results, as those of ``allow_origins``.
     """
 
     home: Path
@@ -60,6 +63,7 @@ class EngineSettings:
     add_pacs_key: Callable[[str, str], None]
     remove_pacs_key: Callable[[str], None]
     pseudonym_secret: bytes
+    page_port: int | None = None
 
 
 class EmbeddedEngine:
@@ -77,6 +81,7 @@ class EmbeddedEngine:
         self.logs = LogGroups(settings.home / "logs")
         self.registry = SqliteRegistry(self.database, clock=time.time)
         self.jobs = SqliteJobs(self.database, self.queues, clock=time.time)
+        self.workload = SqliteWorkload(self.database, clock=time.time)
         self.results_to_store = SqliteResultsToStore(self.database, clock=time.time)
         self.results_to_send = SqliteResultsToStore(self.database, clock=time.time, way=TO_NODE)
         self.arrivals = SqliteArrivals(self.database, clock=time.time)
@@ -138,6 +143,7 @@ class EmbeddedEngine:
             account=ACCOUNT,
             bucket=self.output_bucket,
             allow_origins=self._settings.allow_origins,
+            page_port=self._settings.page_port,
         )
 
     async def sweep(self) -> None:

@@ -31,7 +31,7 @@ from medical_image_processing.model.job import (
 from medical_image_processing.model.page import Page
 from medical_image_processing.model.timestamps import to_iso
 from medical_image_processing.ports.gauges import JobCount
-from medical_image_processing.ports.jobs import DEAD_LETTERED, Accepted, Report
+from medical_image_processing.ports.jobs import DEAD_LETTERED, Accepted, Report, not_cancellable
 from medical_image_processing.ports.queues import OutgoingMessage
 
 _LOG = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class SqliteJobs:
                     f"'{row['algo_id']}' has deidentify by now and the job real ids; send the images anew",
                 )
             queue, attempt = naming.queue(row["algo_id"]), row["attempts"] + 1
-            self._queues.remove_dead_letter_in(connection, naming.dead_letter_queue(row["algo_id"]), job_id)
+            self._queues.remove_group_in(connection, naming.dead_letter_queue(row["algo_id"]), job_id)
             outgoing = OutgoingMessage(body=row["body"], group_id=job_id, dedup_id=f"{job_id}:{attempt}")
             message_id, _ = self._queues.send_in(connection, queue, outgoing)
             connection.execute(
@@ -201,6 +201,27 @@ class SqliteJobs:
         queue, message_id = await self._database.write(send)
         self._queues.notify(queue)
         return message_id
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job that is QUEUED and take its message off the queue, both or neither."""
+        now = self._clock()
+
+        def end(connection: sqlite3.Connection) -> tuple[sqlite3.Row, bool]:
+            row = connection.execute(
+                "UPDATE jobs SET status = 'CANCELLED', finished_at = ?, error = NULL,"
+                " finish_seq = (SELECT coalesce(max(finish_seq), 0) + 1 FROM jobs WHERE finish_seq IS NOT NULL)"
+                " WHERE job_id = ? AND status = 'QUEUED' RETURNING *",
+                (now, job_id),
+            ).fetchone()
+            if row is None:
+                return _cancelled(_find(connection, job_id), job_id), False
+            # A worker that has it already loses its lease with it.
+            for queue in (naming.queue(row["algo_id"]), naming.dead_letter_queue(row["algo_id"])):
+                self._queues.remove_group_in(connection, queue, job_id)
+            return row, True
+
+        row, ended = await self._database.write(end)
+        return self._finished(row) if ended else read_job(row)
 
     async def resend_lost(self, *, after_s: float, given_up: JobError) -> list[Job]:
         """Send jobs whose message is gone again; the jobs ended with ``given_up`` instead."""
@@ -274,6 +295,15 @@ def _same(row: Any, fingerprint: str) -> Accepted:
         )
     status = JobStatus(row["status"])
     return Accepted(row["job_id"], row["client_id"], status, row["message_id"], created=False)
+
+
+def _cancelled(row: Any, job_id: str) -> Any:
+    """The row of a job that was cancelled before."""
+    if row is None:
+        raise NotFound("UNKNOWN_JOB", f"no job '{job_id}'")
+    if row["status"] != JobStatus.CANCELLED:
+        raise not_cancellable(job_id, JobStatus(row["status"]))
+    return row
 
 
 def _apply(connection: sqlite3.Connection, report: Report, now: float) -> Any:

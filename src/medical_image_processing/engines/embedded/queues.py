@@ -277,8 +277,8 @@ class FifoQueues:
         if row is not None:
             fifo.purge(connection, row["queue_id"])
 
-    def remove_dead_letter_in(self, connection: sqlite3.Connection, queue: str, group_id: str) -> None:
-        """Remove a group from a dead-letter queue, if there is one, inside a transaction of the caller's."""
+    def remove_group_in(self, connection: sqlite3.Connection, queue: str, group_id: str) -> None:
+        """Remove a group from a queue, if there is one, inside a transaction of the caller's."""
         row = connection.execute("SELECT queue_id FROM queues WHERE name = ?", (queue,)).fetchone()
         if row is not None:
             fifo.remove_group(connection, row["queue_id"], group_id)

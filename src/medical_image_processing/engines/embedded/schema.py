@@ -161,6 +161,10 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX arrivals_by_series ON arrivals (node, algo_id, study_uid, series_uid, seq);
     """,
+    """
+    -- An algorithm's ends by time, with all that its statistics need.
+    CREATE INDEX jobs_ended ON jobs (algo_id, finished_at, status, started_at) WHERE finish_seq IS NOT NULL;
+    """,
 )
 
 

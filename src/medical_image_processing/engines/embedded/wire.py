@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -37,9 +38,13 @@ def create_aws_app(
     account: str,
     bucket: str,
     allow_origins: Sequence[str] = (),
+    page_port: int | None = None,
     clock: Callable[[], float] = time.time,
 ) -> ASGIApp:
-    """An ASGI application. ``allow_origins`` may read objects from a browser; ``*`` is any."""
+    """An ASGI application. ``allow_origins`` may read objects from a browser; ``*`` is any.
+
+    ``page_port`` is where this host serves pages of its own, which may, too.
+    """
     if objects.bucket != bucket:
         raise ValueError(f"the object store holds '{objects.bucket}', not '{bucket}'")
     authenticator = Authenticator(credentials, clock)
@@ -47,14 +52,22 @@ def create_aws_app(
         SqsEndpoint(queues, authenticator, region=region, account=account),
         S3Endpoint(objects, authenticator, region=region),
         frozenset(allow_origins),
+        page_port,
     )
 
 
 class _AwsApp:
-    def __init__(self, sqs_endpoint: SqsEndpoint, s3_endpoint: S3Endpoint, origins: frozenset[str]) -> None:
+    def __init__(
+        self,
+        sqs_endpoint: SqsEndpoint,
+        s3_endpoint: S3Endpoint,
+        origins: frozenset[str],
+        page_port: int | None,
+    ) -> None:
         self._sqs = sqs_endpoint
         self._s3 = s3_endpoint
         self._origins = origins
+        self._page_port = page_port
         self._numbers = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,11 +103,11 @@ class _AwsApp:
         except Exception as error:
             response = s3_xml.error_response(_stated(error), with_body=request.method != "HEAD")
         if origin is not None and request.method in ("GET", "HEAD"):
-            response.headers.update(self._cors(origin))
+            response.headers.update(self._cors(request, origin))
         return response
 
     def _preflight(self, request: AwsRequest, origin: str | None) -> Response:
-        allowed = self._cors(origin) if origin is not None else {}
+        allowed = self._cors(request, origin) if origin is not None else {}
         if "access-control-allow-origin" not in allowed:
             error = AwsError("AccessForbidden", "CORSResponse: This CORS request is not allowed.", status=403)
             return s3_xml.error_response(error, with_body=True)
@@ -108,14 +121,28 @@ class _AwsApp:
             }
         )
 
-    def _cors(self, origin: str) -> dict[str, str]:
-        if origin not in self._origins and "*" not in self._origins:
+    def _cors(self, request: AwsRequest, origin: str) -> dict[str, str]:
+        if not {origin, "*"} & self._origins and not self._is_own_page(request, origin):
             return {"vary": "Origin"}
         return {
             "access-control-allow-origin": origin,
             "access-control-expose-headers": _EXPOSED,
             "vary": "Origin",
         }
+
+    def _is_own_page(self, request: AwsRequest, origin: str) -> bool:
+        """Whether the origin is this host, as the browser calls it, at the port of its pages."""
+        if self._page_port is None:
+            return False
+        try:
+            host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+        except ValueError:
+            return False
+        return host is not None and origin == f"http://{_in_brackets(host)}:{self._page_port}"
+
+
+def _in_brackets(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _stated(error: Exception) -> AwsError:

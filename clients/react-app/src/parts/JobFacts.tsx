@@ -1,0 +1,71 @@
+import type { Job } from "../api/types";
+import { duration, fixOf, useWords } from "../i18n";
+
+/** State, place in the queue or progress, time; and the reason of a failure with what to do about it. */
+export function JobFacts({ job }: { job: Job }) {
+  const t = useWords();
+  return (
+    <div className="job-facts">
+      <p className="job-line">
+        <StatusBadge status={job.status} />
+        <span className="quiet">{detail(job, t)}</span>
+      </p>
+      {job.status === "RUNNING" && (
+        <progress aria-label={t("job.progress")} max={1} value={job.progress ?? undefined} />
+      )}
+      {job.status === "FAILED" && job.error && <FailureWords error={job.error} />}
+    </div>
+  );
+}
+
+export function StatusBadge({ status }: { status: Job["status"] }) {
+  const t = useWords();
+  return <span className={`badge is-${status}`}>{t(`job.${status}`)}</span>;
+}
+
+export function FailureWords({ error }: { error: NonNullable<Job["error"]> }) {
+  const t = useWords();
+  const fix = fixOf(error.code, t);
+  return (
+    <div className="note bad">
+      <p>
+        {error.message} <code>{error.code}</code>
+      </p>
+      {fix && (
+        <p>
+          <strong>{t("fix.label")}</strong> {fix}
+        </p>
+      )}
+    </div>
+  );
+}
+
+export function detail(job: Job, t: ReturnType<typeof useWords>): string {
+  switch (job.status) {
+    case "QUEUED":
+      if (job.queue_position == null) return "";
+      return job.queue_position === 1 ? t("job.next") : t("job.position", { n: job.queue_position });
+    case "RUNNING": {
+      const left = leftS(job, Date.now());
+      const part = job.progress ? `${Math.round(job.progress * 100)} %` : "";
+      return [part, left === null ? "" : t("job.left", { time: duration(left) })].filter(Boolean).join(" · ");
+    }
+    default: {
+      const ran = ranS(job);
+      return ran === null ? "" : t("job.took", { time: duration(ran) });
+    }
+  }
+}
+
+/** Seconds that a running job still takes: by its progress, else by what its algorithm's jobs take. */
+export function leftS(job: Job, nowMs: number): number | null {
+  if (!job.started_at) return null;
+  const elapsed = Math.max(0, (nowMs - Date.parse(job.started_at)) / 1000);
+  if (job.progress && job.progress > 0.05) return (elapsed * (1 - job.progress)) / job.progress;
+  return job.expected_s ? Math.max(1, job.expected_s - elapsed) : null;
+}
+
+export function ranS(job: Job): number | null {
+  if (!job.started_at || !job.finished_at) return null;
+  return Math.max(0, (Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000);
+}

@@ -1,0 +1,32 @@
+/** Which screen is shown is in the address; which images are is not. */
+import type { Job, Series } from "../api/types";
+import { Store } from "./store";
+
+export const SCREENS = ["find", "viewer", "jobs", "algorithms"] as const;
+export type Screen = (typeof SCREENS)[number];
+
+function screenOf(hash: string): Screen {
+  const name = hash.replace(/^#\/?/, "");
+  return SCREENS.find((screen) => screen === name) ?? "find";
+}
+
+export const screen = new Store<Screen>(screenOf(location.hash));
+
+window.addEventListener("hashchange", () => screen.set(screenOf(location.hash)));
+
+export function go(to: Screen): void {
+  location.hash = `#/${to}`;
+}
+
+export interface Opened {
+  series: Pick<Series, "study_id" | "series_id"> & Partial<Series>;
+  /** A job whose result is shown beside it. */
+  jobId: string | null;
+}
+
+export const opened = new Store<Opened | null>(null);
+
+export function openSeries(series: Opened["series"], job: Job | null = null): void {
+  opened.set({ series, jobId: job?.job_id ?? null });
+  go("viewer");
+}

@@ -1,0 +1,49 @@
+import { fileURLToPath } from "node:url";
+
+import react from "@vitejs/plugin-react";
+import { defineConfig } from "vite";
+import type { Plugin } from "vite";
+
+/** What the platform sends with the page, here too, so that what it forbids is missed during development. */
+const SECURITY_HEADERS = {
+  "Content-Security-Policy":
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; " +
+    "img-src 'self' blob:; connect-src 'self' http: https: ws: wss:; font-src 'self'; base-uri 'none'; " +
+    "form-action 'none'; frame-ancestors 'none'",
+  "Referrer-Policy": "no-referrer",
+  "X-Content-Type-Options": "nosniff",
+};
+
+/** Cornerstone3D writes a measurement's style as an attribute, which the policy forbids, where a property does as well. */
+const styleAsProperty: Plugin = {
+  name: "style-as-property",
+  transform(code, id) {
+    if (!id.includes("/drawingSvg/drawTextBox.js")) return null;
+    const changed = code.replace("textElement.setAttribute('style', combinedStyle)", "textElement.style.cssText = combinedStyle");
+    if (changed === code) this.error("drawTextBox.js has changed: see whether it still writes style attributes");
+    return changed;
+  },
+};
+
+export default defineConfig({
+  plugins: [react(), styleAsProperty],
+  envPrefix: "REACT_APP_",
+  resolve: { alias: { xmlbuilder2: fileURLToPath(new URL("src/viewer/no-xml.ts", import.meta.url)) } },
+  server: { port: 3000, strictPort: true },
+  preview: { port: 3000, strictPort: true, headers: SECURITY_HEADERS },
+  worker: { format: "es" },
+  // Its workers and codecs are found by import.meta.url, which bundling for development would break; what it
+  // imports of CommonJS is bundled all the same, since a browser can't read that.
+  optimizeDeps: {
+    exclude: ["@cornerstonejs/dicom-image-loader"],
+    include: [
+      "dicom-parser",
+      ...["charls/decodewasmjs", "libjpeg-turbo-8bit/decodewasmjs", "libjxl/decodewasmjs", "openjpeg/decodewasmjs", "openjph/wasmjs"].map(
+        (codec) => `@cornerstonejs/dicom-image-loader > @cornerstonejs/codec-${codec}`,
+      ),
+      "@cornerstonejs/dicom-image-loader > pako",
+      "@cornerstonejs/dicom-image-loader > comlink",
+    ],
+  },
+  build: { target: "es2022", sourcemap: false, assetsInlineLimit: 0, chunkSizeWarningLimit: 4000 },
+});

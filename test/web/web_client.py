@@ -1,0 +1,156 @@
+"""The web client as the tests use it: built once for what its sources are, seen with Debian's Chromium."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+CLIENT = Path(__file__).resolve().parents[2] / "clients" / "react-app"
+CHROMIUM = "/usr/bin/chromium"
+BUILD_S = 600
+WAIT_MS = 60_000
+SHOTS = Path(os.environ.get("MIP_SCREENSHOTS") or CLIENT / "screenshots")
+"""Where pictures of the screens go: test output, looked at by people."""
+
+_SOURCES = ("src", "public", "index.html", "package-lock.json", "vite.config.ts", "tsconfig.json")
+# There is no graphics card: WebGL is drawn by SwiftShader.
+_FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+
+
+@functools.cache
+def built_client() -> Path:
+    """The folder of the built client. Built again where its sources have changed since."""
+    stamp_file = CLIENT / "dist" / ".stamp"
+    with (CLIENT / ".build-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = _stamp()
+        if not stamp_file.exists() or stamp_file.read_text() != stamp:
+            run_npm("ci")
+            run_npm("run", "build")
+            stamp_file.write_text(stamp)
+    return CLIENT / "dist"
+
+
+def run_npm(*arguments: str) -> None:
+    """Run npm in the client's folder. AssertionError, with what it said, when it fails."""
+    done = subprocess.run(
+        ["npm", *arguments], cwd=CLIENT, capture_output=True, text=True, timeout=BUILD_S, check=False
+    )
+    assert done.returncode == 0, f"npm {' '.join(arguments)}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def _stamp() -> str:
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        path = CLIENT / name
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file():
+                digest.update(str(file.relative_to(CLIENT)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser without a window. As root its sandbox can't be had, and what it loads is ours."""
+    flags = [*_FLAGS, "--no-sandbox"] if os.geteuid() == 0 else _FLAGS
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Person:
+    """Somebody with a browser of their own, and so with a client_id of their own."""
+
+    def __init__(
+        self, browser: Browser, origin: str, *, width: int = 1280, theme: str = "light", lang: str = "en"
+    ) -> None:
+        self.context: BrowserContext = browser.new_context(
+            viewport={"width": width, "height": 800 if width > 700 else 844},
+            color_scheme="dark" if theme == "dark" else "light",
+            locale=lang,
+            accept_downloads=True,
+        )
+        self.context.set_default_timeout(WAIT_MS)
+        self.page: Page = self.context.new_page()
+        self.broken: list[str] = []
+        """What the page says is wrong with itself: exceptions, and what its own policy forbids."""
+        self.page.on("pageerror", lambda error: self.broken.append(str(error)))
+        self.page.on("console", self._note)
+        self._origin = origin
+
+    def _note(self, message: object) -> None:
+        text = getattr(message, "text", "")
+        if "Content Security Policy" in text or "The above error occurred" in text:
+            self.broken.append(text)
+
+    def visit(self, screen: str = "find") -> Page:
+        """Open the client."""
+        self.page.goto(f"{self._origin}/#/{screen}")
+        self.page.wait_for_selector("main h1, main .empty")
+        return self.page
+
+    def go(self, name: str) -> None:
+        """To another screen, by its name in the navigation."""
+        self.page.locator("nav.tabs a", has_text=name).click()
+
+    def give_admin_key(self, key: str) -> None:
+        """On the screen of the algorithms."""
+        self.go("Algorithms")
+        self.page.get_by_label("Admin key").fill(key)
+        self.page.get_by_role("button", name="Open the registry").click()
+        self.page.wait_for_selector("button:has-text('Register an algorithm')")
+
+    def open_series(self, images: int) -> None:
+        """The series of so many images, from the list, until its first image is drawn."""
+        words = "1 image" if images == 1 else f"{images} images"
+        self.page.locator(".series-card", has_text=words).first.click()
+        self.page.wait_for_selector('.view-image[data-ready="true"]')
+
+    def wait_loaded(self, images: int) -> None:
+        """Until all images of the open series are there."""
+        self.page.wait_for_selector(f'.views[data-loaded="{images}"]')
+
+    def choose_algorithm(self, algo_id: str) -> None:
+        """In the panel beside the images."""
+        choice = self.page.locator(".side label:has-text('Algorithm') select").first
+        choice.locator(f"option[value='{algo_id}']").wait_for(state="attached")
+        choice.select_option(algo_id)
+
+    def run(self, algo_id: str, *, until: str = "SUCCEEDED", scope: str = "series") -> str:
+        """Send a job, and wait for its end; its id."""
+        self.choose_algorithm(algo_id)
+        self.page.locator(".side select:has(option[value='series'])").select_option(scope)
+        self.page.get_by_role("button", name="Run", exact=True).click()
+        card = self.page.wait_for_selector(f'.job-card[data-status="{until}"]')
+        assert card is not None
+        return card.get_attribute("data-job") or ""
+
+    def client_id(self) -> str:
+        """What this browser is to the platform."""
+        return str(self.page.evaluate("localStorage.getItem('mip.client_id')"))
+
+    def shot(self, name: str) -> Path:
+        """Keep a picture of the page."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        path = SHOTS / f"{name}.png"
+        self.page.screenshot(path=path)
+        return path
+
+    def close(self) -> None:
+        """The browser's window goes, and nothing of it stays."""
+        self.context.close()
+
+
+MakePerson = Callable[..., Person]
