@@ -1,6 +1,7 @@
 """A fault of the platform: the caller and the log learn that there was one and where, never what it held (A3)."""
 
 import asyncio
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +29,8 @@ class Broken:
 def app(*, open_clients: bool) -> Any:
     broken = cast(Any, Broken())
     access = Access(broken, root_admin_digests=fixed_digests("0" * 64), open_clients=open_clients)
-    parts = Parts(broken, broken, broken, broken, broken, broken, access, broken, broken, broken)
+    fakes = {one.name: broken for one in dataclasses.fields(Parts)}
+    parts = Parts(**fakes | {"access": access})
     return create_app(parts, allow_origins=("http://viewer.example",), open_metrics=True)
 
 
