@@ -660,6 +660,8 @@ export interface components {
          * @description The platform takes jobs; those whose images can't be had now wait.
          */
         HealthAnswer: {
+            /** Dimse */
+            dimse?: string | null;
             /** Pacs */
             pacs?: string | null;
             /** Status */
@@ -695,6 +697,9 @@ export interface components {
             /** Queue Position */
             queue_position?: number | null;
             result?: components["schemas"]["JobAnswerResult"] | null;
+            /** Send To */
+            send_to?: string | null;
+            sent?: components["schemas"]["Stored"] | null;
             /** Started At */
             started_at?: string | null;
             status: components["schemas"]["JobStatus"];
