@@ -5,11 +5,14 @@ only. ``mip test`` gets the environment of ``requirements.lock``, every other co
 ``requirements-server.lock``; what each pins is the same, so one ``.venv`` serves both.
 
 A stamp in ``.venv`` says what was installed. It is written last: an interrupted set-up starts over.
+
+Before ``mip up`` the web client is built, where npm is and its sources have changed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -22,6 +25,7 @@ VENV = ROOT / ".venv"
 SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
 UNFINISHED = VENV / "mip-unfinished"
+WEB_BUILD = ROOT / "src" / "medical_image_processing" / "entrypoints" / "web_build.py"
 LOCKS = {"server": "requirements-server.lock", "dev": "requirements.lock"}
 
 
@@ -31,9 +35,12 @@ class SetupFailed(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``mip`` with ``arguments``; the exit status."""
-    testing = arguments[:1] == ["test"] and not {"-h", "--help"} & set(arguments[1:])
+    is_help = bool({"-h", "--help"} & set(arguments[1:]))
+    testing = arguments[:1] == ["test"] and not is_help
     try:
         ensure_environment("dev" if testing else "server")
+        if arguments[:1] == ["up"] and not is_help:
+            build_web_client()
     except SetupFailed as error:
         print(f"mip: {error}", file=sys.stderr)
         return 1
@@ -50,6 +57,15 @@ def run(command: list[str]) -> int:
     if os.name != "nt":
         os.execv(command[0], command)  # noqa: S606 - our own interpreter
     return subprocess.run(command, check=False).returncode  # noqa: S603
+
+
+def build_web_client() -> None:
+    """Build the web client unless that was done; where it can't be, say so and go on."""
+    # By its file: what starts this is any Python, and importing the package would take its time.
+    spec = importlib.util.spec_from_file_location("web_build", WEB_BUILD)
+    web_build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(web_build)
+    web_build.build_for_platform()
 
 
 def ensure_environment(kind: str) -> None:

@@ -64,7 +64,7 @@ def finish(process: subprocess.Popen[str], *, status: int = 0) -> tuple[str, str
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     root = tmp_path_factory.mktemp("a b") / "the clone"
     root.mkdir()
-    for name in ("mip", "launcher.py", "pyproject.toml", "README.md", "requirements-setup.lock"):
+    for name in ("mip", "launcher.py", "pyproject.toml", "hatch_build.py", "README.md", "requirements-setup.lock"):
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "requirements-server.lock").write_text(short_lock())

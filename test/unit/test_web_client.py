@@ -124,6 +124,17 @@ def test_whatever_is_no_file_of_the_client_is_the_apis(folder: Path, path: str) 
     ask(folder, work)
 
 
+def test_a_file_that_went_when_the_client_was_built_again_is_none_of_its(folder: Path) -> None:
+    async def work(http: httpx.AsyncClient) -> None:
+        assert (await http.get("/")).status_code == 200
+        (folder / "index.html").unlink()
+        (folder / "assets/index-abc123.js").unlink()
+        assert (await http.get("/assets/index-abc123.js")).text == "the API"
+        assert "client" in (await http.get("/")).text, "what was read is kept"
+
+    ask(folder, work)
+
+
 def test_only_reading_is_the_clients(folder: Path) -> None:
     async def work(http: httpx.AsyncClient) -> None:
         assert (await http.post("/")).text == "the API"
@@ -143,7 +154,7 @@ def test_the_page_is_told_where_the_platform_is(folder: Path) -> None:
 def test_without_a_built_client_the_page_says_how_to_get_one() -> None:
     async def work(http: httpx.AsyncClient) -> None:
         page = await http.get("/", headers={"accept": "text/html,*/*;q=0.8"})
-        assert page.status_code == 404 and "not built" in page.text and "npm run build" in page.text
+        assert page.status_code == 404 and "not built" in page.text and "./mip up" in page.text
         assert "content-security-policy" in page.headers
         assert (await http.get("/assets/x.js")).text == "the API"
         assert (await http.get("/")).text == "the API", "programs get the contract's errors"

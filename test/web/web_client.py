@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
-import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,14 +11,14 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-CLIENT = Path(__file__).resolve().parents[2] / "clients" / "react-app"
+from medical_image_processing.entrypoints.web_build import CLIENT, build_client
+
 CHROMIUM = "/usr/bin/chromium"
 BUILD_S = 600
 WAIT_MS = 60_000
 SHOTS = Path(os.environ.get("MIP_SCREENSHOTS") or CLIENT / "screenshots")
 """Where pictures of the screens go: test output, looked at by people."""
 
-_SOURCES = ("src", "public", "index.html", "package-lock.json", "vite.config.ts", "tsconfig.json")
 # There is no graphics card: WebGL is drawn by SwiftShader.
 _FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
@@ -28,15 +26,7 @@ _FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 @functools.cache
 def built_client() -> Path:
     """The folder of the built client. Built again where its sources have changed since."""
-    stamp_file = CLIENT / "dist" / ".stamp"
-    with (CLIENT / ".build-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        stamp = _stamp()
-        if not stamp_file.exists() or stamp_file.read_text() != stamp:
-            run_npm("ci")
-            run_npm("run", "build")
-            stamp_file.write_text(stamp)
-    return CLIENT / "dist"
+    return build_client()
 
 
 def run_npm(*arguments: str) -> None:
@@ -45,17 +35,6 @@ def run_npm(*arguments: str) -> None:
         ["npm", *arguments], cwd=CLIENT, capture_output=True, text=True, timeout=BUILD_S, check=False
     )
     assert done.returncode == 0, f"npm {' '.join(arguments)}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-
-
-def _stamp() -> str:
-    digest = hashlib.sha256()
-    for name in _SOURCES:
-        path = CLIENT / name
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file():
-                digest.update(str(file.relative_to(CLIENT)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -306,8 +306,12 @@ def _sample_pacs() -> Path:
 
 
 def _announce(addresses: dict[str, str], home: Path) -> None:
+    from medical_image_processing.entrypoints.web_client import find_built
+
+    missing = "missing, since it is not built: docs/web-client.md"
     output.print_fields(
         [
+            ("web client", f"{addresses['API_BASE']}/" if find_built() else missing),
             ("API", addresses["API_BASE"]),
             ("results", addresses["WS_ENDPOINT"]),
             ("PACS", addresses["PACS_API_BASE"]),

@@ -45,8 +45,8 @@ _SECURITY = (
 _MISSING = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Medical image processing</title>
 <h1>The web client is not built</h1>
-<p>This platform runs, and has no web client: build it with <code>npm ci</code> and <code>npm run build</code> in
-<code>clients/react-app</code>, then start the platform again. The API describes itself at
+<p>This platform runs, and its web client is missing. Install Node 18.18 or newer and npm, then start the platform
+again with <code>./mip up</code>, which builds it and says what fails. The API describes itself at
 <a href="/openapi.json">/openapi.json</a>; everything can be done with the <code>mip</code> command, too.</p>
 </html>
 """
@@ -105,7 +105,11 @@ class WebClient:
         if name not in self._paths:
             return None
         if name not in self._read:
-            self._read[name] = await asyncio.to_thread(_load, self._paths[name], keep=name.startswith(_HASHED))
+            try:
+                keep = name.startswith(_HASHED)
+                self._read[name] = await asyncio.to_thread(_load, self._paths[name], keep=keep)
+            except FileNotFoundError:
+                return None  # the client was built again while this platform runs
         return self._read[name]
 
     async def _answer(self, file: _File, scope: Scope, send: Send) -> None:
