@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,9 @@ class Clone:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.client = root / "clients/react-app"
-        for name in ("mip", "launcher.py", "pyproject.toml", "requirements.lock", "requirements-server.lock"):
+        for name in ("mip", "launcher.py", "pyproject.toml", "hatch_build.py", "README.md"):
+            shutil.copy(ROOT / name, root)
+        for name in ("requirements.lock", "requirements-server.lock"):
             shutil.copy(ROOT / name, root)
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "src", root / "src", ignore=ignored)
@@ -239,6 +242,38 @@ def test_a_build_that_was_killed_leaves_no_half_client_and_is_done_again(clone: 
     clone.build()
     assert clone.builds == 2
     assert (clone.client / "dist/index.html").read_text() == "<!doctype html><p>first "
+
+
+def make_wheel(clone: Clone, place: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """As ``pip wheel`` makes it, with what is installed here, and without a network."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-index"]
+    return subprocess.run(
+        [*command, "--no-build-isolation", "-w", str(place), str(clone.root)],
+        env=clone.environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+def test_no_wheel_is_made_of_a_clone_without_the_client(clone: Clone, tmp_path: Path) -> None:
+    done = make_wheel(clone, tmp_path / "wheels", PATH=path_with(tmp_path / "no npm"))
+    assert done.returncode != 0 and "npm, which builds it, is not installed" in done.stdout + done.stderr
+    assert not list(tmp_path.glob("wheels/*.whl"))
+    assert make_wheel(clone, tmp_path / "wheels").returncode == 0
+    [wheel] = tmp_path.glob("wheels/*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if "/web/" in name] == ["medical_image_processing/web/index.html"]
+    assert clone.builds == 1
+
+
+def test_what_an_image_is_made_of_needs_no_npm(clone: Clone, tmp_path: Path) -> None:
+    shutil.rmtree(clone.root / "clients")
+    done = make_wheel(clone, tmp_path / "wheels", PATH=path_with(tmp_path / "no npm"))
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.glob("wheels/*.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if "/web/" in name]
 
 
 def test_what_does_not_end_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
