@@ -40,6 +40,7 @@ from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
 from medical_image_processing.entrypoints import client_keys
 from medical_image_processing.entrypoints.home import Home, Secrets
+from medical_image_processing.entrypoints.known_pages import KnownPages
 from medical_image_processing.entrypoints.loopback_names import LoopbackNames
 from medical_image_processing.entrypoints.one_write import OneWriteProtocol
 from medical_image_processing.entrypoints.pacs_place import open_pacs
@@ -271,7 +272,10 @@ class _Platform:
             dimse_state=self._dimse.state if self._dimse else lambda: None,
         )
         # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
-        told = {"pacs_key": self._secrets.pacs_key} if settings.is_loopback and open_clients else {}
+        told: dict[str, str] = {}
+        if settings.is_loopback and open_clients:
+            told = {"pacs_key": self._secrets.pacs_key}
+            clients_pacs = KnownPages(clients_pacs, settings.allow_origins, self._secrets.pacs_key)
         self._api_app: ASGIApp = WebClient(
             _mounted(LimitBody(api), {"/pacs": clients_pacs}),
             find_built(),
