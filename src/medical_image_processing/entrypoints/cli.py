@@ -202,9 +202,9 @@ def up(
 ) -> None:
     """Start the platform, and stay up until Ctrl-C.
 
-    Only this machine reaches it, unless --host says otherwise; then clients need keys (--client-keys), or
-    must be let in by name (--open-clients). DIR/env has its addresses and keys: `. DIR/env` sets them in
-    a shell.
+    A browser finds the web client at its address. Only this machine reaches it, unless --host says otherwise;
+    then clients need keys (--client-keys), or must be let in by name (--open-clients). DIR/env has its addresses
+    and keys: `. DIR/env` sets them in a shell.
     """
     from medical_image_processing.entrypoints.server import configure_logging, run_platform
     from medical_image_processing.entrypoints.settings import Settings
