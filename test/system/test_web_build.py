@@ -238,9 +238,13 @@ def test_a_build_that_was_killed_leaves_no_half_client_and_is_done_again(clone: 
     os.kill(first.pid, signal.SIGKILL)
     first.communicate(timeout=LIMIT_S)
     assert not (clone.client / "dist").exists()
+    # npm goes on in that folder, so nobody else builds there before it has ended.
+    second = clone.start_build()
+    assert second.stdout is not None
+    assert "waiting for it" in second.stdout.readline()
     (clone.client / "wait").unlink()
-    clone.build()
-    assert clone.builds == 2
+    second.communicate(timeout=LIMIT_S)
+    assert second.returncode == 0 and clone.builds == 2
     assert (clone.client / "dist/index.html").read_text() == "<!doctype html><p>first "
 
 
