@@ -161,6 +161,69 @@ def test_the_operators_key_opens_it_and_is_named_in_the_record(service: Service)
     assert OPERATOR in {entry.actor for entry in entries}
 
 
+DESCRIBED = [
+    {"study_id": "a", "series_id": "b/images/c", "images": 1},
+    {"study_id": "study-1", "series_id": "series-1", "images": 3},
+    {"study_id": "study-1", "series_id": "series-2", "images": 1},
+]
+SAID = {"date": "20040119", "modality": "CT", "study_description": "e+1", "series_description": None}
+
+
+def test_the_operator_is_told_what_series_there_are_without_their_patient(service: Service) -> None:
+    def series(**query: str) -> list[dict[str, object]]:
+        answer = service.http.get("/series", params=query, headers={"x-api-key": OPERATOR_KEY})
+        assert answer.status_code == 200, answer.text
+        assert "CompressedSamples" not in answer.text
+        return [one for one in answer.json() if one["study_id"] != "long"]
+
+    assert series() == [{**SAID, **one} for one in DESCRIBED]
+    assert series(limit="1") == [{**SAID, **DESCRIBED[0]}]
+    assert series(study_id="study-1", search="ct SERIES-2") == [{**SAID, **DESCRIBED[2]}]
+    assert series(series_id="series-1") == [{**SAID, **DESCRIBED[1]}]
+    assert series(study_id="a/b", series_id="images/c") == [
+        {**SAID, "study_id": "a/b", "series_id": "images/c", "images": 1}
+    ]
+    assert series(study_id="study-9") == series(study_id="study") == series(search="mr") == []
+    for one in series():
+        images = service.http.get(
+            f"/studies/{one['study_id']}/images", params={"series_id": str(one["series_id"])}
+        )
+        assert len(images.json()) == one["images"]
+
+
+def test_what_can_not_be_read_or_asked_for_hides_no_other_series(aws_emulator: AwsEmulator) -> None:
+    with running_service(AwsStage(aws_emulator)) as service:
+        s3 = service.engine.clients.client("s3").boto
+        s3.upload_file(CT, service.bucket, "study/ct/1.dcm")
+        for key in ("Doe^Jane/series/1.dcm", "alone.dcm", "study/alone.dcm", "study/../1.dcm", "study//1.dcm"):
+            s3.upload_file(CT, service.bucket, key)
+        s3.put_object(Bucket=service.bucket, Key="study/text/1.dcm", Body=b"no DICOM file")
+        answer = service.http.get("/series", headers={"x-api-key": OPERATOR_KEY}).json()
+
+    nothing = dict.fromkeys(SAID)
+    named = [{"study_id": "study", "series_id": name, "images": 1} for name in ("ct", "text")]
+    assert answer == [{**SAID, **named[0]}, {**nothing, **named[1]}]
+
+
+@pytest.mark.parametrize("path", ["/series", "/series?study_id=study-1", "/thumbnail?study_id=a&series_id=b"])
+def test_an_algorithms_key_is_told_of_no_series_whatever_the_algorithm_is_called(
+    service: Service, path: str
+) -> None:
+    asyncio.run(service.engine.pacs_keys.let_in(digest("the-key-of-operator"), OPERATOR))
+
+    assert service.code(path) == "UNKNOWN_ROUTE"
+    assert service.code(path, **{"x-api-key": "the-key-of-operator"}) == "UNKNOWN_ROUTE"
+    assert service.code(path, **{"x-api-key": "wrong"}) == "UNAUTHORIZED"
+
+
+def test_no_pictures_are_drawn_here_and_pages_are_told_so(service: Service) -> None:
+    path = "/thumbnail?study_id=study-1&series_id=series-1"
+    answer = service.http.get(path, headers={"x-api-key": OPERATOR_KEY, "origin": ORIGIN})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "UNKNOWN_ROUTE")
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+
+
 def test_who_read_what_for_which_job_is_on_record_before_the_link_is_given(service: Service) -> None:
     service.http.get("/studies/study-1/images/series-1/image-1", headers={"x-job-id": "job-7"})
 
