@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from medical_image_processing import naming
 from medical_image_processing.api.limits import MAX_BODY_BYTES
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.engines.aws.settings import AwsSettings
+from medical_image_processing.engines.aws.worker_counts import KNOWN_S, EcsWorkerCounts
 from medical_image_processing.entrypoints.lambdas import admin, processing
 from medical_image_processing.entrypoints.lambdas.runtime import LambdaHandler, adapted
 from medical_image_processing.model.algorithm import AlgorithmStatus, ResourceStatus
@@ -238,6 +240,30 @@ def test_a_client_sees_the_algorithms_and_how_busy_they_are(apis: Apis) -> None:
         "workers": 0,
     }
     assert call(apis.processing, "GET", "/algorithms").status == 401
+
+
+def test_how_many_workers_there_are_is_asked_of_ecs_once_in_ten_seconds_however_many_look(
+    aws_emulator: AwsEmulator,
+) -> None:
+    stage, now = AwsStage(aws_emulator), [0.0]
+    ecs = stage.boto("ecs")
+    ecs.create_cluster(clusterName=CLUSTER)
+    family = naming.service("algo_l")
+    ecs.register_task_definition(
+        family=family, containerDefinitions=[{"name": "worker", "image": "x", "memory": 64}]
+    )
+    counts = EcsWorkerCounts(stage.clients, CLUSTER, clock=lambda: now[0])
+
+    def look(*algo_ids: str) -> dict[str, int]:
+        return asyncio.run(counts.worker_counts(algo_ids))
+
+    assert look("algo_l") == look() == {}
+    ecs.create_service(cluster=CLUSTER, serviceName=family, taskDefinition=family, desiredCount=0)
+    assert look("algo_l", "nobody") == {}, "known for ten seconds"
+    now[0] += KNOWN_S
+    assert look("algo_l", "nobody") == {"algo_l": 0}
+    others = [f"other-{number}" for number in range(11)]
+    assert look(*others, "algo_l") == {"algo_l": 0}, "more than one call takes"
 
 
 def test_an_admin_sees_how_an_algorithm_does(apis: Apis) -> None:
