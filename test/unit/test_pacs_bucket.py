@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import httpx
 import pytest
 import uvicorn
 from pydicom.data import get_testdata_file
+from starlette.types import Receive, Scope, Send
 
 from aws_emulator import AwsEmulator
 from aws_stage import AwsStage
@@ -26,6 +29,7 @@ from medical_image_processing.entrypoints.deploy.stack import Stack
 from medical_image_processing.entrypoints.pacs_service import KNOWN_S, OPERATOR, ServiceKeys, create_service
 from medical_image_processing.errors import InvalidRequest, NotFound
 from medical_image_processing.ports.keys import digest
+from platform_process import CLI, clean_environment
 
 KEY, OPERATOR_KEY = "the-key-of-algo-1", "the-operators-key"
 ORIGIN = "https://viewer.example"
@@ -84,9 +88,13 @@ def running_service(stage: AwsStage) -> Iterator[Service]:
         "MIP_ALLOW_ORIGINS": ORIGIN,
     }
     asyncio.run(engine.pacs_keys.let_in(digest(KEY), "algo_1"))
-    server = uvicorn.Server(
-        uvicorn.Config(create_service(environment, clients).app, lifespan="off", log_level="error")
-    )
+    app = create_service(environment, clients).app
+
+    async def also_below_pacs(scope: Scope, receive: Receive, send: Send) -> None:
+        """As clients reach it through the REST API."""
+        await app({**scope, "root_path": "/pacs" if scope["path"].startswith("/pacs/") else ""}, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(also_below_pacs, lifespan="off", log_level="error"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -214,6 +222,32 @@ def test_an_algorithms_key_is_told_of_no_series_whatever_the_algorithm_is_called
     assert service.code(path) == "UNKNOWN_ROUTE"
     assert service.code(path, **{"x-api-key": "the-key-of-operator"}) == "UNKNOWN_ROUTE"
     assert service.code(path, **{"x-api-key": "wrong"}) == "UNAUTHORIZED"
+
+
+def test_series_are_listed_by_the_command_line(service: Service) -> None:
+    environment = clean_environment(MIP_API_BASE=service.base, PACS_API_KEY=OPERATOR_KEY)
+    shown = subprocess.run(
+        [*CLI, "studies", "study-1", "--json"], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["series"] == [{**SAID, **one} for one in DESCRIBED[1:]]
+
+
+def test_over_a_dicomweb_server_series_are_asked_of_it_for_the_operator_alone(aws_emulator: AwsEmulator) -> None:
+    stage = AwsStage(aws_emulator)
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        url = f"http://127.0.0.1:{closed_soon.getsockname()[1]}"
+    environment = {**stage.environment, "MIP_DICOMWEB_URL": url, "MIP_PACS_OPERATOR_KEY": OPERATOR_KEY}
+    app = create_service(environment, stage.clients).app
+
+    async def ask() -> list[tuple[int, str]]:
+        await stage.engine.pacs_keys.let_in(digest(KEY), "algo_1")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pacs") as client:
+            answers = [await client.get("/series", headers={"x-api-key": key}) for key in (OPERATOR_KEY, KEY, "")]
+        return [(answer.status_code, answer.json()["error"]["code"]) for answer in answers]
+
+    assert asyncio.run(ask()) == [(503, "PACS_UNAVAILABLE"), (404, "UNKNOWN_ROUTE"), (401, "UNAUTHORIZED")]
 
 
 def test_no_pictures_are_drawn_here_and_pages_are_told_so(service: Service) -> None:
