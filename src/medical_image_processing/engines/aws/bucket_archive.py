@@ -174,7 +174,7 @@ class BucketArchive:
             wanted = f"bytes=0-{_HEAD_BYTES - 1}"
             answer = self._s3.boto.get_object(Bucket=self._bucket, Key=series.key, Range=wanted)
             with closing(answer["Body"]) as body:
-                return read_description(BytesIO(body.read()))
+                return read_description(BytesIO(body.read(_HEAD_BYTES)))
 
         try:
             said = await self._s3.run("get_object", read)
