@@ -141,6 +141,12 @@ def test_an_algorithm_is_registered_read_changed_and_listed(apis: Apis) -> None:
     assert "listed" in [record["algorithm_id"] for record in listed.json["algorithms"]]
 
 
+def test_a4_no_algorithm_is_called_as_who_reads_with_the_operators_key(apis: Apis) -> None:
+    answer = call(apis.admin, "POST", "/admin/algorithms", {"algo_id": "operator", **SEED_BODY}, **apis.key)
+    assert (answer.status, answer.code) == (422, "RESERVED_NAME")
+    assert call(apis.admin, "GET", "/admin/algorithms/operator", **apis.key).status == 404
+
+
 def test_an_algorithm_that_may_not_know_the_patient_is_refused(apis: Apis) -> None:
     body = {"algo_id": "unknowing", **SEED_BODY, "deidentify": True}
     answer = call(apis.admin, "POST", "/admin/algorithms", body, **apis.key)

@@ -26,8 +26,9 @@ from medical_image_processing.entrypoints.deploy.account import Account
 from medical_image_processing.entrypoints.deploy.deployment import ensure_image
 from medical_image_processing.entrypoints.deploy.sample_job import find_image
 from medical_image_processing.entrypoints.deploy.stack import Stack
-from medical_image_processing.entrypoints.pacs_service import KNOWN_S, OPERATOR, ServiceKeys, create_service
+from medical_image_processing.entrypoints.pacs_service import KNOWN_S, ServiceKeys, create_service
 from medical_image_processing.errors import InvalidRequest, NotFound
+from medical_image_processing.naming import PACS_OPERATOR
 from medical_image_processing.ports.keys import digest
 from platform_process import CLI, clean_environment
 
@@ -166,7 +167,7 @@ def test_the_operators_key_opens_it_and_is_named_in_the_record(service: Service)
     assert service.http.get(path, headers={"x-api-key": OPERATOR_KEY}).is_success
 
     entries = asyncio.run(service.engine.audit.entries("a"))
-    assert OPERATOR in {entry.actor for entry in entries}
+    assert PACS_OPERATOR in {entry.actor for entry in entries}
 
 
 DESCRIBED = [
@@ -217,7 +218,7 @@ def test_what_can_not_be_read_or_asked_for_hides_no_other_series(aws_emulator: A
 def test_an_algorithms_key_is_told_of_no_series_whatever_the_algorithm_is_called(
     service: Service, path: str
 ) -> None:
-    asyncio.run(service.engine.pacs_keys.let_in(digest("the-key-of-operator"), OPERATOR))
+    asyncio.run(service.engine.pacs_keys.let_in(digest("the-key-of-operator"), PACS_OPERATOR))
 
     assert service.code(path) == "UNKNOWN_ROUTE"
     assert service.code(path, **{"x-api-key": "the-key-of-operator"}) == "UNKNOWN_ROUTE"

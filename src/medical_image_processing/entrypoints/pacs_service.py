@@ -27,6 +27,7 @@ from typing import Protocol
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from medical_image_processing import naming
 from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.aws.admin_keys import REFUSED
 from medical_image_processing.engines.aws.bucket_archive import BucketArchive
@@ -43,7 +44,6 @@ from medical_image_processing.pacs.retrieve import DicomwebServer
 from medical_image_processing.pacs.store import DicomwebWriter
 from medical_image_processing.ports.keys import digest
 
-OPERATOR = "operator"
 KNOWN_S = 60.0
 """For so long an algorithm's key is not looked up again; one that was removed opens nothing after that."""
 _MOST_KNOWN = 1000
@@ -73,7 +73,7 @@ class ServiceKeys:
     async def algo_for(self, key: str) -> str | None:
         """Whose key it is, or None."""
         if self.is_operators(key):
-            return OPERATOR
+            return naming.PACS_OPERATOR
         given = digest(key)
         algo_id, until = self._known.get(given, (None, 0.0))
         if algo_id is None or self._clock() >= until:
