@@ -47,17 +47,17 @@ class Buckets(Construct):
                 max_age=3600,
             )
         ]
-        self.output = self._kept(
-            "Output", name=naming.output_bucket(Aws.ACCOUNT_ID, Aws.REGION), cors=reads if allow_origins else None
-        )
+        self._reads = reads if allow_origins else None
+        self.output = self._kept("Output", name=naming.output_bucket(Aws.ACCOUNT_ID, Aws.REGION))
         self.images = self._kept("Images") if images else None
 
-    def _kept(self, id: str, *, name: str | None = None, cors: list[s3.CorsRule] | None = None) -> s3.Bucket:
+    def _kept(self, id: str, *, name: str | None = None) -> s3.Bucket:
+        """Pages that may call read it, too: by the signed links that they are given."""
         return self._bucket(
             id,
             bucket_name=name,
             versioned=True,
-            cors=cors,
+            cors=self._reads,
             server_access_logs_bucket=self.access_logs,
             server_access_logs_prefix=f"{id.lower()}/",
             lifecycle_rules=[

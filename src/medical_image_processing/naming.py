@@ -28,6 +28,9 @@ PACS_IMAGE = "mip-pacs"
 REIDENTIFIED = "_reidentified"
 """The prefix of the output bucket where results that were given their patient back lie. No algorithm has it."""
 
+PACS_OPERATOR = "operator"
+"""Who reads with the operator's key, on the access record. No new algorithm may be called so."""
+
 ROLE_PATH = "/mip/"
 """IAM path of the algorithms' roles, and of nothing else."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,13 @@ from medical_image_processing.engines.embedded.objects import ObjectStore
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
 from medical_image_processing.engines.embedded.storing import TO_NODE, OutputFiles, SqliteResultsToStore
-from medical_image_processing.errors import Conflict, MipError, NotFound, Unavailable
-from medical_image_processing.model.algorithm import AlgorithmSpec, AlgorithmStatus, ResourceStatus
+from medical_image_processing.errors import Conflict, InvalidRequest, MipError, NotFound, Unavailable
+from medical_image_processing.model.algorithm import (
+    AlgorithmPatch,
+    AlgorithmSpec,
+    AlgorithmStatus,
+    ResourceStatus,
+)
 from medical_image_processing.model.job import Job, JobError, JobResult, JobStatus, StoredObject, StoreStatus
 from medical_image_processing.ports.arrivals import ArrivedSeries
 from medical_image_processing.ports.jobs import DEAD_LETTERED, Report
@@ -74,10 +80,18 @@ class Place:
             raise self.fault
         self.stored.append(file)
 
-    async def register(self) -> None:
-        spec = AlgorithmSpec(algo_id=ALGO, image_uri="i", cpu=256, memory=512, command=("c",))
+    async def register(self, **more: Any) -> None:
+        spec = AlgorithmSpec(algo_id=ALGO, image_uri="i", cpu=256, memory=512, command=("c",), **more)
         await self.registry.create(spec, actor="a")
         await self.become(AlgorithmStatus.ACTIVE)
+
+    async def change(self, **changed: Any) -> None:
+        record = await self.registry.get(ALGO)
+        assert record is not None
+        spec = AlgorithmPatch(**changed).apply_to(record.spec())
+        await self.registry.update(
+            spec, status=AlgorithmStatus.ACTIVE, based_on=record.revision, actor="a", action="update"
+        )
 
     async def become(self, status: AlgorithmStatus) -> None:
         await self.registry.set_status(ALGO, revision=1, status=status, reason=None, resources=ResourceStatus())
@@ -228,6 +242,39 @@ def test_titles_name_active_algorithms_alone(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+NEEDS_ONE = {"type": "object", "properties": {"above": {"type": "number", "default": 1}}, "required": ["above"]}
+NEEDS_NONE = {**NEEDS_ONE, "required": []}
+
+
+def test_an_algorithm_that_requires_parameters_is_refused_as_c_store_brings_none(tmp_path: Path) -> None:
+    async def work(place: Place) -> None:
+        await place.register(parameters=NEEDS_ONE)
+        with pytest.raises(InvalidRequest, match="above") as refused:
+            await place.receiving.find_algorithm("ALGO_1")
+        assert refused.value.code == "PARAMETERS_NEEDED"
+        await place.change(parameters=NEEDS_NONE)
+        assert await place.receiving.find_algorithm("ALGO_1") == ALGO
+
+    run(tmp_path, work)
+
+
+def test_what_came_before_parameters_were_required_waits_says_why_and_gets_its_job(tmp_path: Path) -> None:
+    async def work(place: Place) -> None:
+        await place.register()
+        await place.receiving.take("association", SERIES, "1.1", FILE)
+        place.receiving.end("association")
+        await place.change(parameters=NEEDS_ONE)
+        assert await place.receiving.send_jobs() == 0
+        trouble = place.receiving.trouble
+        assert trouble is not None and (trouble.code, "above" in trouble.message) == ("INVALID_PARAMETERS", True)
+        await place.change(parameters=NEEDS_NONE)
+        place.now += 1
+        assert await place.receiving.send_jobs() == 1
+        assert place.receiving.trouble is None
+
+    run(tmp_path, work)
+
+
 async def sent_job(place: Place) -> str:
     """A job of what a node sent."""
     await place.register()
@@ -281,5 +328,23 @@ def test_a_job_that_failed_has_nothing_to_send_until_it_is_replayed(tmp_path: Pa
         await place.succeed(job_id)
         await place.sending.store_due()
         assert await place.sent(job_id) == (StoreStatus.DONE, 1, None)
+
+    run(tmp_path, work)
+
+
+def test_b9_a_job_that_is_cancelled_has_nothing_to_send_and_the_same_images_again_do_not_reopen_it(
+    tmp_path: Path,
+) -> None:
+    async def work(place: Place) -> None:
+        job_id = await sent_job(place)
+        cancelled = await place.jobs.cancel(job_id, actor="anna")
+        assert cancelled.sent is not None, "its way to the node has no end"
+        assert await place.sending.store_due() == 1
+        assert await place.sent(job_id) == (StoreStatus.FAILED, 1, "NO_RESULT")
+        assert await place.sending.store_due() == 0 and place.sending.trouble is None
+        await place.arrivals.note(SERIES, "1.1")
+        assert await place.receiving.send_jobs() == 1
+        [job] = await place.all_jobs()
+        assert job.status is JobStatus.CANCELLED and not place.stored
 
     run(tmp_path, work)

@@ -171,14 +171,14 @@ def test_b9_j1_j2_a_job_that_is_cancelled(aws_emulator: AwsEmulator, is_held: bo
         await second.stores.jobs.accept(a_message("j1"), "same")
         queues = second.stores.queues
         held = await queues.receive(QUEUE, limit=1, wait_s=0) if is_held else []
-        cancelled = await first.survives(cancel_job(first.stores.jobs, client, "j1"))
+        cancelled = await first.survives(cancel_job(first.stores.jobs, client, "j1", actor="anna"))
         for message in held:
             await queues.send(naming.RESULTS_QUEUE, [result_of(a_message("j1"), "late")])
             await queues.delete(QUEUE, [message.receipt_handle])
             late = await queues.receive(naming.RESULTS_QUEUE, limit=10, wait_s=0)
             await second.delivery.deliver(late)
         try:
-            await cancel_job(second.stores.jobs, client, "j1")  # the client asks again
+            await cancel_job(second.stores.jobs, client, "j1", actor="anna")  # the client asks again
         except Conflict:
             assert is_held and not cancelled, "the result was first"
         await second.sweep()
@@ -191,8 +191,8 @@ def test_b9_j1_j2_a_job_that_is_cancelled(aws_emulator: AwsEmulator, is_held: bo
         assert await second.stores.jobs.unseen("client-1", after=None, limit=10) == [job]
         return cancelled
 
-    # one conditional write
-    each_crash(aws_emulator, work, calls=1)
+    # end and audit, in one; look
+    each_crash(aws_emulator, work, calls=2)
 
 
 def test_j2_j7_results_that_are_delivered(aws_emulator: AwsEmulator) -> None:

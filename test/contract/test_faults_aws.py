@@ -256,7 +256,7 @@ class TestJobsWhoseAnswersAreLost(JobsContract):
         async def with_losses(stores: AwsStores) -> None:
             await stores.register(ALGO)
             self.proxy.fault = first_tries(lose_answers)
-            await work(JobPorts(stores.jobs, stores.queues))
+            await work(JobPorts(stores.jobs, stores.queues, stores.audited))
 
         self.stores.run(with_losses)
 

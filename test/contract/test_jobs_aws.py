@@ -54,7 +54,7 @@ class TestAwsJobs(JobsContract):
     def run(self, work: Callable[[JobPorts], Awaitable[None]]) -> None:
         async def with_algorithm(stores: AwsStores) -> None:
             await stores.register(ALGO)
-            await work(JobPorts(stores.jobs, stores.queues))
+            await work(JobPorts(stores.jobs, stores.queues, stores.audited))
 
         self.stores.run(with_algorithm)
 
@@ -66,7 +66,7 @@ class Engine:
 
     def __init__(self, stores: AwsStores) -> None:
         self._stores = stores
-        self.ports = JobPorts(stores.jobs, stores.queues)
+        self.ports = JobPorts(stores.jobs, stores.queues, stores.audited)
 
     async def give_back(self, receipt_handles: Sequence[str]) -> None:
         sqs, url = self._stores.clients.client("sqs"), self._stores.queues.url(naming.queue(ALGO))
@@ -79,7 +79,7 @@ class Engine:
     async def restart(self) -> None:
         self.close()
         self._stores = AwsStores(self._stores.account)
-        self.ports = JobPorts(self._stores.jobs, self._stores.queues)
+        self.ports = JobPorts(self._stores.jobs, self._stores.queues, self._stores.audited)
 
     def close(self) -> None:
         self._stores.clients.close()

@@ -42,7 +42,12 @@ class Engine:
         await self._queues.create(naming.RESULTS_QUEUE, redrive_to=None)
         await self._queues.create(dead, redrive_to=None)
         await self._queues.create(naming.queue(ALGO), redrive_to=dead)
-        self.ports = JobPorts(SqliteJobs(self._database, self._queues, clock=time.time), self._queues)
+        jobs = SqliteJobs(self._database, self._queues, clock=time.time)
+        self.ports = JobPorts(jobs, self._queues, self._audited)
+
+    def _audited(self, subject: str) -> list[str]:
+        rows = self._database.read("SELECT actor, action FROM audit WHERE subject = ? ORDER BY seq", subject)
+        return [f"{row['actor']} {row['action']}" for row in rows]
 
     async def close(self) -> None:
         self._queues.close()
@@ -96,7 +101,7 @@ class TestEmbeddedJobs(JobsContract):
                 await ports.jobs.accept(a_message(name), "same")
             [held] = await ports.queues.receive(queue, limit=1, wait_s=0)
             for name in ("held", "waits"):
-                await ports.jobs.cancel(name)
+                await ports.jobs.cancel(name, actor="anna")
             assert isinstance(ports.queues, FifoQueues)
             trouble = await ports.queues.change_visibility(queue, [(held.receipt_handle, 30)])
             assert trouble == [HandleTrouble.NOT_IN_FLIGHT], "its worker isn't told"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from medical_image_processing import naming
 from medical_image_processing.api.limits import MAX_BODY_BYTES
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.engines.aws.settings import AwsSettings
+from medical_image_processing.engines.aws.worker_counts import KNOWN_S, EcsWorkerCounts
 from medical_image_processing.entrypoints.lambdas import admin, processing
 from medical_image_processing.entrypoints.lambdas.runtime import LambdaHandler, adapted
 from medical_image_processing.model.algorithm import AlgorithmStatus, ResourceStatus
@@ -139,6 +141,12 @@ def test_an_algorithm_is_registered_read_changed_and_listed(apis: Apis) -> None:
     assert "listed" in [record["algorithm_id"] for record in listed.json["algorithms"]]
 
 
+def test_a4_no_algorithm_is_called_as_who_reads_with_the_operators_key(apis: Apis) -> None:
+    answer = call(apis.admin, "POST", "/admin/algorithms", {"algo_id": "operator", **SEED_BODY}, **apis.key)
+    assert (answer.status, answer.code) == (422, "RESERVED_NAME")
+    assert call(apis.admin, "GET", "/admin/algorithms/operator", **apis.key).status == 404
+
+
 def test_an_algorithm_that_may_not_know_the_patient_is_refused(apis: Apis) -> None:
     body = {"algo_id": "unknowing", **SEED_BODY, "deidentify": True}
     answer = call(apis.admin, "POST", "/admin/algorithms", body, **apis.key)
@@ -238,6 +246,30 @@ def test_a_client_sees_the_algorithms_and_how_busy_they_are(apis: Apis) -> None:
         "workers": 0,
     }
     assert call(apis.processing, "GET", "/algorithms").status == 401
+
+
+def test_how_many_workers_there_are_is_asked_of_ecs_once_in_ten_seconds_however_many_look(
+    aws_emulator: AwsEmulator,
+) -> None:
+    stage, now = AwsStage(aws_emulator), [0.0]
+    ecs = stage.boto("ecs")
+    ecs.create_cluster(clusterName=CLUSTER)
+    family = naming.service("algo_l")
+    ecs.register_task_definition(
+        family=family, containerDefinitions=[{"name": "worker", "image": "x", "memory": 64}]
+    )
+    counts = EcsWorkerCounts(stage.clients, CLUSTER, clock=lambda: now[0])
+
+    def look(*algo_ids: str) -> dict[str, int]:
+        return asyncio.run(counts.worker_counts(algo_ids))
+
+    assert look("algo_l") == look() == {}
+    ecs.create_service(cluster=CLUSTER, serviceName=family, taskDefinition=family, desiredCount=0)
+    assert look("algo_l", "nobody") == {}, "known for ten seconds"
+    now[0] += KNOWN_S
+    assert look("algo_l", "nobody") == {"algo_l": 0}
+    others = [f"other-{number}" for number in range(11)]
+    assert look(*others, "algo_l") == {"algo_l": 0}, "more than one call takes"
 
 
 def test_an_admin_sees_how_an_algorithm_does(apis: Apis) -> None:

@@ -42,7 +42,7 @@ class TestAwsWorkload(WorkloadContract):
             jobs = (await ports.jobs.page()).items
             assert await ports.workload.positions(jobs) == {"j0": 1, "j1": 2, "j2": 3}
             for number in range(5):
-                await ports.jobs.cancel(f"j{number}")
+                await ports.jobs.cancel(f"j{number}", actor="anna")
             found = await ports.workload.ends(ALGO, since=0, limit=100)
             assert len(found.ends) == 2 and found.complete_since > 0
 

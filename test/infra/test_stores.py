@@ -119,9 +119,22 @@ def test_the_output_bucket_is_versioned_tidied_and_read_by_pages(real: Template)
     [rule] = bucket["LifecycleConfiguration"]["Rules"]
     assert rule["NoncurrentVersionExpiration"]["NoncurrentDays"] == 30
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
+    check_pages_read(bucket)
+
+
+def check_pages_read(bucket: dict) -> None:
     [cors] = bucket["CorsConfiguration"]["CorsRules"]
     assert cors["AllowedMethods"] == ["GET", "HEAD"]
     assert cors["AllowedOrigins"] == ["http://localhost:3000", "http://127.0.0.1:3000"]
+
+
+def test_pages_read_images_by_their_links_too(real: Template) -> None:
+    [images] = [
+        bucket
+        for logical_id, bucket in real.of_type("S3::Bucket").items()
+        if logical_id.startswith("BucketsImages")
+    ]
+    check_pages_read(images)
 
 
 def test_the_origins_that_read_results_are_those_asked_for(oidc: Template) -> None:

@@ -166,6 +166,17 @@ def test_an_algorithm_that_is_not_active_is_rejected_for_now(api: Api, platform:
     assert "to 'ASLEEP' rejected (2, 1, 1): ALGORITHM_NOT_ACTIVE" in platform.log.read_text()
 
 
+def test_an_algorithm_that_requires_parameters_is_rejected_for_good(
+    api: Api, platform: Platform, tmp_path: Path
+) -> None:
+    schema = {"type": "object", "properties": {"above": {"type": "number"}}, "required": ["above"]}
+    api.register("picky", parameters=schema)
+    refused = dcmtk("storescu", port_of(platform), *files(tmp_path, series(1)), called="PICKY")
+    assert refused.returncode != 0 and "Rejected Permanent" in refused.stderr
+    log = platform.log.read_text()
+    assert "to 'PICKY' rejected (1, 1, 1): PARAMETERS_NEEDED" in log and "parameters above" in log
+
+
 def test_a_caller_from_another_address_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "pacs").mkdir()
     options = ["--dimse-port", "0", "--dimse-node", f"{NODE}=127.0.0.2:104"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import httpx
 import pytest
 import uvicorn
 from pydicom.data import get_testdata_file
+from starlette.types import Receive, Scope, Send
 
 from aws_emulator import AwsEmulator
 from aws_stage import AwsStage
@@ -23,9 +26,11 @@ from medical_image_processing.entrypoints.deploy.account import Account
 from medical_image_processing.entrypoints.deploy.deployment import ensure_image
 from medical_image_processing.entrypoints.deploy.sample_job import find_image
 from medical_image_processing.entrypoints.deploy.stack import Stack
-from medical_image_processing.entrypoints.pacs_service import KNOWN_S, OPERATOR, ServiceKeys, create_service
+from medical_image_processing.entrypoints.pacs_service import KNOWN_S, ServiceKeys, create_service
 from medical_image_processing.errors import InvalidRequest, NotFound
+from medical_image_processing.naming import PACS_OPERATOR
 from medical_image_processing.ports.keys import digest
+from platform_process import CLI, clean_environment
 
 KEY, OPERATOR_KEY = "the-key-of-algo-1", "the-operators-key"
 ORIGIN = "https://viewer.example"
@@ -84,9 +89,13 @@ def running_service(stage: AwsStage) -> Iterator[Service]:
         "MIP_ALLOW_ORIGINS": ORIGIN,
     }
     asyncio.run(engine.pacs_keys.let_in(digest(KEY), "algo_1"))
-    server = uvicorn.Server(
-        uvicorn.Config(create_service(environment, clients).app, lifespan="off", log_level="error")
-    )
+    app = create_service(environment, clients).app
+
+    async def also_below_pacs(scope: Scope, receive: Receive, send: Send) -> None:
+        """As clients reach it through the REST API."""
+        await app({**scope, "root_path": "/pacs" if scope["path"].startswith("/pacs/") else ""}, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(also_below_pacs, lifespan="off", log_level="error"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -158,7 +167,96 @@ def test_the_operators_key_opens_it_and_is_named_in_the_record(service: Service)
     assert service.http.get(path, headers={"x-api-key": OPERATOR_KEY}).is_success
 
     entries = asyncio.run(service.engine.audit.entries("a"))
-    assert OPERATOR in {entry.actor for entry in entries}
+    assert PACS_OPERATOR in {entry.actor for entry in entries}
+
+
+DESCRIBED = [
+    {"study_id": "a", "series_id": "b/images/c", "images": 1},
+    {"study_id": "study-1", "series_id": "series-1", "images": 3},
+    {"study_id": "study-1", "series_id": "series-2", "images": 1},
+]
+SAID = {"date": "20040119", "modality": "CT", "study_description": "e+1", "series_description": None}
+
+
+def test_the_operator_is_told_what_series_there_are_without_their_patient(service: Service) -> None:
+    def series(**query: str) -> list[dict[str, object]]:
+        answer = service.http.get("/series", params=query, headers={"x-api-key": OPERATOR_KEY})
+        assert answer.status_code == 200, answer.text
+        assert "CompressedSamples" not in answer.text
+        return [one for one in answer.json() if one["study_id"] != "long"]
+
+    assert series() == [{**SAID, **one} for one in DESCRIBED]
+    assert series(limit="1") == [{**SAID, **DESCRIBED[0]}]
+    assert series(study_id="study-1", search="ct SERIES-2") == [{**SAID, **DESCRIBED[2]}]
+    assert series(series_id="series-1") == [{**SAID, **DESCRIBED[1]}]
+    assert series(study_id="a/b", series_id="images/c") == [
+        {**SAID, "study_id": "a/b", "series_id": "images/c", "images": 1}
+    ]
+    assert series(study_id="study-9") == series(study_id="study") == series(search="mr") == []
+    for one in series():
+        images = service.http.get(
+            f"/studies/{one['study_id']}/images", params={"series_id": str(one["series_id"])}
+        )
+        assert len(images.json()) == one["images"]
+
+
+def test_what_can_not_be_read_or_asked_for_hides_no_other_series(aws_emulator: AwsEmulator) -> None:
+    with running_service(AwsStage(aws_emulator)) as service:
+        s3 = service.engine.clients.client("s3").boto
+        s3.upload_file(CT, service.bucket, "study/ct/1.dcm")
+        for key in ("Doe^Jane/series/1.dcm", "alone.dcm", "study/alone.dcm", "study/../1.dcm", "study//1.dcm"):
+            s3.upload_file(CT, service.bucket, key)
+        s3.put_object(Bucket=service.bucket, Key="study/text/1.dcm", Body=b"no DICOM file")
+        answer = service.http.get("/series", headers={"x-api-key": OPERATOR_KEY}).json()
+
+    nothing = dict.fromkeys(SAID)
+    named = [{"study_id": "study", "series_id": name, "images": 1} for name in ("ct", "text")]
+    assert answer == [{**SAID, **named[0]}, {**nothing, **named[1]}]
+
+
+@pytest.mark.parametrize("path", ["/series", "/series?study_id=study-1", "/thumbnail?study_id=a&series_id=b"])
+def test_an_algorithms_key_is_told_of_no_series_whatever_the_algorithm_is_called(
+    service: Service, path: str
+) -> None:
+    asyncio.run(service.engine.pacs_keys.let_in(digest("the-key-of-operator"), PACS_OPERATOR))
+
+    assert service.code(path) == "UNKNOWN_ROUTE"
+    assert service.code(path, **{"x-api-key": "the-key-of-operator"}) == "UNKNOWN_ROUTE"
+    assert service.code(path, **{"x-api-key": "wrong"}) == "UNAUTHORIZED"
+
+
+def test_series_are_listed_by_the_command_line(service: Service) -> None:
+    environment = clean_environment(MIP_API_BASE=service.base, PACS_API_KEY=OPERATOR_KEY)
+    shown = subprocess.run(
+        [*CLI, "studies", "study-1", "--json"], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["series"] == [{**SAID, **one} for one in DESCRIBED[1:]]
+
+
+def test_over_a_dicomweb_server_series_are_asked_of_it_for_the_operator_alone(aws_emulator: AwsEmulator) -> None:
+    stage = AwsStage(aws_emulator)
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        url = f"http://127.0.0.1:{closed_soon.getsockname()[1]}"
+    environment = {**stage.environment, "MIP_DICOMWEB_URL": url, "MIP_PACS_OPERATOR_KEY": OPERATOR_KEY}
+    app = create_service(environment, stage.clients).app
+
+    async def ask() -> list[tuple[int, str]]:
+        await stage.engine.pacs_keys.let_in(digest(KEY), "algo_1")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pacs") as client:
+            answers = [await client.get("/series", headers={"x-api-key": key}) for key in (OPERATOR_KEY, KEY, "")]
+        return [(answer.status_code, answer.json()["error"]["code"]) for answer in answers]
+
+    assert asyncio.run(ask()) == [(503, "PACS_UNAVAILABLE"), (404, "UNKNOWN_ROUTE"), (401, "UNAUTHORIZED")]
+
+
+def test_no_pictures_are_drawn_here_and_pages_are_told_so(service: Service) -> None:
+    path = "/thumbnail?study_id=study-1&series_id=series-1"
+    answer = service.http.get(path, headers={"x-api-key": OPERATOR_KEY, "origin": ORIGIN})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "UNKNOWN_ROUTE")
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
 
 
 def test_who_read_what_for_which_job_is_on_record_before_the_link_is_given(service: Service) -> None:

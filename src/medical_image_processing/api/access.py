@@ -26,6 +26,8 @@ def _token(sent: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER
 
 
 AdminKey = Annotated[str | None, Security(_ADMIN_HEADER)]
+NOBODY_ASKED = "anybody"
+"""The name of a client on record where clients need no key."""
 ClientKey = Annotated[str | None, Security(_CLIENT_HEADER)]
 ClientToken = Annotated[str | None, Depends(_token)]
 
@@ -46,6 +48,11 @@ class Caller:
 
     holder: KeyHolder | None
     may_grow: bool = True
+
+    @property
+    def name(self) -> str:
+        """The caller's name, for the audit."""
+        return self.holder.name if self.holder else NOBODY_ASKED
 
     @property
     def client_ids(self) -> tuple[str, ...] | None:

@@ -102,7 +102,7 @@ def create_router(
     async def cancel(job_id: JobIdPath, caller: Client, request: Request) -> Response:
         """Cancel a job that waits; twice is no error. Once it runs it is too late: 409."""
         await _own_job(job_id, caller)
-        job = await cancel_job(jobs, push, job_id)
+        job = await cancel_job(jobs, push, job_id, actor=caller.name)
         return JSONResponse(job_answer(job, outputs, host_of(request.headers.get("host"))))
 
     @routes.get("/jobs", response_model=schemas.JobPage, responses=schemas.errors(403))

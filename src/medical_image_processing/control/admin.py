@@ -3,6 +3,7 @@ the provisioner does the rest."""
 
 from __future__ import annotations
 
+from medical_image_processing import naming
 from medical_image_processing.control.router import CAN_NOT_STORE, DEIDENTIFY_UNSUPPORTED
 from medical_image_processing.errors import Conflict, InvalidRequest, NotFound, StaleRevision
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, AlgorithmSpec, AlgorithmStatus
@@ -29,8 +30,14 @@ class Admin:
     async def register(self, spec: AlgorithmSpec, *, actor: str) -> tuple[Algorithm, bool]:
         """The record, and whether it is new. The same spec again is no error; another one is a Conflict.
 
-        InvalidRequest ``STORE_NOT_AVAILABLE``, as of :meth:`update`, and ``DEIDENTIFY_UNSUPPORTED``.
+        InvalidRequest ``STORE_NOT_AVAILABLE``, as of :meth:`update`, ``DEIDENTIFY_UNSUPPORTED`` and
+        ``RESERVED_NAME``.
         """
+        if spec.algorithm_id == naming.PACS_OPERATOR:
+            raise InvalidRequest(
+                "RESERVED_NAME",
+                f"algorithm_id: '{spec.algorithm_id}' is who reads with the operator's key, on the access record",
+            )
         self._check_can_store(spec.store_results)
         if spec.deidentify and not self._can_deidentify:
             raise InvalidRequest(

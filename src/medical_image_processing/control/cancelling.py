@@ -12,12 +12,12 @@ from medical_image_processing.ports.push import Push
 _LOG = logging.getLogger(__name__)
 
 
-async def cancel_job(jobs: Jobs, push: Push, job_id: str) -> Job:
+async def cancel_job(jobs: Jobs, push: Push, job_id: str, *, actor: str) -> Job:
     """The job, CANCELLED. NotFound ``UNKNOWN_JOB``; Conflict ``NOT_CANCELLABLE`` once it runs or has ended.
 
     It is an end as any other: connections that can't be told now get it when they come back (law J7).
     """
-    job = await jobs.cancel(job_id)
+    job = await jobs.cancel(job_id, actor=actor)
     try:
         await push.push(job)
     except TransientError as error:

@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from medical_image_processing.control.router import Router
-from medical_image_processing.errors import Conflict, MipError, NotFound
+from medical_image_processing.errors import Conflict, InvalidRequest, MipError, NotFound
 from medical_image_processing.model.job import PacsRef, ProcessRequest, Scope
+from medical_image_processing.model.parameters import find_problems
 from medical_image_processing.ports.arrivals import Arrivals, Arrived, ArrivedSeries
 from medical_image_processing.ports.registry import Registry
 from medical_image_processing.ports.storing import PacsWriter
@@ -68,7 +69,7 @@ class Receiving:
     async def find_algorithm(self, title: str) -> str:
         """The algorithm that an AE title names.
 
-        NotFound ``UNKNOWN_TITLE``; Conflict ``ALGORITHM_NOT_ACTIVE``.
+        NotFound ``UNKNOWN_TITLE``; Conflict ``ALGORITHM_NOT_ACTIVE``; InvalidRequest ``PARAMETERS_NEEDED``.
         """
         named = self._titles.get(title)
         algo_id = named or title.lower()
@@ -79,6 +80,11 @@ class Receiving:
             raise Conflict(
                 "ALGORITHM_NOT_ACTIVE",
                 f"'{algo_id}' is {algorithm.status} with desired_count {algorithm.desired_count}",
+            )
+        if algorithm.parameters is not None and (needed := find_problems(algorithm.parameters, {})):
+            raise InvalidRequest(
+                "PARAMETERS_NEEDED",
+                f"the record of '{algo_id}' requires the parameters {', '.join(needed)}, and C-STORE brings none",
             )
         return algo_id
 

@@ -154,7 +154,7 @@ class Sending(Storing):
     """The same for results that go to the node that sent the images, or to the one that is to have them.
 
     A PACS is worth any wait; a node that has been away for a day (``MOST_ATTEMPTS``) is given up, visibly. A job
-    that failed has nothing to send, and its way ends with its reason, ``NO_RESULT``.
+    that failed or was cancelled has nothing to send, and its way ends with its reason, ``NO_RESULT``.
     """
 
     place = "at its node"

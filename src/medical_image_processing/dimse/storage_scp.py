@@ -33,7 +33,14 @@ from medical_image_processing.dimse.application_entity import create_entity, qui
 from medical_image_processing.dimse.capabilities import capabilities, is_image, storage_classes
 from medical_image_processing.dimse.nodes import Node
 from medical_image_processing.dimse.peer_socket import PeerSocket
-from medical_image_processing.errors import Conflict, MipError, PermanentError, TransientError, Unavailable
+from medical_image_processing.errors import (
+    Conflict,
+    InvalidRequest,
+    MipError,
+    PermanentError,
+    TransientError,
+    Unavailable,
+)
 from medical_image_processing.ports.arrivals import ArrivedSeries
 
 T = TypeVar("T")
@@ -57,7 +64,8 @@ class Intake(Protocol):
     """What the SCP needs of the platform."""
 
     async def find_algorithm(self, title: str) -> str:
-        """The algorithm that an AE title names. NotFound; Conflict when it takes no jobs now."""
+        """The algorithm that an AE title names. NotFound; Conflict when it takes no jobs now; InvalidRequest when
+        it takes none that come so."""
 
     async def take(self, association: object, series: ArrivedSeries, sop_uid: str, file: Path) -> None:
         """Make an image durable. MipError."""
@@ -77,6 +85,7 @@ class Rejection(Exception):
         self.codes = (result, source, reason)
 
 
+_NEVER = (1, 1, 1)
 _CALLING_NOT_RECOGNIZED = (1, 1, 3)
 _CALLED_NOT_RECOGNIZED = (1, 1, 7)
 _NOT_NOW = (2, 1, 1)
@@ -207,6 +216,8 @@ class StorageScp:
             algo_id = self._ask(self._intake.find_algorithm(called), _ASK_TIMEOUT_S)
         except Conflict as error:
             raise Rejection(*_NOT_NOW, str(error)) from error
+        except InvalidRequest as error:
+            raise Rejection(*_NEVER, str(error)) from error
         except PermanentError as error:
             raise Rejection(*_CALLED_NOT_RECOGNIZED, str(error)) from error
         return _Caller(node, algo_id)

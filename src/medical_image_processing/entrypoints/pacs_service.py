@@ -20,12 +20,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from medical_image_processing import naming
 from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.aws.admin_keys import REFUSED
 from medical_image_processing.engines.aws.bucket_archive import BucketArchive
@@ -35,7 +37,6 @@ from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.entrypoints.lambdas.json_log import configure_logging
 from medical_image_processing.errors import InvalidRequest, MipError, without_text
 from medical_image_processing.pacs.app import PacsApp, ServeFile
-from medical_image_processing.pacs.archive import Archive
 from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.dicomweb import DicomwebArchive
 from medical_image_processing.pacs.links import LinkSigner
@@ -43,7 +44,6 @@ from medical_image_processing.pacs.retrieve import DicomwebServer
 from medical_image_processing.pacs.store import DicomwebWriter
 from medical_image_processing.ports.keys import digest
 
-OPERATOR = "operator"
 KNOWN_S = 60.0
 """For so long an algorithm's key is not looked up again; one that was removed opens nothing after that."""
 _MOST_KNOWN = 1000
@@ -72,14 +72,18 @@ class ServiceKeys:
 
     async def algo_for(self, key: str) -> str | None:
         """Whose key it is, or None."""
+        if self.is_operators(key):
+            return naming.PACS_OPERATOR
         given = digest(key)
-        if self._operator is not None and hmac.compare_digest(given, self._operator):
-            return OPERATOR
         algo_id, until = self._known.get(given, (None, 0.0))
         if algo_id is None or self._clock() >= until:
             algo_id = await self._table.find_pacs_key(given)
             self._remember(given, algo_id)
         return algo_id
+
+    def is_operators(self, key: str) -> bool:
+        """Whether it is the operator's, whatever the algorithms are called."""
+        return self._operator is not None and hmac.compare_digest(digest(key), self._operator)
 
     def _remember(self, given: str, algo_id: str | None) -> None:
         self._known.pop(given, None)
@@ -87,6 +91,20 @@ class ServiceKeys:
             while len(self._known) >= _MOST_KNOWN:
                 del self._known[next(iter(self._known))]
             self._known[given] = (algo_id, self._clock() + KNOWN_S)
+
+
+class ByKey:
+    """Who calls decides what can be reached: ``operators`` with their key, ``others`` with any other or none."""
+
+    def __init__(self, keys: ServiceKeys, *, operators: ASGIApp, others: ASGIApp) -> None:
+        self._keys = keys
+        self._operators = operators
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        key = dict(scope["headers"]).get(b"x-api-key", b"").decode("latin-1")
+        await (self._operators if self._keys.is_operators(key) else self._others)(scope, receive, send)
 
 
 @dataclass(frozen=True)
@@ -115,15 +133,23 @@ def create_service(environment: Mapping[str, str], clients: AwsClients | None = 
 
 
 def _app(
-    archive: Archive[Any],
+    archive: BucketArchive | DicomwebArchive,
     engine: AwsEngine,
     environment: Mapping[str, str],
     *,
     serve_file: ServeFile | None = None,
 ) -> ASGIApp:
     keys = ServiceKeys(engine.pacs_keys, environment.get("MIP_PACS_OPERATOR_KEY"))
-    origins = engine.settings.allow_origins
-    return PacsApp(archive, keys, engine.access_record.note, allow_origins=origins, serve_file=serve_file)
+    app = partial(
+        PacsApp,
+        archive,
+        keys,
+        engine.access_record.note,
+        allow_origins=engine.settings.allow_origins,
+        serve_file=serve_file,
+    )
+    # Without pictures of the series: drawing takes numpy, OpenCV and decoders, which this service does without.
+    return ByKey(keys, operators=app(describe=archive.describe), others=app())
 
 
 def _dicomweb(url: str, environment: Mapping[str, str]) -> DicomwebArchive:

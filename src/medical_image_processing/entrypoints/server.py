@@ -180,7 +180,7 @@ class _Platform:
                 # One that is gone while its key still opens something gets no more than it may have had.
                 return deidentified if record is None or record.deidentify else pacs.archive
 
-            operator_keys = HashedKeys({digest(secrets.pacs_key): "operator"})
+            operator_keys = HashedKeys({digest(secrets.pacs_key): naming.PACS_OPERATOR})
             self._assemble(
                 pacs_for(
                     keys=operator_keys,

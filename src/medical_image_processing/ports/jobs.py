@@ -12,8 +12,8 @@ Clauses, each a test in ``testing/``:
 - B7 ``resend_lost`` sends an open job again once its message has been gone for a while, unless its report may
   still wait on the results queue; the MAX_RECEIVES-th time a message is lost it ends the job instead (laws J1, J5)
 - B8 a reopened job's next end is another end: marking the earlier one seen does not touch it (law J7)
-- B9 ``cancel`` ends a QUEUED job, and only such a one, CANCELLED; what comes of its message, where a worker has it
-  already or the engine can't take it back, changes nothing any more (laws J1, J2)
+- B9 ``cancel`` ends a QUEUED job, and only such a one, CANCELLED, and who did it is on record (law A4); what comes
+  of its message, where a worker has it already or the engine can't take it back, changes nothing any more (J1, J2)
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Jobs(Protocol):
     async def replay(self, job_id: str, *, actor: str) -> str:
         """Send a dead-lettered job again; the new message's id. NotFound, Conflict ``NOT_REPLAYABLE``."""
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str, *, actor: str) -> Job:
         """The job, CANCELLED, now or before. NotFound; Conflict ``NOT_CANCELLABLE`` once it runs or has ended."""
 
     async def resend_lost(self, *, after_s: float, given_up: JobError) -> list[Job]:

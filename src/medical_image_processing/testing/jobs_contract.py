@@ -31,6 +31,8 @@ class JobPorts:
 
     jobs: Jobs
     queues: Queues
+    audit: Callable[[str], list[str]]
+    """The actions on record for a subject."""
 
 
 def a_message(job_id: str, client_id: str = "client-1") -> JobMessage:
@@ -219,10 +221,10 @@ class JobsContract:
         async def work(ports: JobPorts) -> None:
             for name in ("j1", "j2"):
                 await ports.jobs.accept(a_message(name), "same")
-            cancelled = await ports.jobs.cancel("j1")
+            cancelled = await ports.jobs.cancel("j1", actor="anna")
             assert (cancelled.status, cancelled.error, cancelled.result) == (JobStatus.CANCELLED, None, None)
             assert cancelled.finished_at is not None and cancelled.started_at is None
-            assert await ports.jobs.cancel("j1") == cancelled == await ports.jobs.get("j1")
+            assert await ports.jobs.cancel("j1", actor="anna") == cancelled == await ports.jobs.get("j1")
             assert await ports.jobs.unseen("client-1", after=None, limit=10) == [cancelled]
             assert await ports.jobs.open_count(ALGO) == 1
             again = await ports.jobs.accept(a_message("j1"), "same")
@@ -230,7 +232,9 @@ class JobsContract:
             await refused(Conflict, "NOT_REPLAYABLE", ports.jobs.replay("j1", actor="anna"))
             assert await ports.jobs.resend_lost(after_s=0, given_up=GIVEN_UP) == []
             assert (await ports.jobs.page(status=JobStatus.CANCELLED)).items == (cancelled,)
-            await refused(NotFound, "UNKNOWN_JOB", ports.jobs.cancel("nobody"))
+            await refused(NotFound, "UNKNOWN_JOB", ports.jobs.cancel("nobody", actor="anna"))
+            assert [entry.split()[:2] for entry in ports.audit("j1")] == [["anna", "cancel"]], "once"
+            assert ports.audit("nobody") == []
 
         self.run(work)
 
@@ -239,7 +243,7 @@ class JobsContract:
             queue = naming.queue(ALGO)
             await ports.jobs.accept(a_message("j1"), "same")
             (held,) = await ports.queues.receive(queue, limit=1, wait_s=0)
-            cancelled = await ports.jobs.cancel("j1")  # a worker has it, and has not said so
+            cancelled = await ports.jobs.cancel("j1", actor="anna")  # a worker has it, and has not said so
             running = Report("j1", ALGO, JobStatus.RUNNING, progress=0.5)
             assert await ports.jobs.apply([running, succeeded("j1"), failed("j1", DEAD_LETTERED)]) == []
             await ports.queues.delete(queue, [held.receipt_handle])
@@ -258,11 +262,13 @@ class JobsContract:
             await ports.jobs.apply([running, succeeded("ended")])
             for name in ("runs", "ended"):
                 before = await ports.jobs.get(name)
-                await refused(Conflict, "NOT_CANCELLABLE", ports.jobs.cancel(name))
-                assert await ports.jobs.get(name) == before
+                await refused(Conflict, "NOT_CANCELLABLE", ports.jobs.cancel(name, actor="anna"))
+                assert await ports.jobs.get(name) == before and ports.audit(name) == []
             await ports.jobs.apply([failed("runs", DEAD_LETTERED)])
             await ports.jobs.replay("runs", actor="anna")
-            assert (await ports.jobs.cancel("runs")).status is JobStatus.CANCELLED, "replayed, it waits again"
+            assert (await ports.jobs.cancel("runs", actor="anna")).status is JobStatus.CANCELLED, (
+                "replayed, it waits again"
+            )
 
         self.run(work)
 
@@ -270,7 +276,7 @@ class JobsContract:
         async def work(ports: JobPorts) -> None:
             async def cancel(job_id: str) -> bool:
                 try:
-                    await ports.jobs.cancel(job_id)
+                    await ports.jobs.cancel(job_id, actor="anna")
                 except Conflict:
                     return False
                 return True

@@ -105,7 +105,7 @@ class JobsMachine(RuleBasedStateMachine):
     @rule(job_id=st.sampled_from(JOB_IDS))
     def cancel(self, job_id: str) -> None:
         """What waits is cancelled, what was stays so, all else is refused and stays as it is."""
-        known, work = self.known.get(job_id), self.engine.ports.jobs.cancel(job_id)
+        known, work = self.known.get(job_id), self.engine.ports.jobs.cancel(job_id, actor="anna")
         if known is None or known.status not in (JobStatus.QUEUED, JobStatus.CANCELLED):
             assert self._refusal(work) == ("UNKNOWN_JOB" if known is None else "NOT_CANCELLABLE")
             return

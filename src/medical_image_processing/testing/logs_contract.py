@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,33 @@ from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.ports.resources import Logs
 from medical_image_processing.testing.registry_contract import refused
 
+HOSTILE_CURSORS = (
+    *(
+        "f" * 4096,
+        "f" * 40 + "." + "0" * 16,
+        "0.",
+        "-1." + "0" * 16,
+        "..",
+        "e30",
+        "e30=",
+        "W10=",
+        "bnVsbA==",
+        "MQ==",
+    ),
+    *(
+        base64.urlsafe_b64encode(text.encode()).decode()
+        for text in (
+            '{"worker/worker/a": ""}',
+            '{"worker/worker/a": null}',
+            '{"worker/worker/a": "\\ud800"}',
+            '{"worker/worker/a": "f/0/s"}',
+            '{"../other/a": "f/0/s"}',
+            '{"worker/worker/a": {"a": 1}}',
+            "[" * 3000,
+            "9" * 3000,
+        )
+    ),
+)
 ALGO = "liver"
 
 
@@ -71,6 +99,20 @@ class LogsContract:
             await refused(InvalidRequest, "INVALID_CURSOR", ports.logs.read(ALGO, lines=5, cursor="nonsense"))
             nobody = await ports.logs.read("no_such", lines=5)
             assert nobody.lines == ()
+
+        self.run(work)
+
+    def test_s7_whatever_a_cursor_says_it_is_refused_or_leads_to_lines_of_this_log(self) -> None:
+        async def work(ports: LogPorts) -> None:
+            await ports.write("a", numbered(0, 3))
+            cursor = (await ports.logs.read(ALGO, lines=5)).cursor
+            for hostile in (*HOSTILE_CURSORS, cursor[:-1], cursor[1:], cursor * 2, cursor.swapcase()):
+                try:
+                    page = await ports.logs.read(ALGO, lines=5, cursor=hostile)
+                except InvalidRequest as error:
+                    assert error.code == "INVALID_CURSOR"
+                else:
+                    assert list(page.lines) in ([], numbered(0, 3)), hostile
 
         self.run(work)
 

@@ -141,11 +141,15 @@ class StoringContract:
             await place.jobs.apply([Report("waits", ALGO, JobStatus.RUNNING, progress=0.5)])
             await succeed(place, "not-asked", store=False)
             await succeed(place, "failed", status=JobStatus.FAILED)
+            await accept(place, "cancelled")
+            await place.jobs.cancel("cancelled", actor="anna")
+            late = JobResult(dicom=StoredObject(bucket=place.bucket, key=RESULTS[0]))
+            await place.jobs.apply([Report("cancelled", ALGO, JobStatus.SUCCEEDED, result=late)])
             assert await due(place) == []
             await succeed(place, "asked")
             assert await due(place) == ["asked"]
             assert await stored(place, "asked") == Stored(status=StoreStatus.PENDING)
-            for job_id in ("waits", "not-asked", "failed"):
+            for job_id in ("waits", "not-asked", "failed", "cancelled"):
                 assert await stored(place, job_id) is None
 
         self.run(work)

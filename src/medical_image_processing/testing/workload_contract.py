@@ -39,7 +39,7 @@ class WorkloadContract:
             received = await ports.queues.receive(naming.queue(ALGO), limit=1, wait_s=0)
             assert [message.group_id for message in received] == ["j0"]
             await ports.jobs.apply([Report("j0", ALGO, JobStatus.RUNNING)])
-            await ports.jobs.cancel("j2")
+            await ports.jobs.cancel("j2", actor="anna")
             now = [await _get(ports, job.job_id) for job in jobs]
             expected = {"j1": 1, "j3": 2, "j4": 3, "j5": 4}
             assert await ports.workload.positions(now) == expected
@@ -65,7 +65,7 @@ class WorkloadContract:
             await _run(ports, "bad", seconds=50.0, status=JobStatus.FAILED)
             for number in range(3):
                 await _accept(ports, f"waits-{number}")  # newer, and not done
-            await ports.jobs.cancel("waits-0")
+            await ports.jobs.cancel("waits-0", actor="anna")
             ports.move_clock(61)
             times = await ports.workload.run_times([ALGO, "kidney", ALGO])
             assert set(times) == {ALGO} and RECENT // 2 < len(times[ALGO]) <= RECENT
@@ -82,7 +82,7 @@ class WorkloadContract:
                 ports.move_clock(100)
             await _accept(ports, "open")
             await _accept(ports, "gone")
-            await ports.jobs.cancel("gone")
+            await ports.jobs.cancel("gone", actor="anna")
             found = await ports.workload.ends(ALGO, since=began, limit=100)
             assert [end.status for end in found.ends] == [JobStatus.CANCELLED, *reversed(order)]
             assert found.complete_since == began
@@ -110,7 +110,7 @@ class WorkloadContract:
             assert (backlog.waiting, backlog.held) == (3, 0)
             assert backlog.oldest_at is not None and abs(backlog.oldest_at - sent[0]) < 5
             await ports.queues.receive(naming.queue(ALGO), limit=1, wait_s=0)
-            await ports.jobs.cancel("j1")
+            await ports.jobs.cancel("j1", actor="anna")
             backlog = await ports.workload.backlog(ALGO)
             assert (backlog.waiting, backlog.held) == (1, 1)
             assert backlog.oldest_at is not None and abs(backlog.oldest_at - sent[2]) < 5

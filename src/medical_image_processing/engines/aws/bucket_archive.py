@@ -2,19 +2,26 @@
 
 Nothing is read to answer: an image is looked up by its key, a series is listed, and links are S3's own, so the
 bytes never pass through here. Ids are therefore paths, never DICOM UIDs, unless the keys are made of these; and a
-series comes in the order of its keys. Objects with another extension than ``.dcm`` are not images.
+series comes in the order of its keys. Objects with another extension than ``.dcm`` are not images. Only who asks
+what a series is has the beginning of one of its files read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
+from io import BytesIO
 from typing import Any, NamedTuple
 
+from medical_image_processing.dicom.identity import Description, read_description
 from medical_image_processing.engines.aws.clients import AwsClient, Refused
 from medical_image_processing.errors import NotFound
-from medical_image_processing.pacs.archive import Link, Reading
+from medical_image_processing.naming import PACS_ID_PATTERN
+from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
 
 LINK_LIFETIME_S = 600
 """A worker fetches at once. A task's credentials, with which a link ends too, last at least this long
@@ -24,6 +31,13 @@ _SUFFIX = ".dcm"
 # An extension begins with a letter; the last part of a UID does not.
 _OTHER_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
 _MISSING = ("404", "NoSuchKey", "NotFound")
+_ID = re.compile(PACS_ID_PATTERN)
+_MOST_PAGES = 100
+"""Of a thousand keys each, that one question for series has listed: seconds, of the 29 that API Gateway waits."""
+_HEAD_BYTES = 2**16
+_HEADS_SIDE_BY_SIDE = 16
+_MOST_HEADS_KNOWN = 10_000
+_NOTHING_SAID = Description("", "", "", "")
 
 
 class BucketImage(NamedTuple):
@@ -47,6 +61,16 @@ class BucketImage(NamedTuple):
         return self.key.rpartition("/")[2].removesuffix(_SUFFIX)
 
 
+class _SeriesFound(NamedTuple):
+    """``version`` names the state of the object that tells what the series is."""
+
+    study_id: str
+    series_id: str
+    key: str
+    version: str
+    images: int | None
+
+
 class BucketArchive:
     """Implements :class:`pacs.archive.Archive` over a bucket. ``clock`` gives epoch seconds."""
 
@@ -54,6 +78,7 @@ class BucketArchive:
         self._s3 = s3
         self._bucket = bucket
         self._clock = clock
+        self._said: OrderedDict[str, Description] = OrderedDict()
 
     async def studies(self) -> list[str]:
         """The keys' first parts."""
@@ -102,6 +127,66 @@ class BucketArchive:
         urls = await self._s3.run("presign", lambda: [self._sign(image.key) for image in images])
         return [Link(url, expires_at) for url in urls]
 
+    async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
+        """The first ``limit`` series in the order of their keys; of a study, or the ones with that id.
+
+        Of a very large bucket those among the first keys. How many images the last one has is then not known.
+        """
+        found = await self._series(study_id, series_id, limit)
+        room = asyncio.Semaphore(_HEADS_SIDE_BY_SIDE)
+
+        async def described(one: _SeriesFound) -> SeriesDescription:
+            async with room:
+                said = await self._head(one)
+            texts = (said.date or None, said.modality or None, said.study or None, said.series or None)
+            return SeriesDescription(one.study_id, one.series_id, *texts, one.images)
+
+        return list(await asyncio.gather(*map(described, found)))
+
+    async def _series(self, study_id: str | None, series_id: str | None, limit: int) -> list[_SeriesFound]:
+        """Those whose ids can be asked for: what else lies in the bucket is nobody's matter."""
+        prefix = "" if study_id is None else f"{study_id}/" if series_id is None else f"{study_id}/{series_id}/"
+        found: dict[tuple[str, str], _SeriesFound] = {}
+        place, pages = None, 0
+        async for page in self._pages(prefix):
+            for item in page.get("Contents", ()):
+                if (place := _place(item, study_id)) is None or series_id not in (None, place[1]):
+                    continue
+                known = found.get(place)
+                if known is None:
+                    if len(found) == limit:
+                        return list(found.values())
+                    known = _SeriesFound(*place, item["Key"], item["ETag"], 0)
+                found[place] = known._replace(images=(known.images or 0) + 1)
+            pages += 1
+            if pages == _MOST_PAGES and page.get("IsTruncated"):
+                return [one._replace(images=None) if one[:2] == place else one for one in found.values()]
+        return list(found.values())
+
+    async def _head(self, series: _SeriesFound) -> Description:
+        """What its first image says of it; nothing where that is gone, or was put where it takes hours to read."""
+        known_as = f"{series.version} {series.key}"
+        if (known := self._said.get(known_as)) is not None:
+            self._said.move_to_end(known_as)
+            return known
+
+        def read() -> Description:
+            wanted = f"bytes=0-{_HEAD_BYTES - 1}"
+            answer = self._s3.boto.get_object(Bucket=self._bucket, Key=series.key, Range=wanted)
+            with closing(answer["Body"]) as body:
+                return read_description(BytesIO(body.read(_HEAD_BYTES)))
+
+        try:
+            said = await self._s3.run("get_object", read)
+        except Refused as error:
+            if error.aws_code not in (*_MISSING, "InvalidObjectState", "InvalidRange"):
+                raise
+            return _NOTHING_SAID
+        self._said[known_as] = said
+        while len(self._said) > _MOST_HEADS_KNOWN:
+            self._said.popitem(last=False)
+        return said
+
     def _sign(self, key: str) -> str:
         given = {"Bucket": self._bucket, "Key": key, "ResponseContentType": "application/dicom"}
         return str(self._s3.boto.generate_presigned_url("get_object", Params=given, ExpiresIn=LINK_LIFETIME_S))
@@ -140,6 +225,20 @@ class BucketArchive:
         if series_id is not None and await self._holds(f"{study_id}/"):
             return NotFound("SERIES_NOT_FOUND", "the study asked for has no such series; check series_id")
         return NotFound("STUDY_NOT_FOUND", "the PACS has no such study; check study_id, or store it first")
+
+
+def _place(item: dict[str, Any], study_id: str | None) -> tuple[str, str] | None:
+    """The study and the series of an object, as they are asked for; None of what is no image, or of no series."""
+    key = item["Key"]
+    if not _is_image(key) or item["Size"] == 0:
+        return None
+    study = key.partition("/")[0] if study_id is None else study_id
+    series = key.removeprefix(f"{study}/").rpartition("/")[0]
+    return (study, series) if _is_id(study) and _is_id(series) else None
+
+
+def _is_id(text: str) -> bool:
+    return bool(_ID.fullmatch(text)) and not any(part in ("", ".", "..") for part in text.split("/"))
 
 
 def _is_image(key: str) -> bool:

@@ -126,7 +126,7 @@ class AwsEngine:
     @cached_property
     def worker_counts(self) -> EcsWorkerCounts:
         """ports.resources.WorkerCounts."""
-        return EcsWorkerCounts(self.clients, self.settings.cluster)
+        return EcsWorkerCounts(self.clients, self.settings.cluster, clock=time.time)
 
     @cached_property
     def logs(self) -> LogGroups:

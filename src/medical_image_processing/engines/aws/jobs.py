@@ -11,6 +11,7 @@ Every change is one conditional write. botocore may repeat one whose answer was 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ from medical_image_processing.engines.aws.tables import ConditionFailed, Item, T
 from medical_image_processing.errors import Conflict, NotFound
 from medical_image_processing.model.job import Job, JobEnd, JobError, JobMessage, JobStatus
 from medical_image_processing.model.page import Page
-from medical_image_processing.ports.jobs import DEAD_LETTERED, Accepted, Report
+from medical_image_processing.ports.jobs import DEAD_LETTERED, Accepted, Report, not_cancellable
 from medical_image_processing.ports.registry import Registry
 
 
@@ -151,9 +152,18 @@ class DynamoJobs:
             raise _not_replayable(job_id, "being replayed already") from error
         return await self._sender.send({**item, "dedup": dedup})
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str, *, actor: str) -> Job:
         """End a job that is QUEUED. Its message stays: SQS takes none back but from who has received it."""
-        return await self._reports.cancel(job_id)
+        with contextlib.suppress(ConditionFailed):
+            await self._table.transact(
+                [self._reports.cancel_action(job_id), self._audit.action(actor, "cancel", job_id, {})]
+            )
+        item = await self._table.get({"job_id": job_id})
+        if item is None:
+            raise NotFound("UNKNOWN_JOB", f"no job '{job_id}'")
+        if item["status"] != JobStatus.CANCELLED:
+            raise not_cancellable(job_id, JobStatus(item["status"]))
+        return to_job(item)
 
     async def resend_lost(self, *, after_s: float, given_up: JobError) -> list[Job]:
         """Send jobs whose message was never sent or is gone; the jobs ended with ``given_up`` instead."""

@@ -19,6 +19,7 @@ _GONE = "ResourceNotFoundException"
 _STREAMS = 10
 """Of the newest workers, one stream each; older ones are for CloudWatch's own tools."""
 _MOST_LINES = 10_000
+_MOST_TOKEN_CHARS = 512
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,14 @@ def _parse(cursor: str | None) -> dict[str, str] | None:
         tokens = json.loads(base64.urlsafe_b64decode(cursor))
     except (ValueError, RecursionError):
         tokens = None
-    if not isinstance(tokens, dict) or not all(isinstance(token, str) for token in tokens.values()):
+    if not isinstance(tokens, dict) or not all(map(_is_token, tokens.values())):
         raise InvalidRequest("INVALID_CURSOR", "cursor: send the one that came with the lines before")
     return tokens
+
+
+def _is_token(said: object) -> bool:
+    """None that the SDK would not send."""
+    return isinstance(said, str) and 0 < len(said) <= _MOST_TOKEN_CHARS and said.isascii() and said.isprintable()
 
 
 def _printable(line: str) -> str:

@@ -12,9 +12,8 @@ from itertools import groupby
 from medical_image_processing.engines.aws import job_items
 from medical_image_processing.engines.aws.job_items import IS_OPEN, KEPT_S, OPEN_VALUES, bounded, is_open, to_job
 from medical_image_processing.engines.aws.tables import ConditionFailed, Item, Table
-from medical_image_processing.errors import NotFound
 from medical_image_processing.model.job import Job, JobError, JobResult, JobStatus
-from medical_image_processing.ports.jobs import Report, not_cancellable
+from medical_image_processing.ports.jobs import Report
 
 
 class Reports:
@@ -38,8 +37,8 @@ class Reports:
         ended = [item for items in done if not isinstance(items, BaseException) for item in items]
         return [to_job(item) for item in sorted(ended, key=lambda item: str(item["finish_seq"]))]
 
-    async def cancel(self, job_id: str) -> Job:
-        """End a job that is QUEUED; one that was cancelled before stays as it is."""
+    def cancel_action(self, job_id: str) -> Item:
+        """The end of a job that is QUEUED, as a part of a transaction."""
         now = self._clock()
         values: Item = {
             "status": JobStatus.CANCELLED.value,
@@ -48,20 +47,12 @@ class Reports:
             "expires_at": int(now + KEPT_S),
             "error": None,
         }
-        try:
-            item = await self._table.update(
-                {"job_id": job_id},
-                _change(values, ends=True),
-                condition="#status = :queued",
-                values={**values, "queued": JobStatus.QUEUED.value},
-            )
-        except ConditionFailed as error:
-            if error.item is None:
-                raise NotFound("UNKNOWN_JOB", f"no job '{job_id}'") from error
-            if error.item["status"] != JobStatus.CANCELLED:
-                raise not_cancellable(job_id, JobStatus(error.item["status"])) from error
-            item = error.item
-        return to_job(item)
+        return self._table.update_action(
+            {"job_id": job_id},
+            _change(values, ends=True),
+            condition="#status = :queued",
+            values={**values, "queued": JobStatus.QUEUED.value},
+        )
 
     async def _apply_in_order(self, reports: Sequence[tuple[int, Report]], now: float) -> list[Item]:
         ended: list[Item] = []

@@ -123,12 +123,13 @@ class Table:
         last = answer.get("LastEvaluatedKey")
         return [unpacked(item) for item in answer["Items"]], unpacked(last) if last else None
 
-    async def get_all(self, keys: Iterable[Item]) -> list[Item]:
-        """The items that are there, in no order."""
+    async def get_all(self, keys: Iterable[Item], *, only: Sequence[str] = ()) -> list[Item]:
+        """The items that are there, in no order; of each all attributes, or ``only`` those."""
         found: list[Item] = []
         asked = [packed(key) for key in keys]
+        how = _expressed(None, ProjectionExpression=", ".join(f"#{name}" for name in only))
         for start in range(0, len(asked), _BATCH_GET):
-            left: Any = {self.name: {"Keys": asked[start : start + _BATCH_GET], "ConsistentRead": True}}
+            left: Any = {self.name: {"Keys": asked[start : start + _BATCH_GET], "ConsistentRead": True, **how}}
             async for answer in self._batches("batch_get_item", left, "UnprocessedKeys"):
                 found += map(unpacked, answer["Responses"].get(self.name, []))
         return found

@@ -65,7 +65,7 @@ class DynamoWorkload:
         where = _OF_ALGORITHM + (" AND #seq < :below" if first_open else "")
         values = {"algo_id": algo_id, "below": first_open[0]["seq"] if first_open else None}
         keys = await self._table.query(where, values, index="by_algorithm", forward=False, limit=RECENT)
-        ends = _ends_of(await self._table.get_all({"job_id": key["job_id"]} for key in keys))
+        ends = await self._ends_of(keys)
         times = [
             end.finished_at - end.started_at
             for end in ends
@@ -80,8 +80,8 @@ class DynamoWorkload:
         keys = await self._table.query(
             _OF_ALGORITHM, {"algo_id": algo_id}, index="by_algorithm", forward=False, limit=most
         )
-        items = await self._table.get_all({"job_id": key["job_id"]} for key in keys)
-        ends = sorted((end for end in _ends_of(items) if end.finished_at >= since), key=_finished_at, reverse=True)
+        known = [end for end in await self._ends_of(keys) if end.finished_at >= since]
+        ends = sorted(known, key=_finished_at, reverse=True)
         is_all = len(keys) < most
         return Ends(tuple(ends), since if is_all else max(since, taken_in_at(str(keys[-1]["seq"]))))
 
@@ -97,6 +97,15 @@ class DynamoWorkload:
         oldest = taken_in_at(str(keys[-1]["seq"])) if keys else None
         return Backlog(still_open - held, held, oldest)
 
+    async def _ends_of(self, keys: Iterable[Item]) -> list[End]:
+        """Of those that have ended. Not their results, which may be large."""
+        jobs = ({"job_id": key["job_id"]} for key in keys)
+        return [
+            End(JobStatus(item["status"]), item.get("started"), item["finished"])
+            for item in await self._table.get_all(jobs, only=("status", "started", "finished"))
+            if not is_open(item) and "finished" in item
+        ]
+
     async def _held(self, algo_id: str) -> int:
         try:
             return await self._queues.in_flight(naming.queue(algo_id))
@@ -106,11 +115,3 @@ class DynamoWorkload:
 
 def _finished_at(end: End) -> float:
     return end.finished_at
-
-
-def _ends_of(items: Iterable[Item]) -> list[End]:
-    return [
-        End(JobStatus(item["status"]), item.get("started"), item["finished"])
-        for item in items
-        if not is_open(item) and "finished" in item
-    ]

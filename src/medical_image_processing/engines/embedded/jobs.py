@@ -202,22 +202,24 @@ class SqliteJobs:
         self._queues.notify(queue)
         return message_id
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str, *, actor: str) -> Job:
         """End a job that is QUEUED and take its message off the queue, both or neither."""
         now = self._clock()
 
         def end(connection: sqlite3.Connection) -> tuple[sqlite3.Row, bool]:
             row = connection.execute(
                 "UPDATE jobs SET status = 'CANCELLED', finished_at = ?, error = NULL,"
+                " sent = CASE WHEN send_to IS NOT NULL THEN 'pending' END, send_at = ?,"
                 " finish_seq = (SELECT coalesce(max(finish_seq), 0) + 1 FROM jobs WHERE finish_seq IS NOT NULL)"
                 " WHERE job_id = ? AND status = 'QUEUED' RETURNING *",
-                (now, job_id),
+                (now, now, job_id),
             ).fetchone()
             if row is None:
                 return _cancelled(_find(connection, job_id), job_id), False
             # A worker that has it already loses its lease with it.
             for queue in (naming.queue(row["algo_id"]), naming.dead_letter_queue(row["algo_id"])):
                 self._queues.remove_group_in(connection, queue, job_id)
+            write_audit(connection, now, actor, "cancel", job_id, {})
             return row, True
 
         row, ended = await self._database.write(end)
