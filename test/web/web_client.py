@@ -21,8 +21,8 @@ SHOTS = Path(os.environ.get("MIP_SCREENSHOTS") or CLIENT / "screenshots")
 """Where pictures of the screens go: test output, looked at by people."""
 
 _SOURCES = ("src", "public", "index.html", "package-lock.json", "vite.config.ts", "tsconfig.json")
-# There is no graphics card: WebGL is drawn by SwiftShader.
-_FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+# There is no graphics card: WebGL, where a page uses it, is drawn by SwiftShader.
+_FLAGS = ["--enable-unsafe-swiftshader"]
 
 
 @functools.cache

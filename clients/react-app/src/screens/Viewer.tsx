@@ -119,15 +119,14 @@ function OpenSeries() {
 
   useEffect(() => {
     const segmentation = result.read?.segmentation;
-    if (!shownJob || !segmentation || shows !== "overlay" || !isLoaded || !resultReady) return;
-    const made = new Overlay(`job-${shownJob.job_id}`, RESULT, imageIds, segmentation, (sop) => indexOfSop.get(sop));
-    made.setOpacity(latestOpacity.current);
+    if (!shownJob || !segmentation || shows !== "overlay" || !resultReady) return;
+    const made = new Overlay(RESULT, segmentation, latestOpacity.current, sopAt);
     overlay.current = made;
     return () => {
       overlay.current = null;
       made.remove();
     };
-  }, [shownJob?.job_id, result.read, shows, isLoaded, resultReady, imageIds, indexOfSop]); // eslint-disable-line react-hooks/exhaustive-deps
+  }, [shownJob?.job_id, result.read, shows, resultReady]); // eslint-disable-line react-hooks/exhaustive-deps
 
   const latestOpacity = useRef(opacity);
   useEffect(() => {

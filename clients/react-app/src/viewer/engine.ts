@@ -2,6 +2,7 @@
 import {
   cache,
   Enums,
+  getRenderingCapabilities,
   imageLoader,
   init as initCore,
   metaData,
@@ -17,18 +18,17 @@ import {
   init as initTools,
   LengthTool,
   PanTool,
-  segmentation,
   StackScrollTool,
   SynchronizerManager,
   synchronizers,
   ToolGroupManager,
-  utilities as toolUtilities,
   WindowLevelTool,
   ZoomTool,
 } from "@cornerstonejs/tools";
 
-export { annotation, cache, coreUtilities, dicomImageLoader, Enums, imageLoader, metaData, segmentation };
-export { SynchronizerManager, synchronizers, ToolEnums, toolUtilities };
+import { drawOnProcessor } from "./processor";
+
+export { annotation, cache, coreUtilities, dicomImageLoader, Enums, imageLoader, metaData, SynchronizerManager, synchronizers };
 export type { Types };
 
 export const TOOLS = { window: WindowLevelTool, pan: PanTool, zoom: ZoomTool, length: LengthTool } as const;
@@ -52,6 +52,8 @@ async function begin(): Promise<void> {
     if (isLoaderFailure(event.reason)) event.preventDefault();
   });
   await initCore();
+  const { webgl, softwareRasterizer } = getRenderingCapabilities();
+  if (!webgl || softwareRasterizer) drawOnProcessor();
   await initTools();
   dicomImageLoader.init({
     maxWebWorkers: Math.max(1, Math.min(4, (navigator.hardwareConcurrency || 2) - 1)),
