@@ -7,6 +7,7 @@ import {
   init as initCore,
   metaData,
   RenderingEngine,
+  setUseCPURendering,
   type Types,
   utilities as coreUtilities,
 } from "@cornerstonejs/core";
@@ -53,7 +54,10 @@ async function begin(): Promise<void> {
   });
   await initCore();
   const { webgl, softwareRasterizer } = getRenderingCapabilities();
-  if (!webgl || softwareRasterizer) drawOnProcessor();
+  const hasGraphics = webgl && !softwareRasterizer;
+  setUseCPURendering(!hasGraphics); // an engine that is made now keeps no contexts of WebGL in store
+  engine = new RenderingEngine(ENGINE);
+  if (!hasGraphics) drawOnProcessor();
   await initTools();
   dicomImageLoader.init({
     maxWebWorkers: Math.max(1, Math.min(4, (navigator.hardwareConcurrency || 2) - 1)),
@@ -65,7 +69,6 @@ async function begin(): Promise<void> {
   if (!group) throw new Error("the tools could not be set up");
   for (const tool of [...Object.values(TOOLS), StackScrollTool]) group.addTool(tool.toolName);
   group.setToolActive(StackScrollTool.toolName, { bindings: [{ mouseButton: Wheel }, { numTouchPoints: 2 }] });
-  engine = new RenderingEngine(ENGINE);
   chooseTool("window");
 }
 

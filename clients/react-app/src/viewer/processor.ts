@@ -11,7 +11,7 @@ import vtkRenderer from "@kitware/vtk.js/Rendering/Core/Renderer";
 
 import { pixelsToCanvas } from "./place";
 
-/** From now on all stacks are drawn so. To be called before there is a rendering engine. */
+/** From now on all stacks are drawn so. */
 export function drawOnProcessor(): void {
   setUseCPURendering(false);
   registerViewportType({
