@@ -128,7 +128,9 @@ export function resizeAll(): void {
   const all = engine?.getViewports() ?? [];
   if (!all.every((one) => drawn.has(one.id))) return;
   isResizeDue = false;
-  engine?.resize(true, true);
+  // What nobody has moved is fitted into its place anew; what somebody has, stays as large as it is.
+  const isMoved = all.some((one) => Math.abs(one.getZoom() - 1) > 0.01 || Math.hypot(...one.getPan()) > 1);
+  engine?.resize(true, isMoved);
 }
 
 export function markDrawn(viewportId: string, isDrawn: boolean): void {
