@@ -14,19 +14,37 @@ const SECURITY_HEADERS = {
   "X-Content-Type-Options": "nosniff",
 };
 
-/** Cornerstone3D writes a measurement's style as an attribute, which the policy forbids, where a property does as well. */
-const styleAsProperty: Plugin = {
-  name: "style-as-property",
+interface Change {
+  /** The end of a module's path. */
+  module: string;
+  from: string;
+  to: string;
+}
+
+/** Few words of other people's code that this page can't have as they are. */
+const CHANGES: Change[] = [
+  // A measurement's style is written as an attribute, which the policy forbids, where a property does as well.
+  {
+    module: "/drawingSvg/drawTextBox.js",
+    from: "textElement.setAttribute('style', combinedStyle)",
+    to: "textElement.style.cssText = combinedStyle",
+  },
+  // Each of a hundred loggers looks for its level in cookies, which takes a millisecond; there are none.
+  { module: "/loglevel/lib/loglevel.js", from: "var cookie = window.document.cookie;", to: 'var cookie = "";' },
+];
+
+const changed: Plugin = {
+  name: "changed",
   transform(code, id) {
-    if (!id.includes("/drawingSvg/drawTextBox.js")) return null;
-    const changed = code.replace("textElement.setAttribute('style', combinedStyle)", "textElement.style.cssText = combinedStyle");
-    if (changed === code) this.error("drawTextBox.js has changed: see whether it still writes style attributes");
-    return changed;
+    const change = CHANGES.find(({ module }) => id.split("?")[0]?.endsWith(module));
+    if (!change) return null;
+    if (!code.includes(change.from)) this.error(`${change.module} is another one now: see whether it still needs changing`);
+    return code.replace(change.from, change.to);
   },
 };
 
 export default defineConfig({
-  plugins: [react(), styleAsProperty],
+  plugins: [react(), changed],
   envPrefix: "REACT_APP_",
   resolve: { alias: { xmlbuilder2: fileURLToPath(new URL("src/viewer/no-xml.ts", import.meta.url)) } },
   server: { port: 3000, strictPort: true },

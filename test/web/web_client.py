@@ -19,8 +19,8 @@ WAIT_MS = 60_000
 SHOTS = Path(os.environ.get("MIP_SCREENSHOTS") or CLIENT / "screenshots")
 """Where pictures of the screens go: test output, looked at by people."""
 
-# There is no graphics card: WebGL is drawn by SwiftShader.
-_FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+# There is no graphics card: WebGL, where a page uses it, is drawn by SwiftShader.
+_FLAGS = ["--enable-unsafe-swiftshader"]
 
 
 @functools.cache

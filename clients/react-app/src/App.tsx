@@ -6,6 +6,7 @@ import { Boundary } from "./parts/Boundary";
 import { KeysDialog } from "./parts/KeysDialog";
 import { Jobs } from "./screens/Jobs";
 import { Find } from "./screens/Find";
+import { loadViewer, Viewer } from "./screens/Viewer";
 import { connection, follow } from "./state/connection";
 import { jobs, pollJobs, refreshJobs, takeResult } from "./state/jobs";
 import { go, screen, SCREENS } from "./state/route";
@@ -13,12 +14,7 @@ import { session } from "./state/session";
 import { useStore } from "./state/store";
 import { setTheme, theme } from "./state/theme";
 
-// The viewer brings Cornerstone3D, which is ten times everything else.
-const loadViewer = () => import("./screens/Viewer");
-const Viewer = lazy(loadViewer);
 const Algorithms = lazy(() => import("./screens/Algorithms"));
-
-const FETCH_VIEWER_AFTER_MS = 300;
 
 export function App() {
   const t = useWords();
@@ -38,10 +34,9 @@ export function App() {
     return () => ends.forEach((end) => end());
   }, [clientKey]);
 
-  // Whoever looks through the list opens a series next: what shows it is fetched once nothing else is to be done.
+  // Whoever looks through the list opens a series next: what shows it comes once the list has been asked for.
   useEffect(() => {
-    const idle = setTimeout(() => void loadViewer().catch(() => undefined), FETCH_VIEWER_AFTER_MS);
-    return () => clearTimeout(idle);
+    void loadViewer().catch(() => undefined);
   }, []);
 
   const isFirst = useRef(true);

@@ -1,46 +1,47 @@
-import { useEffect, useMemo, useRef, useState } from "react";
+import { useEffect, useState } from "react";
 
-import type { Platform } from "../api/platform";
-import type { Job } from "../api/types";
-import { useWords, wordsOf } from "../i18n";
-import { RunPanel } from "../parts/RunPanel";
-import { jobs as jobsStore } from "../state/jobs";
+import { useWords } from "../i18n";
 import { go, opened } from "../state/route";
 import { session } from "../state/session";
 import { useStore } from "../state/store";
-import {
-  annotation,
-  chooseTool,
-  ENGINE_ID,
-  metaData,
-  release,
-  start,
-  SynchronizerManager,
-  synchronizers,
-  viewport,
-} from "../viewer/engine";
-import type { ToolName } from "../viewer/engine";
-import { SeriesLoader } from "../viewer/loading";
-import type { Loading } from "../viewer/loading";
-import { Overlay } from "../viewer/overlay";
-import { PRESET_NAMES } from "../viewer/presets";
-import type { PresetName } from "../viewer/presets";
-import { readCaptureFile, readResult, saveBlob } from "../viewer/result";
-import type { ReadCapture, ReadResult } from "../viewer/result";
-import { ResultPanel } from "../viewer/ResultPanel";
-import type { ResultView } from "../viewer/ResultPanel";
-import { StackView } from "../viewer/StackView";
-import { Toolbar } from "../viewer/Toolbar";
-import { rangeOf } from "../viewer/window";
-import { dateOf } from "./Find";
+import { imagesOf } from "../viewer/images";
 
-const ORIGINAL = "original";
-const RESULT = "result";
+type Loaded = typeof import("../viewer/OpenSeries");
 
-export default function Viewer() {
+let loaded: Loaded | null = null;
+
+/**
+ * What shows a series brings Cornerstone3D, which is ten times everything else. Not a lazy component: React holds the
+ * contents back for 300 ms where it has shown that they are waited for.
+ */
+export async function loadViewer(): Promise<void> {
+  if (loaded) return;
+  const module = await import("../viewer/OpenSeries");
+  module.start().catch(() => undefined); // fails again, and is told, when a series is opened
+  loaded = module;
+}
+
+export function Viewer() {
   const t = useWords();
   const here = useStore(opened);
-  if (here === null) {
+  const platform = useStore(session)?.platform;
+  const [failure, setFailure] = useState<unknown>(null);
+  const [, setLoaded] = useState(false);
+  const studyId = here?.series.study_id;
+  const seriesId = here?.series.series_id;
+
+  useEffect(() => {
+    if (!studyId || !seriesId || loaded) return;
+    // The list of images is on its way while the viewer is.
+    if (platform) void imagesOf(platform, studyId, seriesId).catch(() => undefined);
+    loadViewer().then(
+      () => setLoaded(true),
+      (error: unknown) => setFailure(error ?? new Error("the viewer could not be loaded")),
+    );
+  }, [platform, studyId, seriesId]);
+
+  if (failure !== null) throw failure;
+  if (!here) {
     return (
       <div className="empty">
         <h1 className="hidden">{t("viewer.title")}</h1>
@@ -51,314 +52,12 @@ export default function Viewer() {
       </div>
     );
   }
-  return <OpenSeries key={`${here.series.study_id}/${here.series.series_id}`} />;
-}
-
-function OpenSeries() {
-  const t = useWords();
-  const here = useStore(opened);
-  const platform = useStore(session)?.platform;
-  const series = here?.series;
-  const [imageIds, setImageIds] = useState<string[]>([]);
-  const [index, setIndex] = useState(0);
-  const [ownIndex, setOwnIndex] = useState(0);
-  const [isLinked, setLinked] = useState(true);
-  const [tool, setTool] = useState<ToolName>("window");
-  const [loading, setLoading] = useState<Loading | null>(null);
-  const [failure, setFailure] = useState<unknown>(null);
-  const [tries, setTries] = useState(0);
-  const loader = useRef<SeriesLoader | null>(null);
-
-  // The images, and their pixels around the one in sight.
-  const studyId = series?.study_id;
-  const seriesId = series?.series_id;
-  useEffect(() => {
-    if (!studyId || !seriesId || !platform) return;
-    let isCurrent = true;
-    setFailure(null);
-    Promise.all([idsOf(platform, studyId, seriesId, tries > 0), start()])
-      .then(([{ ids, index: first }]) => {
-        if (!isCurrent) return;
-        setImageIds(ids);
-        setIndex(first);
-        setOwnIndex(first);
-        loader.current = new SeriesLoader(ids, first, setLoading);
-      })
-      .catch((error: unknown) => isCurrent && setFailure(error));
-    return () => {
-      isCurrent = false;
-      loader.current?.stop();
-      loader.current = null;
-    };
-    // Keys that are given later don't open the series again.
-    // eslint-disable-next-line react-hooks/exhaustive-deps
-  }, [studyId, seriesId, tries]);
-
-  useEffect(() => {
-    loader.current?.look(index);
-    if (kept && kept.ids === imageIds) kept.index = index;
-  }, [index, imageIds]);
-
-  // The result beside it.
-  const all = useStore(jobsStore).jobs;
-  const job = here?.jobId ? (all.find((one) => one.job_id === here.jobId) ?? null) : null;
-  const shownJob = job?.status === "SUCCEEDED" && job.result ? job : null;
-  const isLoaded = loading !== null && loading.done + loading.failed === loading.total;
-  const result = useResult(shownJob);
-  const [view, setView] = useState<ResultView>("overlay");
-  const [opacity, setOpacity] = useState(0.4);
-  const hasOverlay = Boolean(result.read?.segmentation);
-  const shows: ResultView = hasOverlay ? view : "capture";
-  const capture = useCapture(result.read, shows === "capture");
-
-  const indexOfSop = useMemo(() => sopIndex(imageIds, isLoaded), [imageIds, isLoaded]);
-  const frameOf = useMemo(() => framesOf(capture.read, imageIds.length, indexOfSop), [capture.read, imageIds.length, indexOfSop]);
-  const overlay = useRef<Overlay | null>(null);
-  const [resultReady, setResultReady] = useState(0);
-  const resultIds = shows === "overlay" ? imageIds : (capture.read?.imageIds ?? NO_IDS);
-
-  useEffect(() => {
-    const segmentation = result.read?.segmentation;
-    if (!shownJob || !segmentation || shows !== "overlay" || !isLoaded || !resultReady) return;
-    const made = new Overlay(`job-${shownJob.job_id}`, RESULT, imageIds, segmentation, (sop) => indexOfSop.get(sop));
-    made.setOpacity(latestOpacity.current);
-    overlay.current = made;
-    return () => {
-      overlay.current = null;
-      made.remove();
-    };
-  }, [shownJob?.job_id, result.read, shows, isLoaded, resultReady, imageIds, indexOfSop]); // eslint-disable-line react-hooks/exhaustive-deps
-
-  const latestOpacity = useRef(opacity);
-  useEffect(() => {
-    latestOpacity.current = opacity;
-    overlay.current?.setOpacity(opacity);
-  }, [opacity]);
-
-  useLinkedLook(Boolean(shownJob) && shows === "overlay" && resultReady > 0);
-
-  const resultIndex = !isLinked ? ownIndex : shows === "overlay" ? index : frameOf.toFrame(index);
-  const onResultIndex = (at: number): void => {
-    setOwnIndex(at);
-    if (isLinked) setIndex(shows === "overlay" ? at : frameOf.toImage(at));
-  };
-
-  const pickTool = (name: ToolName): void => {
-    chooseTool(name);
-    setTool(name);
-  };
-  const applyPreset = (name: PresetName | null): void => {
-    const shown = viewport(ORIGINAL);
-    if (name === null) shown.resetProperties();
-    else shown.setProperties({ voiRange: rangeOf(name) });
-    shown.render();
-  };
-  const reset = (): void => {
-    for (const id of shownJob ? [ORIGINAL, RESULT] : [ORIGINAL]) {
-      const shown = viewport(id);
-      shown.resetCamera();
-      shown.resetProperties();
-      shown.render();
-    }
-  };
-  const onKey = (key: string): boolean => {
-    const tools: Record<string, ToolName> = { w: "window", p: "pan", z: "zoom", l: "length" };
-    const picked = tools[key];
-    const preset = PRESET_NAMES[Number(key) - 1];
-    if (picked) pickTool(picked);
-    else if (preset) applyPreset(preset);
-    else if (key === "0") applyPreset(null);
-    else if (key === "r") reset();
-    else return false;
-    return true;
-  };
-
-  if (failure !== null) {
+  if (!loaded) {
     return (
-      <div className="note bad" role="alert">
-        <p>{wordsOf(failure, t, "pacs")}</p>
-        <button type="button" onClick={() => setTries(tries + 1)}>
-          {t("common.retry")}
-        </button>
-      </div>
+      <p className="quiet" role="status">
+        {t("common.loading")}…
+      </p>
     );
   }
-  const isLoading = loading !== null && !isLoaded;
-  const name = series?.series_description ?? series?.study_description ?? "";
-  return (
-    <div className="viewer">
-      <h1 className="viewer-title">
-        {[series?.modality, name, dateOf(series?.date, document.documentElement.lang)].filter(Boolean).join(" · ") || t("viewer.title")}
-      </h1>
-      <Toolbar
-        tool={tool}
-        onTool={pickTool}
-        onPreset={applyPreset}
-        onReset={reset}
-        onClear={() => {
-          annotation.state.removeAllAnnotations();
-          viewport(ORIGINAL).render();
-          if (shownJob) viewport(RESULT).render();
-        }}
-        link={shownJob ? { isOn: isLinked, onChange: setLinked } : null}
-      />
-      <div className={`views ${shownJob ? "views-two" : ""}`} data-loaded={loading?.done ?? 0}>
-        {imageIds.length > 0 && (
-          <StackView
-            id={ORIGINAL}
-            title={t("viewer.original")}
-            imageIds={imageIds}
-            index={index}
-            onIndex={setIndex}
-            onKey={onKey}
-            note={isLoading ? t("viewer.loading", { n: loading.done, total: loading.total }) : null}
-          />
-        )}
-        {shownJob && resultIds.length > 0 && (
-          <StackView
-            id={RESULT}
-            title={t("viewer.result", { algo: shownJob.algo_id })}
-            imageIds={resultIds}
-            index={Math.min(resultIndex, resultIds.length - 1)}
-            onIndex={onResultIndex}
-            onKey={onKey}
-            onReady={() => setResultReady((count) => count + 1)}
-          />
-        )}
-      </div>
-      <aside className="side">
-        {loading !== null && loading.failed > 0 && isLoaded && (
-          <div className="note bad" role="alert">
-            <p>{t("viewer.failed", { n: loading.failed })}</p>
-            <button type="button" onClick={() => setTries(tries + 1)}>
-              {t("common.retry")}
-            </button>
-          </div>
-        )}
-        {shownJob && (
-          <ResultPanel
-            job={shownJob}
-            read={result.read}
-            failure={result.failure ?? capture.failure}
-            view={shows}
-            onView={setView}
-            opacity={opacity}
-            onOpacity={setOpacity}
-            onSegment={(segment, isVisible) => overlay.current?.setVisible(segment, isVisible)}
-            onPng={() => savePng(resultIds.length ? RESULT : ORIGINAL, shownJob, resultIndex)}
-            onClose={() => here && opened.set({ ...here, jobId: null })}
-          />
-        )}
-        {series && <RunPanel series={series} sopOf={() => sopAt(imageIds[index])} />}
-      </aside>
-    </div>
-  );
-}
-
-const NO_IDS: string[] = [];
-
-/** Less than the quarter of an hour for which the PACS API's links are good. */
-const KEEP_MS = 12 * 60_000;
-
-interface Kept {
-  seriesId: string;
-  ids: string[];
-  index: number;
-  atMs: number;
-}
-
-/** The series that was open last: who comes back from another screen finds it as it was left. */
-let kept: Kept | null = null;
-
-async function idsOf(platform: Platform, studyId: string, seriesId: string, isAnew: boolean): Promise<Kept> {
-  if (!isAnew && kept?.seriesId === seriesId && Date.now() - kept.atMs < KEEP_MS) return kept;
-  const images = await platform.images(studyId, seriesId);
-  release();
-  const ids = images.map((image) => `wadouri:${image.url}`);
-  kept = { seriesId, ids, index: Math.floor(ids.length / 2), atMs: Date.now() };
-  return kept;
-}
-
-function useResult(job: Job | null): { read: ReadResult | null; failure: unknown } {
-  const [state, setState] = useState<{ id: string; read: ReadResult | null; failure: unknown } | null>(null);
-  const id = job?.job_id;
-  useEffect(() => {
-    if (!job || !id) return;
-    const stop = new AbortController();
-    readResult(job, stop.signal)
-      .then((read) => setState({ id, read, failure: null }))
-      .catch((failure: unknown) => !stop.signal.aborted && setState({ id, read: null, failure }));
-    return () => stop.abort();
-    // The addresses of the same result are signed anew with every answer.
-    // eslint-disable-next-line react-hooks/exhaustive-deps
-  }, [id]);
-  return state && state.id === id ? state : { read: null, failure: null };
-}
-
-function useCapture(result: ReadResult | null, isWanted: boolean): { read: ReadCapture | null; failure: unknown } {
-  const [state, setState] = useState<{ of: ReadResult; read: ReadCapture | null; failure: unknown } | null>(null);
-  useEffect(() => {
-    if (!result?.capture || !isWanted || state?.of === result) return;
-    const stop = new AbortController();
-    readCaptureFile(result.capture, stop.signal)
-      .then((read) => setState({ of: result, read, failure: null }))
-      .catch((failure: unknown) => !stop.signal.aborted && setState({ of: result, read: null, failure }));
-    return () => stop.abort();
-    // eslint-disable-next-line react-hooks/exhaustive-deps
-  }, [result, isWanted]);
-  return state && state.of === result ? state : { read: null, failure: null };
-}
-
-/** Window, zoom and pan of both views are one while they show the same images. */
-function useLinkedLook(isOn: boolean): void {
-  useEffect(() => {
-    if (!isOn) return;
-    const made = [
-      synchronizers.createVOISynchronizer("mip-window", { syncInvertState: true, syncColormap: false }),
-      synchronizers.createZoomPanSynchronizer("mip-zoom"),
-    ];
-    for (const one of made) {
-      for (const viewportId of [ORIGINAL, RESULT]) one.add({ renderingEngineId: ENGINE_ID, viewportId });
-    }
-    const range = viewport(ORIGINAL).getProperties().voiRange;
-    if (range) viewport(RESULT).setProperties({ voiRange: range });
-    viewport(RESULT).render();
-    return () => made.forEach((one) => SynchronizerManager.destroySynchronizer(one.id));
-  }, [isOn]);
-}
-
-function sopAt(imageId: string | undefined): string | undefined {
-  if (!imageId) return undefined;
-  return (metaData.get("sopCommonModule", imageId) as { sopInstanceUID?: string } | undefined)?.sopInstanceUID;
-}
-
-function sopIndex(imageIds: string[], isLoaded: boolean): Map<string, number> {
-  const known = new Map<string, number>();
-  if (!isLoaded) return known;
-  imageIds.forEach((imageId, index) => {
-    const sop = sopAt(imageId);
-    if (sop) known.set(sop, index);
-  });
-  return known;
-}
-
-/** Which frame of a capture was made from which image, both ways; by place where its header doesn't tell. */
-function framesOf(capture: ReadCapture | null, images: number, indexOf: Map<string, number>) {
-  const toImage = capture?.sources.map((sop) => indexOf.get(sop)) ?? [];
-  const isKnown = capture !== null && toImage.length === capture.frames && toImage.every((at) => at !== undefined);
-  if (!isKnown) {
-    const same = (at: number) => Math.max(0, Math.min(at, Math.max(images, 1) - 1));
-    return { toFrame: same, toImage: same };
-  }
-  const toFrame = new Map(toImage.map((image, frame) => [image as number, frame]));
-  return {
-    toFrame: (image: number) => toFrame.get(image) ?? 0,
-    toImage: (frame: number) => toImage[frame] ?? 0,
-  };
-}
-
-function savePng(id: string, job: Job, index: number): void {
-  viewport(id)
-    .getCanvas()
-    .toBlob((blob) => blob && saveBlob(blob, `${job.algo_id}-${index + 1}.png`), "image/png");
+  return <loaded.OpenSeries key={`${studyId}/${seriesId}`} />;
 }

@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from "react";
 import type { KeyboardEvent } from "react";
 
 import { useWords } from "../i18n";
-import { addViewport, Enums, hasViewport, markDrawn, metaData, removeViewport, resizeAll, viewport } from "./engine";
+import { addViewport, cache, Enums, hasViewport, markDrawn, metaData, removeViewport, resizeAll, viewport } from "./engine";
 import type { Types } from "./engine";
 import { edges } from "./orientation";
 import type { Edges } from "./orientation";
@@ -25,6 +25,8 @@ interface Facts {
   window: string | null;
 }
 
+/** As long as Cornerstone3D waits when the wheel is turned. */
+const SETTLE_MS = 40;
 const PAGE = 10;
 const ZOOM_STEP = 1.2;
 
@@ -92,8 +94,13 @@ export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey,
   useEffect(() => {
     if (!isReady) return;
     const shown = viewport(id);
-    if (shown.getCurrentImageIdIndex() !== index) void shown.setImageIdIndex(index).catch(() => undefined);
-  }, [id, index, isReady]);
+    if (shown.getCurrentImageIdIndex() === index) return;
+    const show = () => void shown.setImageIdIndex(index).catch(() => undefined);
+    if (cache.isLoaded(imageIds[index] ?? "")) return show();
+    // Images that are only passed on the way to another one aren't asked for.
+    const settled = setTimeout(show, SETTLE_MS);
+    return () => clearTimeout(settled);
+  }, [id, imageIds, index, isReady]);
 
   const move = (to: number): void => {
     acts.current = false;

@@ -2,10 +2,12 @@
 import {
   cache,
   Enums,
+  getRenderingCapabilities,
   imageLoader,
   init as initCore,
   metaData,
   RenderingEngine,
+  setUseCPURendering,
   type Types,
   utilities as coreUtilities,
 } from "@cornerstonejs/core";
@@ -17,18 +19,17 @@ import {
   init as initTools,
   LengthTool,
   PanTool,
-  segmentation,
   StackScrollTool,
   SynchronizerManager,
   synchronizers,
   ToolGroupManager,
-  utilities as toolUtilities,
   WindowLevelTool,
   ZoomTool,
 } from "@cornerstonejs/tools";
 
-export { annotation, cache, coreUtilities, dicomImageLoader, Enums, imageLoader, metaData, segmentation };
-export { SynchronizerManager, synchronizers, ToolEnums, toolUtilities };
+import { drawOnProcessor } from "./processor";
+
+export { annotation, cache, coreUtilities, dicomImageLoader, Enums, imageLoader, metaData, SynchronizerManager, synchronizers };
 export type { Types };
 
 export const TOOLS = { window: WindowLevelTool, pan: PanTool, zoom: ZoomTool, length: LengthTool } as const;
@@ -52,6 +53,11 @@ async function begin(): Promise<void> {
     if (isLoaderFailure(event.reason)) event.preventDefault();
   });
   await initCore();
+  const { webgl, softwareRasterizer } = getRenderingCapabilities();
+  const hasGraphics = webgl && !softwareRasterizer;
+  setUseCPURendering(!hasGraphics); // an engine that is made now keeps no contexts of WebGL in store
+  engine = new RenderingEngine(ENGINE);
+  if (!hasGraphics) drawOnProcessor();
   await initTools();
   dicomImageLoader.init({
     maxWebWorkers: Math.max(1, Math.min(4, (navigator.hardwareConcurrency || 2) - 1)),
@@ -63,7 +69,6 @@ async function begin(): Promise<void> {
   if (!group) throw new Error("the tools could not be set up");
   for (const tool of [...Object.values(TOOLS), StackScrollTool]) group.addTool(tool.toolName);
   group.setToolActive(StackScrollTool.toolName, { bindings: [{ mouseButton: Wheel }, { numTouchPoints: 2 }] });
-  engine = new RenderingEngine(ENGINE);
   chooseTool("window");
 }
 
@@ -123,7 +128,9 @@ export function resizeAll(): void {
   const all = engine?.getViewports() ?? [];
   if (!all.every((one) => drawn.has(one.id))) return;
   isResizeDue = false;
-  engine?.resize(true, true);
+  // What nobody has moved is fitted into its place anew; what somebody has, stays as large as it is.
+  const isMoved = all.some((one) => Math.abs(one.getZoom() - 1) > 0.01 || Math.hypot(...one.getPan()) > 1);
+  engine?.resize(true, isMoved);
 }
 
 export function markDrawn(viewportId: string, isDrawn: boolean): void {

@@ -1,4 +1,7 @@
-/** Loads a series' images around the one in sight, a few at a time, so that what is scrolled to is soon there. */
+/**
+ * Loads a series' images around the one in sight, a few at a time, so that what is scrolled to is soon there. The first
+ * one alone: nothing else keeps the page from showing it.
+ */
 import { imageLoader } from "./engine";
 
 export interface Loading {
@@ -8,6 +11,8 @@ export interface Loading {
 }
 
 const AT_ONCE = 4;
+/** How often is told how far it is: each time the page is made anew, which costs more than the image did. */
+const TELL_EVERY_MS = 100;
 
 export class SeriesLoader {
   private readonly waiting: Set<number>;
@@ -15,6 +20,7 @@ export class SeriesLoader {
   private done = 0;
   private failed = 0;
   private isStopped = false;
+  private toldMs = 0;
 
   constructor(
     private readonly imageIds: readonly string[],
@@ -22,7 +28,7 @@ export class SeriesLoader {
     private readonly onChange: (state: Loading) => void,
   ) {
     this.waiting = new Set(imageIds.keys());
-    for (let slot = 0; slot < AT_ONCE; slot += 1) this.next();
+    this.next();
   }
 
   /** The image in sight is now ``index``. */
@@ -48,9 +54,16 @@ export class SeriesLoader {
       .finally(() => {
         this.running -= 1;
         if (this.isStopped) return;
-        this.onChange({ done: this.done, failed: this.failed, total: this.imageIds.length });
-        this.next();
+        this.tell();
+        while (this.running < AT_ONCE && this.waiting.size > 0) this.next();
       });
+  }
+
+  private tell(): void {
+    const [done, failed, total] = [this.done, this.failed, this.imageIds.length];
+    if (done + failed < total && performance.now() - this.toldMs < TELL_EVERY_MS) return;
+    this.toldMs = performance.now();
+    this.onChange({ done, failed, total });
   }
 
   private nearest(): number | undefined {

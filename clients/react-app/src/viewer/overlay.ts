@@ -1,8 +1,7 @@
 /** A Segmentation as coloured labels over the images that it was made from. */
-import { cache, imageLoader, segmentation, ToolEnums, toolUtilities, viewport } from "./engine";
-import type { Segmentation } from "./dicom";
-
-const LABELMAP = ToolEnums.SegmentationRepresentations.Labelmap;
+import { Enums, viewport } from "./engine";
+import type { Segmentation, SegmentFrame } from "./dicom";
+import { pixelsToCanvas } from "./place";
 
 /** Colours that differ for people who see red and green alike, too (Okabe and Ito, 2008). */
 export const SEGMENT_COLORS: readonly (readonly [number, number, number])[] = [
@@ -18,69 +17,88 @@ export const SEGMENT_COLORS: readonly (readonly [number, number, number])[] = [
 export const colorOf = (segment: number): readonly [number, number, number] =>
   SEGMENT_COLORS[(segment - 1) % SEGMENT_COLORS.length] as readonly [number, number, number];
 
+/**
+ * Drawn over each image once that is drawn. Not Cornerstone3D's own: that needs a graphics card, and an array of labels
+ * for all images, once all are loaded; here one image's labels are unpacked when it comes into sight.
+ */
 export class Overlay {
-  private readonly labelIds: string[];
+  private readonly frames = new Map<string, SegmentFrame[]>();
+  private readonly picture = document.createElement("canvas");
+  private painted: string | null = null;
+  private readonly hidden = new Set<number>();
+  private readonly element: HTMLDivElement;
 
-  /**
-   * ``indexOf`` tells which of ``imageIds`` the image with a SOP Instance UID is. All of these must be loaded:
-   * labels lie on a grid that only the image tells.
-   */
+  /** ``sopOf`` tells an image's SOP Instance UID. */
   constructor(
-    private readonly id: string,
     private readonly viewportId: string,
-    imageIds: string[],
-    read: Segmentation,
-    indexOf: (sop: string) => number | undefined,
+    private readonly read: Segmentation,
+    private opacity: number,
+    private readonly sopOf: (imageId: string) => string | undefined,
   ) {
-    const labels = imageLoader.createAndCacheDerivedLabelmapImages(imageIds);
-    this.labelIds = labels.map((label) => label.imageId);
     for (const frame of read.frames) {
-      const label = labels[indexOf(frame.source) ?? -1];
-      if (!label || label.rows !== read.rows || label.columns !== read.columns) continue;
-      const into = label.voxelManager?.getScalarData() as Uint8Array | undefined;
-      if (!into) continue;
-      const pixels = read.pixels(frame);
-      for (let at = 0; at < pixels.length; at += 1) if (pixels[at]) into[at] = frame.segment;
-      label.voxelManager?.setScalarData(into);
+      this.frames.set(frame.source, [...(this.frames.get(frame.source) ?? []), frame]);
     }
-    segmentation.addSegmentations([
-      { segmentationId: id, representation: { type: LABELMAP, data: { imageIds: this.labelIds } } },
-    ]);
-    segmentation.addSegmentationRepresentations(viewportId, [{ segmentationId: id, type: LABELMAP }]);
-    for (const { number } of read.segments) {
-      segmentation.config.color.setSegmentIndexColor(viewportId, id, number, [...colorOf(number), 255]);
-    }
+    this.picture.width = read.columns;
+    this.picture.height = read.rows;
+    this.element = viewport(viewportId).element;
+    this.element.addEventListener(Enums.Events.IMAGE_RENDERED, this.draw);
+    this.change();
   }
 
   setOpacity(opacity: number): void {
-    segmentation.config.style.setStyle(
-      { type: LABELMAP, viewportId: this.viewportId, segmentationId: this.id },
-      {
-        renderFill: true,
-        fillAlpha: opacity,
-        renderOutline: true,
-        outlineWidth: 2,
-        outlineOpacity: Math.min(1, opacity * 2),
-      },
-    );
-    this.draw();
+    this.opacity = opacity;
+    this.change();
   }
 
   setVisible(segment: number, isVisible: boolean): void {
-    const of = { segmentationId: this.id, type: LABELMAP };
-    segmentation.config.visibility.setSegmentIndexVisibility(this.viewportId, of, segment, isVisible);
-    this.draw();
-  }
-
-  /** The labels, then what lies under them: a viewport alone draws labels as they were. */
-  private draw(): void {
-    toolUtilities.segmentation.triggerSegmentationRender(this.viewportId);
-    viewport(this.viewportId).render();
+    if (isVisible) this.hidden.delete(segment);
+    else this.hidden.add(segment);
+    this.change();
   }
 
   remove(): void {
-    segmentation.removeSegmentationRepresentation(this.viewportId, { segmentationId: this.id, type: LABELMAP });
-    segmentation.removeSegmentation(this.id);
-    for (const id of this.labelIds) if (cache.getImageLoadObject(id)) cache.removeImageLoadObject(id);
+    this.element.removeEventListener(Enums.Events.IMAGE_RENDERED, this.draw);
+  }
+
+  private change(): void {
+    this.painted = null;
+    viewport(this.viewportId).render();
+  }
+
+  private readonly draw = (): void => {
+    const shown = viewport(this.viewportId);
+    const image = shown.getCornerstoneImage() as { imageId: string; rows: number; columns: number } | undefined;
+    const sop = image && this.sopOf(image.imageId);
+    const frames = this.frames.get(sop ?? "");
+    const place = frames && pixelsToCanvas(shown);
+    const context = shown.getCanvas().getContext("2d");
+    // A frame that isn't as large as its image doesn't say where on it its pixels lie.
+    if (!sop || !frames || !place || !context) return;
+    if (image.rows !== this.read.rows || image.columns !== this.read.columns) return;
+    if (this.painted !== sop) this.paint(frames);
+    this.painted = sop;
+    context.save();
+    context.setTransform(place);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.picture, 0, 0);
+    context.restore();
+  };
+
+  /** Segments of ``opacity``, and the pixels at their edge of twice that, so that they are found when faint. */
+  private paint(frames: readonly SegmentFrame[]): void {
+    const { rows, columns } = this.read;
+    const colors = new ImageData(columns, rows);
+    for (const frame of frames) {
+      if (this.hidden.has(frame.segment)) continue;
+      const pixels = this.read.pixels(frame);
+      const color = colorOf(frame.segment);
+      for (let at = 0; at < pixels.length; at += 1) {
+        if (!pixels[at]) continue;
+        const isInside = pixels[at - 1] && pixels[at + 1] && pixels[at - columns] && pixels[at + columns];
+        colors.data.set(color, 4 * at);
+        colors.data[4 * at + 3] = 255 * this.opacity * (isInside ? 1 : 2);
+      }
+    }
+    this.picture.getContext("2d")?.putImageData(colors, 0, 0);
   }
 }
