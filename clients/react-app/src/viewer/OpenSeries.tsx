@@ -20,6 +20,7 @@ import {
   viewport,
 } from "./engine";
 import type { ToolName } from "./engine";
+import { apart, frameNumber } from "./frames";
 import { imagesOf } from "./images";
 import { SeriesLoader } from "./loading";
 import type { Loading } from "./loading";
@@ -27,6 +28,7 @@ import { Overlay } from "./overlay";
 import { PRESET_NAMES } from "./presets";
 import type { PresetName } from "./presets";
 import { readCaptureFile, readResult, saveBlob } from "./result";
+import type { Source } from "./dicom";
 import type { ReadCapture, ReadResult } from "./result";
 import { ResultPanel } from "./ResultPanel";
 import type { ResultView } from "./ResultPanel";
@@ -63,13 +65,28 @@ export function OpenSeries() {
     if (!studyId || !seriesId || !platform) return;
     let isCurrent = true;
     setFailure(null);
+    const follow = (ids: string[], first: number): void => {
+      loader.current = new SeriesLoader(ids, first, (state) => {
+        setLoading(state);
+        if (state.done + state.failed < state.total) return;
+        const frames = apart(ids);
+        if (frames.length === ids.length) return;
+        const seen = kept?.ids === ids ? kept.index : first;
+        const at = apart(ids.slice(0, seen)).length + Math.floor(apart(ids.slice(seen, seen + 1)).length / 2);
+        if (kept?.ids === ids) [kept.ids, kept.index] = [frames, at];
+        setImageIds(frames);
+        setIndex(at);
+        setOwnIndex(at);
+        follow(frames, at);
+      });
+    };
     Promise.all([idsOf(platform, studyId, seriesId, tries > 0), start()])
       .then(([{ ids, index: first }]) => {
         if (!isCurrent) return;
         setImageIds(ids);
         setIndex(first);
         setOwnIndex(first);
-        loader.current = new SeriesLoader(ids, first, setLoading);
+        follow(ids, first);
       })
       .catch((error: unknown) => isCurrent && setFailure(error));
     return () => {
@@ -98,8 +115,8 @@ export function OpenSeries() {
   const shows: ResultView = hasOverlay ? view : "capture";
   const capture = useCapture(result.read, shows === "capture");
 
-  const indexOfSop = useMemo(() => sopIndex(imageIds, isLoaded), [imageIds, isLoaded]);
-  const frameOf = useMemo(() => framesOf(capture.read, imageIds.length, indexOfSop), [capture.read, imageIds.length, indexOfSop]);
+  const indexOf = useMemo(() => sourceIndex(imageIds, isLoaded), [imageIds, isLoaded]);
+  const frameOf = useMemo(() => framesOf(capture.read, imageIds.length, indexOf), [capture.read, imageIds.length, indexOf]);
   const overlay = useRef<Overlay | null>(null);
   const [resultReady, setResultReady] = useState(0);
   const resultIds = shows === "overlay" ? imageIds : (capture.read?.imageIds ?? NO_IDS);
@@ -107,7 +124,7 @@ export function OpenSeries() {
   useEffect(() => {
     const segmentation = result.read?.segmentation;
     if (!shownJob || !segmentation || shows !== "overlay" || !resultReady) return;
-    const made = new Overlay(RESULT, segmentation, latestOpacity.current, sopAt);
+    const made = new Overlay(RESULT, segmentation, latestOpacity.current, sourceAt);
     overlay.current = made;
     return () => {
       overlay.current = null;
@@ -314,20 +331,31 @@ function sopAt(imageId: string | undefined): string | undefined {
   return (metaData.get("sopCommonModule", imageId) as { sopInstanceUID?: string } | undefined)?.sopInstanceUID;
 }
 
-function sopIndex(imageIds: string[], isLoaded: boolean): Map<string, number> {
+function sourceAt(imageId: string): Source | null {
+  const sop = sopAt(imageId);
+  return sop ? { sop, frame: frameNumber(imageId) } : null;
+}
+
+const nameOf = ({ sop, frame }: Source): string => `${sop}#${frame ?? 1}`;
+
+function sourceIndex(imageIds: string[], isLoaded: boolean): Map<string, number> {
   const known = new Map<string, number>();
   if (!isLoaded) return known;
   imageIds.forEach((imageId, index) => {
-    const sop = sopAt(imageId);
-    if (sop) known.set(sop, index);
+    const source = sourceAt(imageId);
+    if (source) known.set(nameOf(source), index);
   });
   return known;
 }
 
 /** Which frame of a capture was made from which image, both ways; by place where its header doesn't tell. */
 function framesOf(capture: ReadCapture | null, images: number, indexOf: Map<string, number>) {
-  const toImage = capture?.sources.map((sop) => indexOf.get(sop)) ?? [];
-  const isKnown = capture !== null && toImage.length === capture.frames && toImage.every((at) => at !== undefined);
+  const toImage = capture?.sources.map((source) => indexOf.get(nameOf(source))) ?? [];
+  const isKnown =
+    capture !== null &&
+    toImage.length === capture.frames &&
+    toImage.every((at) => at !== undefined) &&
+    new Set(toImage).size === toImage.length; // else the file is named, and not which of its frames
   if (!isKnown) {
     const same = (at: number) => Math.max(0, Math.min(at, Math.max(images, 1) - 1));
     return { toFrame: same, toImage: same };

@@ -7,9 +7,15 @@ export interface SegmentLabel {
   label: string;
 }
 
+/** An image by its SOP Instance UID, and of one with several frames which; null for all (PS3.3, table 10-3). */
+export interface Source {
+  sop: string;
+  frame: number | null;
+}
+
 export interface SegmentFrame {
-  /** SOP Instance UID of the image that the frame lies on. */
-  source: string;
+  /** The image that the frame lies on. */
+  source: Source;
   segment: number;
   index: number;
 }
@@ -32,8 +38,8 @@ export interface Measurement {
 
 export interface Capture {
   frames: number;
-  /** SOP Instance UIDs of the images that the frames were made from, frame after frame. */
-  sources: string[];
+  /** The images that the frames were made from, frame after frame. */
+  sources: Source[];
   seriesUid: string;
   studyUid: string;
 }
@@ -50,7 +56,7 @@ export function parseHeader(bytes: ArrayBuffer): DataSet {
 export function readCapture(data: DataSet): Capture {
   return {
     frames: data.intString("x00280008") ?? 1,
-    sources: items(data, "x00082112").map((item) => item.string("x00081155") ?? ""),
+    sources: items(data, "x00082112").map(referenced),
     seriesUid: data.string("x0020000e") ?? "",
     studyUid: data.string("x0020000d") ?? "",
   };
@@ -66,7 +72,7 @@ export function readSegmentation(data: DataSet): Segmentation {
   }
   const shared = items(data, "x52009229")[0];
   const frames = items(data, "x52009230").map((group, index) => ({
-    source: sourceOf(group) ?? (shared && sourceOf(shared)) ?? "",
+    source: sourceOf(group) ?? (shared && sourceOf(shared)) ?? { sop: "", frame: null },
     segment: segmentOf(group) ?? (shared && segmentOf(shared)) ?? 1,
     index,
   }));
@@ -126,10 +132,14 @@ function codeMeaning(item: DataSet | undefined): string {
   return item ? text(item, "x00080104") : "";
 }
 
-function sourceOf(group: DataSet): string | undefined {
+function sourceOf(group: DataSet): Source | undefined {
   const derivation = items(group, "x00089124")[0];
   const source = derivation && items(derivation, "x00082112")[0];
-  return source?.string("x00081155");
+  return source && referenced(source);
+}
+
+function referenced(item: DataSet): Source {
+  return { sop: item.string("x00081155") ?? "", frame: item.intString("x00081160") ?? null };
 }
 
 function segmentOf(group: DataSet): number | undefined {

@@ -3,10 +3,13 @@
  * one alone: nothing else keeps the page from showing it.
  */
 import { imageLoader } from "./engine";
+import { isCut } from "./frames";
 
 export interface Loading {
   done: number;
   failed: number;
+  /** Of those that are there: their files end before their pixels do. */
+  cut: number;
   total: number;
 }
 
@@ -19,6 +22,7 @@ export class SeriesLoader {
   private running = 0;
   private done = 0;
   private failed = 0;
+  private cut = 0;
   private isStopped = false;
   private toldMs = 0;
 
@@ -45,10 +49,14 @@ export class SeriesLoader {
     if (index === undefined) return;
     this.waiting.delete(index);
     this.running += 1;
+    const imageId = this.imageIds[index] as string;
     imageLoader
-      .loadAndCacheImage(this.imageIds[index] as string)
+      .loadAndCacheImage(imageId)
       .then(
-        () => (this.done += 1),
+        () => {
+          this.done += 1;
+          if (isCut(imageId)) this.cut += 1;
+        },
         () => (this.failed += 1),
       )
       .finally(() => {
@@ -63,7 +71,7 @@ export class SeriesLoader {
     const [done, failed, total] = [this.done, this.failed, this.imageIds.length];
     if (done + failed < total && performance.now() - this.toldMs < TELL_EVERY_MS) return;
     this.toldMs = performance.now();
-    this.onChange({ done, failed, total });
+    this.onChange({ done, failed, cut: this.cut, total });
   }
 
   private nearest(): number | undefined {

@@ -1,6 +1,6 @@
 /** A Segmentation as coloured labels over the images that it was made from. */
 import { Enums, viewport } from "./engine";
-import type { Segmentation, SegmentFrame } from "./dicom";
+import type { Segmentation, SegmentFrame, Source } from "./dicom";
 import { pixelsToCanvas } from "./place";
 
 /** Colours that differ for people who see red and green alike, too (Okabe and Ito, 2008). */
@@ -17,6 +17,8 @@ export const SEGMENT_COLORS: readonly (readonly [number, number, number])[] = [
 export const colorOf = (segment: number): readonly [number, number, number] =>
   SEGMENT_COLORS[(segment - 1) % SEGMENT_COLORS.length] as readonly [number, number, number];
 
+const keyOf = ({ sop, frame }: Source): string => `${sop}#${frame ?? "all"}`;
+
 /**
  * Drawn over each image once that is drawn. Not Cornerstone3D's own: that needs a graphics card, and an array of labels
  * for all images, once all are loaded; here one image's labels are unpacked when it comes into sight.
@@ -28,15 +30,16 @@ export class Overlay {
   private readonly hidden = new Set<number>();
   private readonly element: HTMLDivElement;
 
-  /** ``sopOf`` tells an image's SOP Instance UID. */
+  /** ``sourceOf`` tells an image's SOP Instance UID and the number of its frame. */
   constructor(
     private readonly viewportId: string,
     private readonly read: Segmentation,
     private opacity: number,
-    private readonly sopOf: (imageId: string) => string | undefined,
+    private readonly sourceOf: (imageId: string) => Source | null,
   ) {
     for (const frame of read.frames) {
-      this.frames.set(frame.source, [...(this.frames.get(frame.source) ?? []), frame]);
+      const key = keyOf(frame.source);
+      this.frames.set(key, [...(this.frames.get(key) ?? []), frame]);
     }
     this.picture.width = read.columns;
     this.picture.height = read.rows;
@@ -60,6 +63,18 @@ export class Overlay {
     this.element.removeEventListener(Enums.Events.IMAGE_RENDERED, this.draw);
   }
 
+  /** How many of its frames lie on none of ``imageIds``, and so are never seen. */
+  countUnplaced(imageIds: readonly string[]): number {
+    const placed = new Set(imageIds.flatMap((imageId) => this.framesOn(imageId)));
+    return this.read.frames.length - placed.size;
+  }
+
+  private framesOn(imageId: string): SegmentFrame[] {
+    const source = this.sourceOf(imageId);
+    if (source === null) return [];
+    return [...(this.frames.get(keyOf(source)) ?? []), ...(this.frames.get(keyOf({ ...source, frame: null })) ?? [])];
+  }
+
   private change(): void {
     this.painted = null;
     viewport(this.viewportId).render();
@@ -68,15 +83,14 @@ export class Overlay {
   private readonly draw = (): void => {
     const shown = viewport(this.viewportId);
     const image = shown.getCornerstoneImage() as { imageId: string; rows: number; columns: number } | undefined;
-    const sop = image && this.sopOf(image.imageId);
-    const frames = this.frames.get(sop ?? "");
+    const frames = image && this.framesOn(image.imageId);
     const place = frames && pixelsToCanvas(shown);
     const context = shown.getCanvas().getContext("2d");
     // A frame that isn't as large as its image doesn't say where on it its pixels lie.
-    if (!sop || !frames || !place || !context) return;
+    if (!frames?.length || !place || !context) return;
     if (image.rows !== this.read.rows || image.columns !== this.read.columns) return;
-    if (this.painted !== sop) this.paint(frames);
-    this.painted = sop;
+    if (this.painted !== image.imageId) this.paint(frames);
+    this.painted = image.imageId;
     context.save();
     context.setTransform(place);
     context.imageSmoothingEnabled = false;

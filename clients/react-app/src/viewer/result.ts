@@ -3,6 +3,7 @@ import type { Job, SignedOutput } from "../api/types";
 import { parse, parseHeader, readCapture, readMeasurements, readSegmentation } from "./dicom";
 import type { Capture, Measurement, Segmentation } from "./dicom";
 import { dicomImageLoader } from "./engine";
+import { framesOf } from "./frames";
 
 export interface ReadResult {
   segmentation: Segmentation | null;
@@ -41,8 +42,7 @@ export async function readCaptureFile(file: OutputFile, signal: AbortSignal): Pr
   const bytes = await fetched(file.url, signal);
   const read = readCapture(parseHeader(bytes));
   const id = dicomImageLoader.wadouri.fileManager.add(new Blob([bytes], { type: "application/dicom" }));
-  const imageIds =
-    read.frames > 1 ? Array.from({ length: read.frames }, (_, frame) => `${id}?frame=${frame + 1}`) : [id];
+  const imageIds = read.frames > 1 ? framesOf(id, read.frames) : [id];
   return { ...read, imageIds };
 }
 
