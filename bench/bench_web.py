@@ -1,4 +1,4 @@
-"""The web client in a headless Chromium that draws without a graphics card: first image, scrolling, many jobs.
+"""The web client in a headless Chromium without a graphics card: first image, scrolling, many jobs.
 
 The platform itself serves the page.
 """
@@ -26,6 +26,7 @@ SLICES = 236
 ROUNDS = 5
 JOBS = 5000
 STEPS = 100
+STEPS_WHILE_LOADING = 40
 
 _SCROLL = """async steps => {
     const frame = document.querySelector(".view-image"), place = frame.querySelector(".view-canvas");
@@ -62,26 +63,31 @@ def bench() -> list[Figure]:
         with chromium() as browser:
             options = unconfined(ROOT / "bench" / "processors")
             with Platform(home, pacs=Path(folder), options=options) as running:
-                lists, images, rates = [], [], []
+                lists, images, pages, loading, rates = [], [], [], [], []
                 for _ in range(ROUNDS):
                     someone = Person(browser, running.base)
                     began = time.perf_counter()
                     someone.visit().wait_for_selector(".series-card")
-                    lists.append(time.perf_counter() - began)
-                    began = time.perf_counter()
+                    listed = time.perf_counter()
                     someone.open_series(SLICES)
-                    images.append(time.perf_counter() - began)
+                    shown = time.perf_counter()
+                    lists.append(listed - began)
+                    images.append(shown - listed)
+                    pages.append(shown - began)
+                    loading.append(float(someone.page.evaluate(_SCROLL, STEPS_WHILE_LOADING)))
                     someone.wait_loaded(SLICES)
                     rates.append(float(someone.page.evaluate(_SCROLL, STEPS)))
                     someone.close()
-                shown, filtered = _many_jobs(running, Person(browser, running.base))
+                paged, filtered = _many_jobs(running, Person(browser, running.base))
                 running.kill()
     return [
         Figure("JavaScript before the viewer, gzip", "kB", [_entry_kb(built)], 400),
         Figure("cold page until the list of series", "s", lists),
         Figure("click on a series in the list until its image", "s", images, 1.0),
+        Figure("cold page, list and click until the image", "s", pages, 1.0),
+        Figure("scroll steps while the series loads", "steps/s", loading),
         Figure("scroll steps on loaded slices", "steps/s", rates, 50, at_least=True),
-        Figure(f"a page with {JOBS} jobs: until the first are shown", "s", [shown]),
+        Figure(f"a page with {JOBS} jobs: until the first are shown", "s", [paged]),
         Figure("… a change of the filter", "ms", filtered, 100, of=statistics.median),
     ]
 
