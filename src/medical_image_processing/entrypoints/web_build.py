@@ -133,7 +133,6 @@ def _run(command: Sequence[str], limit_s: float, lock: int | None = None) -> str
 
     It holds ``lock``, too: if this process is killed, nobody else builds in that folder before npm has ended.
     """
-    posix = os.name != "nt"
     process = subprocess.Popen(  # noqa: S603 - npm, where the user's PATH has it
         command,
         cwd=CLIENT,
@@ -143,7 +142,7 @@ def _run(command: Sequence[str], limit_s: float, lock: int | None = None) -> str
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        process_group=0 if posix else None,
+        process_group=None if os.name == "nt" else 0,
         pass_fds=(lock,) if lock is not None else (),
     )
     name = f"{Path(command[0]).stem} {command[1]}"
@@ -153,13 +152,21 @@ def _run(command: Sequence[str], limit_s: float, lock: int | None = None) -> str
         raise BuildFailed(f"`{name}` did not end within {limit_s:.0f} s") from None
     finally:
         if process.poll() is None:
-            # What npm started is in its group, and would go on without it.
-            os.killpg(process.pid, signal.SIGKILL) if posix else process.kill()
-            process.wait()
+            _kill(process)
     if process.returncode != 0:
         end = "\n".join(said.strip().splitlines()[-_SAID_LINES:])
         raise BuildFailed(f"`{name}` failed, and said:\n{end}")
     return said
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End the program, and what it started: that is in its group, and would go on without it."""
+    with contextlib.suppress(ProcessLookupError):
+        if os.name == "nt":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
