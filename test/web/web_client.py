@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -136,6 +137,15 @@ class Person:
         card = self.page.wait_for_selector(f'.job-card[data-status="{until}"]')
         assert card is not None
         return card.get_attribute("data-job") or ""
+
+    def give_parameters(self, **parameters: object) -> None:
+        """As JSON, to the chosen algorithm, whose record describes none."""
+        self.page.locator(".side summary").click()
+        self.page.locator(".side textarea").fill(json.dumps(parameters))
+
+    def become(self, client_id: str) -> None:
+        """This browser's pages are that client's, as those of another browser are that was given its id."""
+        self.context.add_init_script(f"localStorage.setItem('mip.client_id', {json.dumps(client_id)})")
 
     def client_id(self) -> str:
         """What this browser is to the platform."""

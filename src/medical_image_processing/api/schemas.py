@@ -150,6 +150,14 @@ class LogAnswer(BaseModel):
     gap: bool
 
 
+class DurationsAnswer(BaseModel):
+    """Seconds from start to end of the jobs that succeeded."""
+
+    count: int
+    median_s: float
+    p95_s: float
+
+
 class BucketAnswer(BaseModel):
     """Jobs that ended from ``at`` on, until the next bucket."""
 
@@ -157,14 +165,7 @@ class BucketAnswer(BaseModel):
     succeeded: int
     failed: int
     cancelled: int
-
-
-class DurationsAnswer(BaseModel):
-    """Seconds from start to end of the jobs that succeeded."""
-
-    count: int
-    median_s: float
-    p95_s: float
+    durations: DurationsAnswer | None
 
 
 class StatisticsAnswer(BaseModel):
@@ -191,7 +192,7 @@ class StatisticsAnswer(BaseModel):
             workers=found.workers,
             oldest_wait_s=None if found.oldest_wait_s is None else round(found.oldest_wait_s, 3),
             bucket_s=found.bucket_s,
-            buckets=[BucketAnswer(**{**asdict(one), "at": to_iso(one.at)}) for one in found.buckets],
+            buckets=[BucketAnswer(**asdict(one) | {"at": to_iso(one.at)}) for one in found.buckets],
             complete_since=to_iso(found.complete_since),
             durations=DurationsAnswer(**asdict(found.durations)) if found.durations else None,
         )

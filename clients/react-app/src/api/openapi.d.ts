@@ -617,6 +617,7 @@ export interface components {
             at: string;
             /** Cancelled */
             cancelled: number;
+            durations: components["schemas"]["DurationsAnswer"] | null;
             /** Failed */
             failed: number;
             /** Succeeded */
