@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from web_client import MakePerson
+from web_client import MakePerson, place_of
 
 from api_calls import Api, until
 from platform_process import Platform
 
 ABDOMEN = 20
-
-
-def place_of(platform: Platform, images: int) -> dict[str, str]:
-    """The series of so many images, for a job."""
-    headers = {"x-api-key": platform.env["PACS_API_KEY"]}
-    listed = Api(platform).http.get("/pacs/series", headers=headers).json()
-    [found] = [one for one in listed if one["images"] == images]
-    return {"study_id": found["study_id"], "series_id": found["series_id"], "scope": "series"}
 
 
 @contextmanager
