@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from medical_image_processing.engines.embedded.database import Database
+from medical_image_processing.engines.embedded.jobs import read_job
 from medical_image_processing.engines.embedded.schema import MIGRATIONS
 from medical_image_processing.errors import Conflict, Unavailable
+from medical_image_processing.model.job import JobMessage, PacsRef, Scope
 
 
 def run(path: Path, work: Callable[[Database], Awaitable[None]]) -> None:
@@ -123,6 +125,34 @@ def test_what_is_to_follow_a_write_and_fails_hurts_neither_the_write_nor_its_nei
             )
         assert isinstance(outcomes[0], KeyError) and outcomes[1] is None
         assert subjects(database) == {"its own", "its neighbour"}
+
+    run(tmp_path / "mip.db", work)
+
+
+def test_jobs_from_before_their_owners_ids_were_kept_never_tell_a_pseudonym(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "mip.db") as file:
+        for script in MIGRATIONS[:7]:
+            file.executescript(script)
+        file.execute("PRAGMA user_version = 7")
+        file.execute("INSERT INTO pseudonyms VALUES ('2.25.1', '1.2.3')")
+        for job_id, study_id in (("plain", "1.2.3"), ("hidden", "2.25.1")):
+            message = JobMessage.model_validate(
+                {
+                    "job_id": job_id,
+                    "client_id": "c",
+                    "algo_id": "a",
+                    "pacs": {"study_id": study_id, "scope": "study"},
+                }
+            )
+            file.execute(
+                "INSERT INTO jobs (job_id, algo_id, client_id, fingerprint, message_id, body, status, created_at)"
+                " VALUES (?, 'a', 'c', 'f', 'm', ?, 'QUEUED', 0)",
+                (job_id, message.model_dump_json(exclude_none=True)),
+            )
+
+    async def work(database: Database) -> None:
+        told = {row["job_id"]: read_job(row).asked_pacs() for row in database.read("SELECT * FROM jobs")}
+        assert told == {"plain": PacsRef(study_id="1.2.3", scope=Scope.STUDY), "hidden": None}
 
     run(tmp_path / "mip.db", work)
 

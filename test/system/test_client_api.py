@@ -64,6 +64,17 @@ def test_b9_a_job_that_waits_is_cancelled_told_and_never_run(api: Api) -> None:
     assert api.job(job_id) == answer.json()
 
 
+def test_b10_a_job_tells_what_it_was_asked_for_and_a_list_leaves_out_what_may_be_long(api: Api) -> None:
+    job_id = api.process("puppet", client_id="asker", pacs=IMAGE, do="sleep", seconds=0, names=["a", None])
+    job = api.until_ended(job_id)
+    assert job["pacs"] == IMAGE
+    assert job["parameters"] == {"do": "sleep", "seconds": 0, "names": ["a", None]}
+    [listed] = api.get("/jobs", client_id="asker").json()["jobs"]
+    assert listed["pacs"] == IMAGE and "parameters" not in listed
+    again = api.process("puppet", client_id="asker", pacs=job["pacs"], **job["parameters"])
+    assert api.until_ended(again)["status"] == job["status"]
+
+
 def test_a_client_sees_what_it_may_use_and_nothing_of_how_it_is_run(api: Api) -> None:
     listed = {one["algo_id"]: one for one in api.get("/algorithms").json()["algorithms"]}
     assert listed["puppet"] == {

@@ -197,6 +197,19 @@ def check(file: Path, content: bytes) -> None:
     assert not [line for line in said.splitlines() if line.startswith("Error")], said
 
 
+def test_b10_the_owner_is_told_what_it_sent_and_nobody_what_a_pseudonym_stands_for(stage: Stage) -> None:
+    for name, job in zip(scopes_of(stage), jobs_of(stage), strict=True):
+        assert job["pacs"] == SCOPES[name]
+    listed = stage.api.get("/jobs", algo_id=ALGORITHM).json()["jobs"]
+    assert listed and all(one["pacs"] in SCOPES.values() for one in listed)
+    [study] = stage.pacs("/studies").json()
+    asked = {"study_id": study, "scope": "study"}
+    for algo_id in (KNOWING, ALGORITHM):  # in league with one that has learned the pseudonym
+        job_id = stage.api.process(algo_id, pacs=asked)
+        assert stage.api.job(job_id)["pacs"] == asked
+        assert found_in(json.dumps(stage.api.until_ended(job_id)).encode()) == set()
+
+
 def test_a4_the_access_record_has_the_real_images(stage: Stage) -> None:
     job = stage.api.succeeds(ALGORITHM, pacs=SCOPES["series"])
     with stage.platform.client() as client:

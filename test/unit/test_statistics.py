@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medical_image_processing.control.statistics import MOST_HOURS, Statistician, fill_buckets, measure_durations
+from medical_image_processing.control.statistics import (
+    MOST_HOURS,
+    Durations,
+    Statistician,
+    fill_buckets,
+    measure_durations,
+)
 from medical_image_processing.model.job import Job, JobStatus
 from medical_image_processing.ports.workload import Backlog, End, Ends
 
@@ -64,6 +70,16 @@ def test_each_end_is_counted_once_where_it_was(drawn: list[tuple[JobStatus, floa
     for status, at in drawn:
         bucket = buckets[min(59, int(at // 60))]
         assert bucket.at <= 7200 + at and getattr(bucket, status.value.lower()) >= 1
+
+
+def test_each_bucket_has_the_durations_of_what_ended_in_it() -> None:
+    ends = [End(JobStatus.SUCCEEDED, 7200.0, 7200.0 + took) for took in (1, 2, 30, 61)]
+    first, second, third = fill_buckets(Ends(tuple(ends), 7200), since=7200, until=7380, bucket_s=60)
+    assert (first.durations, second.durations, third.durations) == (
+        Durations(3, 2, 30),
+        Durations(1, 61, 61),
+        None,
+    )
 
 
 def test_durations_are_those_of_jobs_that_succeeded_by_nearest_rank() -> None:

@@ -14,7 +14,8 @@ from web_client import MakePerson, Person, built_client, chromium
 
 from api_calls import Api
 from medical_image_processing import samples
-from platform_process import Platform
+from medical_image_processing.testing import puppet
+from platform_process import Platform, unconfined
 
 BUILD_S = 900
 
@@ -40,11 +41,14 @@ def web_pacs(tmp_path_factory: pytest.TempPathFactory, samples_cache: Path) -> P
 
 @pytest.fixture(scope="session")
 def web_platform(tmp_path_factory: pytest.TempPathFactory, web_pacs: Path) -> Iterator[Platform]:
-    """``mip up``, which serves the client, with processing_1, whose results are of every kind."""
+    """``mip up``, which serves the client, with processing_1, whose results are of every kind, and the puppet,
+    which does what its job says."""
     built_client()
-    home = tmp_path_factory.mktemp("web-platform") / "home"
-    with Platform(home, pacs=web_pacs) as platform:
-        Api(platform).register("processing_1", outputs=["SC", "SEG", "SR"])
+    folder = tmp_path_factory.mktemp("web-platform")
+    with Platform(folder / "home", pacs=web_pacs, options=unconfined(folder)) as platform:
+        api = Api(platform)
+        api.register("puppet", env=puppet.install(folder / "site"), wait_for=None)
+        api.register("processing_1", outputs=["SC", "SEG", "SR"])
         yield platform
 
 

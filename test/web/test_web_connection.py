@@ -28,13 +28,15 @@ def test_a_killed_platform_comes_back_under_an_open_page(own_platform: Platform,
     try:
         page = someone.visit("jobs")
         page.wait_for_selector(".connection.is-open")
+        under_way = send(platform, someone.client_id())
         platform.kill()
         page.wait_for_selector(".connection.is-waiting")
         platform.start()
         page.wait_for_selector(".connection.is-open")
         # A job sent from elsewhere in this browser's name.
         job_id = send(platform, someone.client_id())
-        page.wait_for_selector(f'tr[data-job="{job_id}"][data-status="SUCCEEDED"]')
+        for sent in (job_id, under_way):
+            page.wait_for_selector(f'tr[data-job="{sent}"][data-status="SUCCEEDED"]')
         assert not someone.broken
     finally:
         someone.close()

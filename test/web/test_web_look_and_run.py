@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pydicom
-from web_client import MakePerson, Person
+from web_client import MakePerson, Person, place_of
 
 from api_calls import Api, until
 from platform_process import Platform
@@ -84,6 +84,56 @@ def test_window_zoom_and_length_by_mouse_and_keys(person: MakePerson) -> None:
     page.wait_for_selector(".view-canvas svg >> text=/[0-9.]+ mm/")
     page.get_by_role("button", name="Remove measurements").click()
     page.wait_for_selector(".view-canvas svg >> text=/[0-9.]+ mm/", state="detached")
+
+
+def test_zoom_pan_and_reset_by_mouse_and_keys(person: MakePerson) -> None:
+    someone = person()
+    page = someone.visit()
+    someone.open_series(ABDOMEN)
+    someone.wait_loaded(ABDOMEN)
+    frame = page.locator(".view-image").first
+    frame.focus()
+    began, whole = middle(someone), brightness(someone)
+    page.keyboard.press("+")
+    until(lambda: brightness(someone) > whole * 1.1, "the image is larger, the air around it less")
+    page.keyboard.press("r")
+    until(lambda: abs(brightness(someone) - whole) < whole * 0.02, "and as it was")
+    page.get_by_role("button", name="Pan").click()
+    drag(someone, 90, 0)
+    until(lambda: middle(someone) > began + 45, "the image went to the right with the hand")
+    page.get_by_role("button", name="Reset").click()
+    until(lambda: abs(middle(someone) - began) < 2, "and back")
+    page.get_by_role("button", name="Zoom").click()
+    drag(someone, 0, 60)
+    until(lambda: abs(brightness(someone) - whole) > whole * 0.05, "the hand zooms")
+    page.get_by_role("button", name="Reset").click()
+    page.get_by_role("button", name="Window", exact=True).click()
+    before = page.locator(".mark-window").inner_text()
+    drag(someone, 60, 0)
+    until(lambda: page.locator(".mark-window").inner_text() != before, "the hand sets the window")
+    page.get_by_role("button", name="Keyboard").click()
+    page.wait_for_selector("dialog:has-text('Ten images')")
+
+
+def drag(person: Person, right: int, down: int) -> None:
+    """With the left button, from the middle of the image."""
+    box = person.page.locator(".view-image").first.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    person.page.mouse.move(x, y)
+    person.page.mouse.down()
+    person.page.mouse.move(x + right, y + down, steps=4)
+    person.page.mouse.up()
+
+
+def middle(person: Person) -> float:
+    """Where what is drawn has its middle, from left to right, in pixels."""
+    import numpy as np
+    from PIL import Image
+
+    picture = person.page.locator(".view-canvas canvas").first.screenshot()
+    columns = np.asarray(Image.open(io.BytesIO(picture)).convert("L"), float).sum(axis=0)
+    return float((columns * np.arange(len(columns))).sum() / columns.sum())
 
 
 def test_a_result_comes_beside_the_original_and_scrolls_with_it(person: MakePerson, tmp_path: Path) -> None:
@@ -214,10 +264,7 @@ def test_a_waiting_job_shows_its_place_and_is_cancelled(person: MakePerson, web_
     someone = person()
     page = someone.visit()
     someone.open_series(CHEST)
-    chest = {"study_id": "", "series_id": "", "scope": "series"}
-    for series in api.http.get("/pacs/series", headers={"x-api-key": web_platform.env["PACS_API_KEY"]}).json():
-        if series["images"] == CHEST:
-            chest |= {"study_id": series["study_id"], "series_id": series["series_id"]}
+    chest = place_of(web_platform, CHEST)
     before = [api.process("processing_1", client_id="client-busy", pacs=chest) for _ in range(4)]
     someone.choose_algorithm("processing_1")
     page.get_by_role("button", name="Run", exact=True).click()

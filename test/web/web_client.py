@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from api_calls import Api
 from medical_image_processing.entrypoints.web_build import CLIENT, build_client
+from platform_process import Platform
 
 CHROMIUM = "/usr/bin/chromium"
 BUILD_S = 600
@@ -116,6 +119,15 @@ class Person:
         assert card is not None
         return card.get_attribute("data-job") or ""
 
+    def give_parameters(self, **parameters: object) -> None:
+        """As JSON, to the chosen algorithm, whose record describes none."""
+        self.page.locator(".side summary").click()
+        self.page.locator(".side textarea").fill(json.dumps(parameters))
+
+    def become(self, client_id: str) -> None:
+        """This browser's pages are that client's, as those of another browser are that was given its id."""
+        self.context.add_init_script(f"localStorage.setItem('mip.client_id', {json.dumps(client_id)})")
+
     def client_id(self) -> str:
         """What this browser is to the platform."""
         return str(self.page.evaluate("localStorage.getItem('mip.client_id')"))
@@ -130,6 +142,14 @@ class Person:
     def close(self) -> None:
         """The browser's window goes, and nothing of it stays."""
         self.context.close()
+
+
+def place_of(platform: Platform, images: int) -> dict[str, str]:
+    """The series of so many images, for a job."""
+    headers = {"x-api-key": platform.env["PACS_API_KEY"]}
+    listed = Api(platform).http.get("/pacs/series", headers=headers).json()
+    [found] = [one for one in listed if one["images"] == images]
+    return {"study_id": found["study_id"], "series_id": found["series_id"], "scope": "series"}
 
 
 MakePerson = Callable[..., Person]

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from medical_image_processing.api import schemas
 from medical_image_processing.api.access import Access, Caller, ClientKey, ClientToken
-from medical_image_processing.api.results import host_of, job_answer
+from medical_image_processing.api.results import host_of, job_answer, one_job_answer
 from medical_image_processing.control.cancelling import cancel_job
 from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.outlook import NO_OUTLOOK, look_ahead
@@ -91,19 +91,19 @@ def create_router(
             algorithms=[schemas.OfferAnswer.of(offer) for offer in page.items], next_cursor=page.next_cursor
         )
 
-    @routes.get("/jobs/{job_id}", response_model=schemas.JobAnswer, responses=schemas.errors(404))
+    @routes.get("/jobs/{job_id}", response_model=schemas.OneJobAnswer, responses=schemas.errors(404))
     async def show(job_id: JobIdPath, caller: Client, request: Request) -> Response:
         """One job, with where its result lies once it has one."""
         job = await _own_job(job_id, caller)
         outlook = (await look_ahead(workload, [job])).get(job_id, NO_OUTLOOK)
-        return JSONResponse(job_answer(job, outputs, host_of(request.headers.get("host")), outlook))
+        return JSONResponse(one_job_answer(job, outputs, host_of(request.headers.get("host")), outlook))
 
-    @routes.post("/jobs/{job_id}/cancel", response_model=schemas.JobAnswer, responses=schemas.errors(404, 409))
+    @routes.post("/jobs/{job_id}/cancel", response_model=schemas.OneJobAnswer, responses=schemas.errors(404, 409))
     async def cancel(job_id: JobIdPath, caller: Client, request: Request) -> Response:
         """Cancel a job that waits; twice is no error. Once it runs it is too late: 409."""
         await _own_job(job_id, caller)
         job = await cancel_job(jobs, push, job_id, actor=caller.name)
-        return JSONResponse(job_answer(job, outputs, host_of(request.headers.get("host"))))
+        return JSONResponse(one_job_answer(job, outputs, host_of(request.headers.get("host"))))
 
     @routes.get("/jobs", response_model=schemas.JobPage, responses=schemas.errors(403))
     async def list_jobs(

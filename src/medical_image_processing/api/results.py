@@ -32,9 +32,16 @@ def result_message(job: Job, outputs: Outputs, host: str) -> dict[str, Any]:
 
 
 def job_answer(job: Job, outputs: Outputs, host: str, outlook: Outlook = NO_OUTLOOK) -> dict[str, Any]:
-    """What GET /jobs/{job_id} answers."""
+    """What GET /jobs answers of each."""
+    asked = job.asked_pacs()
     answer = job.model_dump(mode="json", exclude={"result"}) | {"result": _signed(job, outputs, host)}
+    answer["pacs"] = asked.model_dump(mode="json", exclude_none=True) if asked is not None else None
     return answer | {"queue_position": outlook.queue_position, "expected_s": outlook.expected_s}
+
+
+def one_job_answer(job: Job, outputs: Outputs, host: str, outlook: Outlook = NO_OUTLOOK) -> dict[str, Any]:
+    """What GET /jobs/{job_id} answers."""
+    return job_answer(job, outputs, host, outlook) | {"parameters": job.asked_parameters()}
 
 
 def _signed(job: Job, outputs: Outputs, host: str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from medical_image_processing.control.catalogue import Offer
 from medical_image_processing.control.statistics import Statistics
 from medical_image_processing.model.algorithm import Algorithm, AlgorithmStatus, OutputKind
-from medical_image_processing.model.job import Job, JobStatus, Output, StoredObject
+from medical_image_processing.model.job import Job, JobStatus, Output, PacsRef, StoredObject
 from medical_image_processing.model.parameters import ParametersSchema
 from medical_image_processing.model.timestamps import to_iso
 from medical_image_processing.ports.keys import KeyRole
@@ -93,13 +93,22 @@ class JobAnswerResult(BaseModel):
 
 
 class JobAnswer(Job):
-    """A job as GET /jobs/{job_id} shows it. Times are ISO 8601, UTC."""
+    """A job as GET /jobs shows it. Times are ISO 8601, UTC."""
 
+    pacs: PacsRef | None
+    """What it was asked to process, as sent; None where the platform knows only what the algorithm got for it."""
     result: JobAnswerResult | None = None  # type: ignore[assignment]
     queue_position: int | None = None
     """Jobs of its algorithm that are taken before it, and itself; None once a worker has it, or where unknown."""
     expected_s: float | None = None
     """The median of what its algorithm's newest jobs took, while this one is open; None where there are none."""
+
+
+class OneJobAnswer(JobAnswer):
+    """A job by itself: with all that was asked for."""
+
+    parameters: dict[str, Any]
+    """As sent; a list of jobs does without, as they may be 64 KiB each."""
 
 
 class JobPage(BaseModel):
@@ -141,6 +150,14 @@ class LogAnswer(BaseModel):
     gap: bool
 
 
+class DurationsAnswer(BaseModel):
+    """Seconds from start to end of the jobs that succeeded."""
+
+    count: int
+    median_s: float
+    p95_s: float
+
+
 class BucketAnswer(BaseModel):
     """Jobs that ended from ``at`` on, until the next bucket."""
 
@@ -148,14 +165,7 @@ class BucketAnswer(BaseModel):
     succeeded: int
     failed: int
     cancelled: int
-
-
-class DurationsAnswer(BaseModel):
-    """Seconds from start to end of the jobs that succeeded."""
-
-    count: int
-    median_s: float
-    p95_s: float
+    durations: DurationsAnswer | None
 
 
 class StatisticsAnswer(BaseModel):
@@ -182,7 +192,7 @@ class StatisticsAnswer(BaseModel):
             workers=found.workers,
             oldest_wait_s=None if found.oldest_wait_s is None else round(found.oldest_wait_s, 3),
             bucket_s=found.bucket_s,
-            buckets=[BucketAnswer(**{**asdict(one), "at": to_iso(one.at)}) for one in found.buckets],
+            buckets=[BucketAnswer(**asdict(one) | {"at": to_iso(one.at)}) for one in found.buckets],
             complete_since=to_iso(found.complete_since),
             durations=DurationsAnswer(**asdict(found.durations)) if found.durations else None,
         )

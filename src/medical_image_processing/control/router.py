@@ -76,6 +76,7 @@ class Router:
             client_id=request.client_id or client_id or new_client_id(),
             algo_id=algo_id,
             pacs=await self._deidentified(request.pacs) if algorithm.deidentify else request.pacs,
+            sent=request.pacs if algorithm.deidentify else None,
             parameters=request.parameters,
             store=store or None,
             send_to=send_to,

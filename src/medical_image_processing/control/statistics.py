@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,22 +19,23 @@ _BUCKETS_S = (60, 300, 900, 1800, 3600, 7200, 10_800)
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Jobs that ended from ``at`` (epoch seconds) on, until the next bucket."""
-
-    at: float
-    succeeded: int
-    failed: int
-    cancelled: int
-
-
-@dataclass(frozen=True)
 class Durations:
     """Seconds from start to end of ``count`` jobs that succeeded."""
 
     count: int
     median_s: float
     p95_s: float
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Jobs that ended from ``at`` (epoch seconds) on, until the next bucket; ``durations`` None without any."""
+
+    at: float
+    succeeded: int
+    failed: int
+    cancelled: int
+    durations: Durations | None = None
 
 
 @dataclass(frozen=True)
@@ -84,18 +86,21 @@ class Statistician:
 def fill_buckets(ends: Ends, *, since: float, until: float, bucket_s: int) -> tuple[Bucket, ...]:
     """Buckets from ``since`` to ``until``, the empty ones too. A clock that was set back puts ends in the last."""
     places = round((until - since) / bucket_s)
-    counted = [dict.fromkeys(JobStatus, 0) for _ in range(places)]
+    ended: list[list[End]] = [[] for _ in range(places)]
     for end in ends.ends:
         if end.finished_at >= since:
-            counted[min(places - 1, int((end.finished_at - since) // bucket_s))][end.status] += 1
-    return tuple(
-        Bucket(
-            since + number * bucket_s,
-            succeeded=counts[JobStatus.SUCCEEDED],
-            failed=counts[JobStatus.FAILED],
-            cancelled=counts[JobStatus.CANCELLED],
-        )
-        for number, counts in enumerate(counted)
+            ended[min(places - 1, int((end.finished_at - since) // bucket_s))].append(end)
+    return tuple(_bucket(since + number * bucket_s, some) for number, some in enumerate(ended))
+
+
+def _bucket(at: float, ends: Sequence[End]) -> Bucket:
+    counts = Counter(end.status for end in ends)
+    return Bucket(
+        at,
+        succeeded=counts[JobStatus.SUCCEEDED],
+        failed=counts[JobStatus.FAILED],
+        cancelled=counts[JobStatus.CANCELLED],
+        durations=measure_durations(ends),
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
@@ -60,6 +61,9 @@ class PacsRef(BaseModel):
         if self.scope is Scope.IMAGE and self.image_id is None:
             raise ValueError("scope 'image' needs image_id")
         return self
+
+
+_PACS_OR_NONE: TypeAdapter[PacsRef | None] = TypeAdapter(PacsRef | None)
 
 
 class ProcessRequest(BaseModel):
@@ -111,6 +115,8 @@ class JobMessage(BaseModel):
     """True where the results go back into the PACS, which is the platform's to do; else it is not there."""
     send_to: str | None = Field(default=None, exclude=True)
     """The AE title of the node that the results are sent to, once there are some. No worker is told."""
+    sent: PacsRef | None = Field(default=None, exclude=True)
+    """What its owner asked for, where ``pacs`` has pseudonyms in its place. No worker is told."""
 
 
 class JobStatus(StrEnum):
@@ -227,6 +233,14 @@ class Stored(BaseModel):
     error: JobError | None = None
 
 
+class _Placed(BaseModel):
+    """Of a job message no more than this; the rest may be long."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    pacs: PacsRef
+
+
 class JobEnd(NamedTuple):
     """One end of a job. A replayed job ends again, and is sent with another message before that."""
 
@@ -246,6 +260,10 @@ class Job(BaseModel):
     """The message it was last sent with."""
     study_id: SkipJsonSchema[str] = Field(default="", exclude=True)
     """The study it was given, where its results are to be stored."""
+    message: SkipJsonSchema[str] = Field(default="", exclude=True)
+    """Its message as JSON, read only when it is asked for: parameters may be long, and lists too."""
+    sent_pacs: SkipJsonSchema[str | None] = Field(default=None, exclude=True)
+    """What it was asked to process, as JSON, where its message has pseudonyms; ``null`` where not known."""
     status: JobStatus
     created_at: str
     started_at: str | None = None
@@ -260,6 +278,16 @@ class Job(BaseModel):
     """The AE title of the node that its results are sent to, for a job whose images came by C-STORE."""
     sent: Stored | None = None
     """How that goes; None until the job has ended."""
+
+    def asked_pacs(self) -> PacsRef | None:
+        """What it was asked to process, as sent; None where only pseudonyms of that are left."""
+        if self.sent_pacs is not None:
+            return _PACS_OR_NONE.validate_json(self.sent_pacs)
+        return _Placed.model_validate_json(self.message).pacs
+
+    def asked_parameters(self) -> dict[str, Any]:
+        """The parameters it was sent with."""
+        return JobMessage.model_validate_json(self.message).parameters
 
     @property
     def end(self) -> JobEnd:

@@ -14,6 +14,8 @@ Clauses, each a test in ``testing/``:
 - B8 a reopened job's next end is another end: marking the earlier one seen does not touch it (law J7)
 - B9 ``cancel`` ends a QUEUED job, and only such a one, CANCELLED, and who did it is on record (law A4); what comes
   of its message, where a worker has it already or the engine can't take it back, changes nothing any more (J1, J2)
+- B10 a job tells its owner for good what was asked for, as it was sent; pseudonyms that a worker gets in its place
+  are never told, nor is a worker told what they stand for
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def failed(job_id: str, code: str = "ALGORITHM_RAISED") -> Report:
 
 
 class JobsContract:
-    """Clauses B1 to B9."""
+    """Clauses B1 to B10."""
 
     def run(self, work: Callable[[JobPorts], Awaitable[None]]) -> None:
         """Run ``work`` against a fresh engine."""
@@ -291,6 +291,37 @@ class JobsContract:
                 assert job is not None and job.status is wanted and (job.result is None) == cancelled
             unseen = await ports.jobs.unseen("client-1", after=None, limit=20)
             assert [job.job_id for job in unseen] == names
+
+        self.run(work)
+
+    def test_b10_a_job_tells_what_it_was_asked_for_before_and_after_its_end(self) -> None:
+        async def work(ports: JobPorts) -> None:
+            message = a_message("j1").model_copy(update={"parameters": {"above": 300, "names": ["a", None]}})
+            await ports.jobs.accept(message, "same")
+            waiting = await ports.jobs.get("j1")
+            (ended,) = await ports.jobs.apply([succeeded("j1")])
+            (listed,) = (await ports.jobs.page()).items
+            (missed,) = await ports.jobs.unseen("client-1", after=None, limit=1)
+            for job in (waiting, ended, listed, missed):
+                assert job is not None and job.asked_pacs() == message.pacs
+                assert job.asked_parameters() == message.parameters
+
+        self.run(work)
+
+    def test_b10_neither_the_owner_nor_the_worker_is_told_what_the_other_calls_it(self) -> None:
+        async def work(ports: JobPorts) -> None:
+            asked = PacsRef(study_id="smith-anna", series_id="1", image_id="2.dcm", scope=Scope.IMAGE)
+            message = a_message("j1").model_copy(update={"sent": asked})
+            await ports.jobs.accept(message, "same")
+            (received,) = await ports.queues.receive(naming.queue(ALGO), limit=1, wait_s=0)
+            assert "smith" not in received.body and "study-1" in received.body
+            await ports.jobs.apply([failed("j1", DEAD_LETTERED)])
+            await ports.queues.delete(naming.queue(ALGO), [received.receipt_handle])
+            await ports.jobs.replay("j1", actor="anna")
+            (again,) = await ports.queues.receive(naming.queue(ALGO), limit=1, wait_s=0)
+            assert "smith" not in again.body
+            job = await ports.jobs.get("j1")
+            assert job is not None and job.asked_pacs() == asked and "smith" not in job.model_dump_json()
 
         self.run(work)
 

@@ -1,5 +1,11 @@
 /** One request to the platform, and its refusals as an error that a person can read. */
 
+export interface WrongField {
+  /** As in the body: ``command.0``; ``body`` where it is about several. */
+  field: string;
+  problem: string;
+}
+
 export class ApiError extends Error {
   constructor(
     /** HTTP status; 0 when there was no answer. */
@@ -7,6 +13,8 @@ export class ApiError extends Error {
     readonly code: string,
     message: string,
     readonly retryAfterS: number | null = null,
+    /** Which fields are wrong, and how, where the platform says so. */
+    readonly fields: readonly WrongField[] = [],
   ) {
     super(message);
   }
@@ -53,18 +61,24 @@ export async function askJson<T>(url: string, asked: Asked = {}): Promise<T> {
   return (await (await ask(url, asked)).json()) as T;
 }
 
+interface Refusal {
+  error?: { code?: string; message?: string; details?: { fields?: WrongField[] } | null };
+}
+
 async function refusal(answer: Response): Promise<ApiError> {
   let code = `HTTP_${answer.status}`;
   let message = answer.statusText || code;
+  let fields: WrongField[] = [];
   try {
-    const said = (await answer.json()) as { error?: { code?: string; message?: string } };
+    const said = (await answer.json()) as Refusal;
     code = said.error?.code ?? code;
     message = said.error?.message ?? message;
+    fields = said.error?.details?.fields ?? [];
   } catch {
     // Not one of ours: a proxy's own page.
   }
   const after = Number(answer.headers.get("retry-after"));
-  return new ApiError(answer.status, code, message, after > 0 ? after : null);
+  return new ApiError(answer.status, code, message, after > 0 ? after : null, fields);
 }
 
 export function query(values: Record<string, string | number | null | undefined>): string {

@@ -617,6 +617,7 @@ export interface components {
             at: string;
             /** Cancelled */
             cancelled: number;
+            durations: components["schemas"]["DurationsAnswer"] | null;
             /** Failed */
             failed: number;
             /** Succeeded */
@@ -671,7 +672,7 @@ export interface components {
         };
         /**
          * JobAnswer
-         * @description A job as GET /jobs/{job_id} shows it. Times are ISO 8601, UTC.
+         * @description A job as GET /jobs shows it. Times are ISO 8601, UTC.
          */
         JobAnswer: {
             /** Algo Id */
@@ -692,6 +693,7 @@ export interface components {
             finished_at?: string | null;
             /** Job Id */
             job_id: string;
+            pacs: components["schemas"]["PacsRef"] | null;
             /** Progress */
             progress?: number | null;
             /** Queue Position */
@@ -864,6 +866,47 @@ export interface components {
             algorithms: components["schemas"]["OfferAnswer"][];
             /** Next Cursor */
             next_cursor: string | null;
+        };
+        /**
+         * OneJobAnswer
+         * @description A job by itself: with all that was asked for.
+         */
+        OneJobAnswer: {
+            /** Algo Id */
+            algo_id: string;
+            /**
+             * Attempts
+             * @default 0
+             */
+            attempts: number;
+            /** Client Id */
+            client_id: string;
+            /** Created At */
+            created_at: string;
+            error?: components["schemas"]["JobError"] | null;
+            /** Expected S */
+            expected_s?: number | null;
+            /** Finished At */
+            finished_at?: string | null;
+            /** Job Id */
+            job_id: string;
+            pacs: components["schemas"]["PacsRef"] | null;
+            /** Parameters */
+            parameters: {
+                [key: string]: unknown;
+            };
+            /** Progress */
+            progress?: number | null;
+            /** Queue Position */
+            queue_position?: number | null;
+            result?: components["schemas"]["JobAnswerResult"] | null;
+            /** Send To */
+            send_to?: string | null;
+            sent?: components["schemas"]["Stored"] | null;
+            /** Started At */
+            started_at?: string | null;
+            status: components["schemas"]["JobStatus"];
+            stored?: components["schemas"]["Stored"] | null;
         };
         /**
          * OutputKind
@@ -1991,7 +2034,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["JobAnswer"];
+                    "application/json": components["schemas"]["OneJobAnswer"];
                 };
             };
             /** @description The key is missing or wrong */
@@ -2049,7 +2092,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["JobAnswer"];
+                    "application/json": components["schemas"]["OneJobAnswer"];
                 };
             };
             /** @description The key is missing or wrong */

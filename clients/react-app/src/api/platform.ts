@@ -9,6 +9,7 @@ import type {
   LogPage,
   NewAlgorithm,
   Offer,
+  OneJob,
   ProcessRequest,
   Series,
   Statistics,
@@ -65,7 +66,7 @@ export class Platform {
     return askJson(url, { method: "POST", body, headers: this.clientHeaders });
   }
 
-  async job(jobId: string): Promise<Job> {
+  async job(jobId: string): Promise<OneJob> {
     return askJson(`${this.addresses.api}/jobs/${encodeURIComponent(jobId)}`, { headers: this.clientHeaders });
   }
 
@@ -119,6 +120,10 @@ export class Platform {
 
   async registry(): Promise<{ algorithms: Algorithm[]; next_cursor: string | null }> {
     return askJson(`${this.addresses.api}/admin/algorithms${query({ limit: 1000 })}`, { headers: this.adminHeaders });
+  }
+
+  async record(algoId: string): Promise<Algorithm> {
+    return askJson(this.adminUrl(algoId), { headers: this.adminHeaders });
   }
 
   async register(spec: NewAlgorithm): Promise<Algorithm> {

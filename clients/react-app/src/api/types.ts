@@ -9,7 +9,10 @@ type AlgorithmSpec = Schemas["AlgorithmSpec"];
 export type NewAlgorithm = Pick<AlgorithmSpec, "algo_id" | "image_uri" | "cpu" | "memory" | "command"> &
   Partial<AlgorithmSpec>;
 export type AlgorithmPatch = Schemas["AlgorithmPatch"];
+/** A job as a list has it. */
 export type Job = Schemas["JobAnswer"];
+/** A job by itself, with its parameters. */
+export type OneJob = Schemas["OneJobAnswer"];
 export type JobStatus = Schemas["JobStatus"];
 export type ProcessRequest = Schemas["ProcessRequest"];
 export type PacsRef = Schemas["PacsRef"];
@@ -19,7 +22,6 @@ export type Offer = Schemas["OfferAnswer"];
 export type ParametersSchema = NonNullable<Offer["parameters"]>;
 export type Parameter = ParametersSchema["properties"][string];
 export type Statistics = Schemas["StatisticsAnswer"];
-export type StatisticsBucket = Schemas["BucketAnswer"];
 export type LogPage = Schemas["LogAnswer"];
 
 /** A series as the PACS API tells it; ``date`` is YYYYMMDD. That API is no part of the OpenAPI description. */

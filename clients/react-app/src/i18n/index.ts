@@ -36,18 +36,41 @@ export function filled(text: string, values: Values): string {
   return text.replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
 }
 
-/** A failure in words: ours where the code is known, else the platform's own sentence. */
-export function wordsOf(error: unknown, t: Translate, place: "api" | "pacs" = "api"): string {
-  if (!(error instanceof ApiError)) return error instanceof Error ? error.message : String(error);
-  if (place === "pacs" && error.status === 401) return t("error.PACS_KEY");
-  const key = `error.${error.code}`;
-  return key in en ? t(key as Key) : error.message;
+/** What went wrong, as somebody who uses the page needs it. */
+export interface Explained {
+  words: string;
+  /** What to do about it, where that is known. */
+  fix: string | null;
+  /** The platform's own sentence, which is English, where ``words`` is another. */
+  detail: string | null;
+  code: string | null;
 }
 
-/** What to do about a failed job, where that is known. */
-export function fixOf(code: string, t: Translate): string | null {
-  const key = `fix.${code}`;
+type Place = "api" | "pacs";
+
+export function explain(error: unknown, t: Translate, place: Place = "api"): Explained {
+  if (!isStated(error)) {
+    return { words: error instanceof Error ? error.message : String(error), fix: null, detail: null, code: null };
+  }
+  // A PACS that isn't ours has a code of its own, or none.
+  const code = place === "pacs" && error instanceof ApiError && error.status === 401 ? "UNAUTHORIZED" : error.code;
+  const words = known(`error.${code}`, t);
+  const detail = words === null || code === "NO_ANSWER" ? null : error.message;
+  return { words: words ?? error.message, fix: known(`fix.${code}`, t), detail, code: error.code };
+}
+
+function isStated(error: unknown): error is { code: string; message: string } {
+  return typeof error === "object" && error !== null && "code" in error && typeof error.code === "string" && "message" in error;
+}
+
+function known(key: string, t: Translate): string | null {
   return key in en ? t(key as Key) : null;
+}
+
+/** A failure in a line. */
+export function wordsOf(error: unknown, t: Translate, place: Place = "api"): string {
+  const { words, fix } = explain(error, t, place);
+  return fix === null ? words : `${words} ${fix}`;
 }
 
 /** 0.4 s, 12 s, 3 min. */

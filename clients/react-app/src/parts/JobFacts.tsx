@@ -1,5 +1,6 @@
 import type { Job } from "../api/types";
-import { duration, fixOf, useWords } from "../i18n";
+import { duration, useWords } from "../i18n";
+import { Failure } from "./Failure";
 
 /** State, place in the queue or progress, time; and the reason of a failure with what to do about it. */
 export function JobFacts({ job }: { job: Job }) {
@@ -13,7 +14,7 @@ export function JobFacts({ job }: { job: Job }) {
       {job.status === "RUNNING" && (
         <progress aria-label={t("job.progress")} max={1} value={job.progress ?? undefined} />
       )}
-      {job.status === "FAILED" && job.error && <FailureWords error={job.error} />}
+      <JobTrouble job={job} />
     </div>
   );
 }
@@ -23,20 +24,20 @@ export function StatusBadge({ status }: { status: Job["status"] }) {
   return <span className={`badge is-${status}`}>{t(`job.${status}`)}</span>;
 }
 
-export function FailureWords({ error }: { error: NonNullable<Job["error"]> }) {
+/** Why it failed, or what the last attempt came to; and how the result's way into the PACS goes. */
+export function JobTrouble({ job }: { job: Job }) {
   const t = useWords();
-  const fix = fixOf(error.code, t);
+  const { stored } = job;
   return (
-    <div className="note bad">
-      <p>
-        {error.message} <code>{error.code}</code>
-      </p>
-      {fix && (
-        <p>
-          <strong>{t("fix.label")}</strong> {fix}
-        </p>
+    <>
+      {job.error && (
+        <Failure error={job.error} isAlert={false}>
+          {job.status !== "FAILED" && <p>{t("job.triedAgain")}</p>}
+        </Failure>
       )}
-    </div>
+      {stored && <p className="quiet small">{t(`stored.${stored.status}`)}</p>}
+      {stored?.error && <Failure error={stored.error} isAlert={false} />}
+    </>
   );
 }
 

@@ -1,6 +1,9 @@
 import { useEffect, useRef, useState } from "react";
 
-import { useWords, wordsOf } from "../i18n";
+import { ApiError } from "../api/http";
+import { useWords } from "../i18n";
+import { Failure } from "./Failure";
+import { readLine } from "./logLine";
 import { session } from "../state/session";
 import { useStore } from "../state/store";
 
@@ -17,7 +20,7 @@ export function LogTail({ algoId }: { algoId: string }) {
   const cursor = useRef<string | null>(null);
   const gap = useRef("");
   gap.current = t("algorithms.logs.gap");
-  const box = useRef<HTMLPreElement>(null);
+  const box = useRef<HTMLDivElement>(null);
 
   useEffect(() => {
     cursor.current = null;
@@ -37,7 +40,10 @@ export function LogTail({ algoId }: { algoId: string }) {
         cursor.current = page.cursor;
         setFailure(null);
       } catch (error) {
-        if (isCurrent) setFailure(error);
+        if (!isCurrent) return;
+        // The algorithm was removed and registered anew: its log begins anew, too.
+        if (error instanceof ApiError && error.code === "INVALID_CURSOR") cursor.current = null;
+        else setFailure(error);
       }
     };
     void read();
@@ -60,10 +66,23 @@ export function LogTail({ algoId }: { algoId: string }) {
           {t(isFollowed ? "algorithms.logs.pause" : "algorithms.logs.follow")}
         </button>
       </div>
-      {failure !== null && <p className="note bad">{wordsOf(failure, t)}</p>}
-      <pre className="log" ref={box} tabIndex={0} aria-label={t("algorithms.logs")}>
-        {lines.length ? lines.join("\n") : t("algorithms.logs.empty")}
-      </pre>
+      {failure !== null && <Failure error={failure} isAlert={false} />}
+      <div className="log" ref={box} tabIndex={0} role="log" aria-live="off" aria-label={t("algorithms.logs")}>
+        {lines.length ? lines.map((line, at) => <Line key={at} line={line} algoId={algoId} />) : t("algorithms.logs.empty")}
+      </div>
     </section>
+  );
+}
+
+function Line({ line, algoId }: { line: string; algoId: string }) {
+  const read = readLine(line, algoId);
+  if (read === null) return <div className="log-line">{line}</div>;
+  return (
+    <div className={`log-line is-${read.level}`}>
+      <time dateTime={read.at} title={read.at}>
+        {read.time}
+      </time>{" "}
+      <b>{read.level}</b> {read.message} <span className="log-rest">{read.rest}</span>
+    </div>
   );
 }

@@ -3,12 +3,12 @@ import type { FormEvent } from "react";
 
 import type { Offer, PacsRef } from "../api/types";
 import { useWords, wordsOf } from "../i18n";
-import { cancelJob, isOpen, jobs, orderOf, submitJob } from "../state/jobs";
-import type { Order } from "../state/jobs";
+import { cancelJob, isOpen, jobs, runAgain, submitJob } from "../state/jobs";
 import { opened } from "../state/route";
 import type { Opened } from "../state/route";
 import { session } from "../state/session";
 import { useStore } from "../state/store";
+import { Failure } from "./Failure";
 import { JobFacts } from "./JobFacts";
 import { defaultsOf, ParameterFields } from "./ParameterFields";
 import type { Parameters } from "./ParameterFields";
@@ -38,13 +38,13 @@ export function RunPanel({ series, sopOf }: Props) {
   const chosen = active?.find((one) => one.algo_id === algoId) ?? active?.[0];
   const target = chosen?.algo_id ?? "";
 
-  const send = async (order: Order): Promise<void> => {
+  const send = async (sending: () => Promise<string | null>): Promise<void> => {
     setSending(true);
     setFailure(null);
     try {
-      const jobId = await submitJob(order);
+      const jobId = await sending();
       const now = opened.get();
-      if (now) opened.set({ ...now, jobId });
+      if (now && jobId !== null) opened.set({ ...now, jobId });
     } catch (error) {
       setFailure(error);
     } finally {
@@ -63,10 +63,9 @@ export function RunPanel({ series, sopOf }: Props) {
       scope,
     };
     const given = chosen?.parameters ? { ...defaultsOf(chosen.parameters), ...parameters } : parameters;
-    void send({ algoId: target, pacs, parameters: given });
+    void send(() => submitJob({ algoId: target, pacs, parameters: given }));
   };
 
-  const order = job && orderOf(job);
   return (
     <section className="panel" aria-label={t("run.title")}>
       <h2>{t("run.title")}</h2>
@@ -76,8 +75,8 @@ export function RunPanel({ series, sopOf }: Props) {
           <select
             value={target}
             onChange={(event) => {
+              if (event.target.value !== target) setParameters({});
               setAlgoId(event.target.value);
-              setParameters({});
             }}
             disabled={!active?.length}
           >
@@ -114,11 +113,7 @@ export function RunPanel({ series, sopOf }: Props) {
           </button>
         </div>
       </form>
-      {failure !== null && (
-        <p className="note bad" role="alert">
-          {wordsOf(failure, t)}
-        </p>
-      )}
+      {failure !== null && <Failure error={failure} />}
       {job && (
         <div className="job-card" role="status" data-job={job.job_id} data-status={job.status}>
           <strong>{job.algo_id}</strong>
@@ -129,8 +124,8 @@ export function RunPanel({ series, sopOf }: Props) {
                 {t("job.cancel")}
               </button>
             )}
-            {!isOpen(job) && order && (
-              <button type="button" disabled={isSending} onClick={() => void send(order)}>
+            {!isOpen(job) && job.pacs && (
+              <button type="button" disabled={isSending} onClick={() => void send(() => runAgain(job))}>
                 {t("run.again")}
               </button>
             )}

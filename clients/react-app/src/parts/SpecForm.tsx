@@ -1,104 +1,36 @@
-import { useState } from "react";
-import type { FormEvent } from "react";
+import { useId, useState } from "react";
+import type { FormEvent, ReactNode } from "react";
 
-import type { Algorithm, NewAlgorithm } from "../api/types";
-import sizes from "../api/fargate-sizes.json";
-import { useWords, wordsOf } from "../i18n";
-
-/** CPU units → MiB that the API takes with them; written from the API's own table. */
-const MEMORY_OF: Record<string, number[]> = sizes;
-const CPUS = Object.keys(MEMORY_OF).map(Number).sort((a, b) => a - b);
-const OUTPUTS = ["SC", "SEG", "SR"] as const;
-
-/** What a person says of an algorithm; ``workers`` stands for ``desired_count``. */
-export interface Draft {
-  id: string;
-  image: string;
-  cpu: number;
-  memory: number;
-  command: string;
-  env: string;
-  workers: number;
-  outputs: readonly (typeof OUTPUTS)[number][];
-  description: string;
-  /** JSON. */
-  parameters: string;
-}
-
-export const NEW_DRAFT: Draft = {
-  id: "",
-  image: "",
-  cpu: 1024,
-  memory: 2048,
-  command: "/app/worker.sh",
-  env: "",
-  workers: 1,
-  outputs: ["SC"],
-  description: "",
-  parameters: "",
-};
-
-export function draftOf(spec: Algorithm): Draft {
-  return {
-    id: spec.algorithm_id,
-    image: spec.image_uri,
-    cpu: spec.cpu,
-    memory: spec.memory,
-    command: spec.command.join("\n"),
-    env: Object.entries(spec.env)
-      .map(([name, value]) => `${name}=${value}`)
-      .join("\n"),
-    workers: spec.desired_count,
-    outputs: spec.outputs,
-    description: spec.description,
-    parameters: spec.parameters ? JSON.stringify(spec.parameters, null, 1) : "",
-  };
-}
-
-/** The draft as the API takes it, without its id. Lines of the environment without "=" are left to the API to refuse. */
-export function fieldsOf(draft: Draft): Omit<NewAlgorithm, "algo_id"> {
-  const lines = (text: string) => text.split("\n").filter((line) => line.trim() !== "");
-  return {
-    image_uri: draft.image.trim(),
-    cpu: draft.cpu,
-    memory: draft.memory,
-    command: lines(draft.command),
-    env: Object.fromEntries(
-      lines(draft.env).map((line) => {
-        const at = line.indexOf("=");
-        return at < 0 ? [line.trim(), ""] : [line.slice(0, at).trim(), line.slice(at + 1)];
-      }),
-    ),
-    desired_count: draft.workers,
-    outputs: [...draft.outputs],
-    description: draft.description,
-    parameters: draft.parameters.trim() ? (JSON.parse(draft.parameters) as NewAlgorithm["parameters"]) : null,
-  };
-}
-
-function isJson(text: string): boolean {
-  try {
-    JSON.parse(text.trim() || "null");
-    return true;
-  } catch {
-    return false;
-  }
-}
+import { ApiError } from "../api/http";
+import type { Algorithm } from "../api/types";
+import { useWords } from "../i18n";
+import { Failure } from "./Failure";
+import { CPUS, fieldOf, MEMORY_OF, OUTPUTS, problemsOf } from "./spec";
+import type { Draft, Field, Problems } from "./spec";
 
 interface Props {
   start: Draft;
-  isNew: boolean;
+  /** The record that is edited; null for a new one. */
+  edited: Algorithm | null;
   onSave: (draft: Draft) => Promise<void>;
   onCancel: () => void;
 }
 
-export function SpecForm({ start, isNew, onSave, onCancel }: Props) {
+export function SpecForm({ start, edited, onSave, onCancel }: Props) {
   const t = useWords();
+  const isNew = edited === null;
   const [draft, setDraft] = useState(start);
   const [failure, setFailure] = useState<unknown>(null);
+  const [refused, setRefused] = useState<Problems>({});
+  const [isChecked, setChecked] = useState(false);
   const [isSaving, setSaving] = useState(false);
-  const memories = MEMORY_OF[draft.cpu] ?? [];
-  const change = (what: Partial<Draft>): void => setDraft({ ...draft, ...what });
+  const form = useId();
+  const own = isChecked ? problemsOf(draft, edited, t) : {};
+  const problems: Problems = { ...refused, ...own };
+  const change = (what: Partial<Draft>): void => {
+    setDraft({ ...draft, ...what });
+    setRefused({});
+  };
 
   const onCpu = (cpu: number): void => {
     const fits = MEMORY_OF[cpu] ?? [];
@@ -112,93 +44,117 @@ export function SpecForm({ start, isNew, onSave, onCancel }: Props) {
     if (kind === "SEG" && !isOn) wanted.delete("SR");
     change({ outputs: OUTPUTS.filter((one) => wanted.has(one)) });
   };
-  const onSubmit = (event: FormEvent): void => {
+  const showFirst = (found: Problems): void => {
+    const [first] = Object.keys(found);
+    if (first) document.getElementById(`${form}-${first}`)?.focus();
+  };
+  const onSubmit = async (event: FormEvent): Promise<void> => {
     event.preventDefault();
-    setSaving(true);
     setFailure(null);
-    onSave(draft)
-      .catch(setFailure)
-      .finally(() => setSaving(false));
+    setChecked(true);
+    const found = problemsOf(draft, edited, t);
+    if (Object.keys(found).length) return showFirst(found);
+    setSaving(true);
+    try {
+      await onSave(draft);
+    } catch (error) {
+      const said = error instanceof ApiError ? error.fields : [];
+      const told = Object.fromEntries(said.map((one) => [fieldOf(one), one.problem]));
+      setRefused(told);
+      setFailure(error);
+      showFirst(told);
+    } finally {
+      setSaving(false);
+    }
   };
 
-  return (
-    <form className="form" onSubmit={onSubmit}>
-      {isNew && (
-        <label>
-          <span>{t("algorithms.id")}</span>
-          <input
-            value={draft.id}
-            required
-            pattern="[a-z][a-z0-9_\-]{0,47}"
-            title={t("algorithms.idHint")}
-            spellCheck={false}
-            onChange={(event) => change({ id: event.target.value })}
-          />
-          <small className="quiet">{t("algorithms.idHint")}</small>
-        </label>
+  /** What a control needs to be named, described and found by its problem. */
+  const of = (field: Field) => ({
+    id: `${form}-${field}`,
+    "aria-invalid": problems[field] ? (true as const) : undefined,
+    "aria-describedby": problems[field] ? `${form}-${field}-problem` : undefined,
+  });
+  const labelled = (field: Field, label: string, control: ReactNode, hint?: string) => (
+    <div className="field">
+      <label htmlFor={`${form}-${field}`}>{label}</label>
+      {control}
+      {problems[field] && (
+        <small className="problem" id={`${form}-${field}-problem`}>
+          {problems[field]}
+        </small>
       )}
-      <label>
-        <span>{t("algorithms.image")}</span>
-        <input value={draft.image} required spellCheck={false} onChange={(event) => change({ image: event.target.value })} />
-      </label>
+      {hint && <small className="quiet">{hint}</small>}
+    </div>
+  );
+  const number = (field: "workers" | "least" | "most") => (
+    <input {...of(field)} inputMode="numeric" value={draft[field]} onChange={(event) => change({ [field]: event.target.value })} />
+  );
+
+  return (
+    <form className="form" noValidate onSubmit={(event) => void onSubmit(event)}>
+      {isNew &&
+        labelled(
+          "id",
+          t("algorithms.id"),
+          <input {...of("id")} value={draft.id} spellCheck={false} onChange={(event) => change({ id: event.target.value })} />,
+          t("algorithms.idHint"),
+        )}
+      {labelled(
+        "image",
+        t("algorithms.image"),
+        <input {...of("image")} value={draft.image} spellCheck={false} onChange={(event) => change({ image: event.target.value })} />,
+      )}
       <div className="row">
-        <label>
-          <span>{t("algorithms.cpu")}</span>
-          <select value={draft.cpu} onChange={(event) => onCpu(Number(event.target.value))}>
+        {labelled(
+          "cpu",
+          t("algorithms.cpu"),
+          <select {...of("cpu")} value={draft.cpu} onChange={(event) => onCpu(Number(event.target.value))}>
             {CPUS.map((cpu) => (
               <option key={cpu} value={cpu}>
                 {t("algorithms.vcpu", { n: cpu / 1024 })}
               </option>
             ))}
-          </select>
-        </label>
-        <label>
-          <span>{t("algorithms.memory")}</span>
-          <select value={draft.memory} onChange={(event) => change({ memory: Number(event.target.value) })}>
-            {memories.map((memory) => (
+          </select>,
+        )}
+        {labelled(
+          "memory",
+          t("algorithms.memory"),
+          <select {...of("memory")} value={draft.memory} onChange={(event) => change({ memory: Number(event.target.value) })}>
+            {(MEMORY_OF[draft.cpu] ?? []).map((memory) => (
               <option key={memory} value={memory}>
                 {memory < 1024 ? `${memory} MiB` : `${memory / 1024} GiB`}
               </option>
             ))}
-          </select>
-        </label>
-        <label>
-          <span>{t("algorithms.count")}</span>
-          <input
-            type="number"
-            min={0}
-            max={1000}
-            required
-            value={draft.workers}
-            onChange={(event) => change({ workers: Number(event.target.value) })}
-          />
-        </label>
+          </select>,
+        )}
       </div>
-      <label>
-        <span>{t("algorithms.command")}</span>
-        <textarea rows={2} required spellCheck={false} value={draft.command} onChange={(event) => change({ command: event.target.value })} />
-      </label>
-      <label>
-        <span>{t("algorithms.env")}</span>
-        <textarea rows={2} spellCheck={false} value={draft.env} onChange={(event) => change({ env: event.target.value })} />
-      </label>
-      <label>
-        <span>{t("algorithms.description")}</span>
-        <input maxLength={500} value={draft.description} onChange={(event) => change({ description: event.target.value })} />
-      </label>
-      <label>
-        <span>{t("algorithms.parameters")}</span>
-        <textarea
-          rows={3}
-          spellCheck={false}
-          value={draft.parameters}
-          onChange={(event) => {
-            event.target.setCustomValidity(isJson(event.target.value) ? "" : t("algorithms.badParameters"));
-            change({ parameters: event.target.value });
-          }}
-        />
-      </label>
-      <fieldset>
+      <div className="row">
+        {labelled("workers", t("algorithms.count"), number("workers"))}
+        {labelled("least", t("algorithms.least"), number("least"))}
+        {labelled("most", t("algorithms.most"), number("most"))}
+      </div>
+      <small className="quiet">{t("algorithms.boundsHint")}</small>
+      {labelled(
+        "command",
+        t("algorithms.command"),
+        <textarea {...of("command")} rows={2} spellCheck={false} value={draft.command} onChange={(event) => change({ command: event.target.value })} />,
+      )}
+      {labelled(
+        "env",
+        t("algorithms.env"),
+        <textarea {...of("env")} rows={2} spellCheck={false} value={draft.env} onChange={(event) => change({ env: event.target.value })} />,
+      )}
+      {labelled(
+        "description",
+        t("algorithms.description"),
+        <input {...of("description")} value={draft.description} onChange={(event) => change({ description: event.target.value })} />,
+      )}
+      {labelled(
+        "parameters",
+        t("algorithms.parameters"),
+        <textarea {...of("parameters")} rows={3} spellCheck={false} value={draft.parameters} onChange={(event) => change({ parameters: event.target.value })} />,
+      )}
+      <fieldset {...of("outputs")} tabIndex={-1}>
         <legend>{t("algorithms.outputs")}</legend>
         {OUTPUTS.map((kind) => (
           <label key={kind} className="check">
@@ -210,14 +166,38 @@ export function SpecForm({ start, isNew, onSave, onCancel }: Props) {
             {t(`algorithms.output.${kind}`)}
           </label>
         ))}
+        <label className="check">
+          <input
+            id={`${form}-store`}
+            type="checkbox"
+            checked={draft.store}
+            onChange={(event) => change({ store: event.target.checked })}
+          />
+          {t("algorithms.store")}
+        </label>
+        {problems.outputs && (
+          <small className="problem" id={`${form}-outputs-problem`}>
+            {problems.outputs}
+          </small>
+        )}
       </fieldset>
-      {failure !== null && (
-        <p className="note bad" role="alert">
-          {wordsOf(failure, t)}
-        </p>
+      {isNew && (
+        <div className="field">
+          <label className="check">
+            <input
+              id={`${form}-deidentify`}
+              type="checkbox"
+              checked={draft.deidentify}
+              onChange={(event) => change({ deidentify: event.target.checked })}
+            />
+            {t("algorithms.deidentify")}
+          </label>
+          <small className="quiet">{t("algorithms.deidentifyHint")}</small>
+        </div>
       )}
+      {failure !== null && <Failure error={failure} />}
       <div className="actions">
-        <button type="submit" className="main" disabled={isSaving || draft.outputs.length === 0}>
+        <button type="submit" className="main" disabled={isSaving}>
           {t(isNew ? "algorithms.register" : "common.save")}
         </button>
         <button type="button" onClick={onCancel}>

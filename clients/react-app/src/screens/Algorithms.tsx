@@ -3,11 +3,13 @@ import type { FormEvent } from "react";
 
 import { ApiError } from "../api/http";
 import type { Algorithm, Offer } from "../api/types";
-import { useWords, wordsOf } from "../i18n";
+import { useWords } from "../i18n";
 import { Dialog } from "../parts/Dialog";
+import { Failure } from "../parts/Failure";
 import { LogTail } from "../parts/LogTail";
-import { draftOf, fieldsOf, NEW_DRAFT, SpecForm } from "../parts/SpecForm";
-import type { Draft } from "../parts/SpecForm";
+import { changesOf, draftOf, fieldsOf, NEW_DRAFT, rebased } from "../parts/spec";
+import type { Draft } from "../parts/spec";
+import { SpecForm } from "../parts/SpecForm";
 import { StatisticsPlot } from "../parts/StatisticsPlot";
 import { changeKeys, current, session } from "../state/session";
 import { useStore } from "../state/store";
@@ -42,11 +44,7 @@ function Locked() {
           <span>{t("keys.admin")}</span>
           <input type="password" autoComplete="off" required value={key} onChange={(event) => setKey(event.target.value)} />
         </label>
-        {failure !== null && (
-          <p className="note bad" role="alert">
-            {wordsOf(failure, t)}
-          </p>
-        )}
+        {failure !== null && <Failure error={failure} />}
         <div className="actions">
           <button type="submit" className="main">
             {t("algorithms.unlock")}
@@ -88,7 +86,7 @@ function Registry() {
   }, [look]);
 
   const register = async (draft: Draft): Promise<void> => {
-    await current().platform.register({ ...fieldsOf(draft), algo_id: draft.id });
+    await current().platform.register({ ...fieldsOf(draft), algo_id: draft.id, deidentify: draft.deidentify });
     setAdding(false);
     setChosen(draft.id);
     await look();
@@ -108,14 +106,10 @@ function Registry() {
           </button>
         </div>
       </div>
-      {failure !== null && (
-        <p className="note bad" role="alert">
-          {wordsOf(failure, t)}
-        </p>
-      )}
+      {failure !== null && <Failure error={failure} />}
       {isAdding && (
         <Dialog title={t("algorithms.register")} onClose={() => setAdding(false)}>
-          <SpecForm start={NEW_DRAFT} isNew onSave={register} onCancel={() => setAdding(false)} />
+          <SpecForm start={NEW_DRAFT} edited={null} onSave={register} onCancel={() => setAdding(false)} />
         </Dialog>
       )}
       {records === null && failure === null && <p className="quiet">{t("common.loading")}…</p>}
@@ -172,36 +166,36 @@ function Registry() {
 function Details({ record, onChange }: { record: Algorithm; onChange: () => Promise<void> }) {
   const t = useWords();
   const id = record.algorithm_id;
-  /** The record that an edit began with: its revision guards what is saved. */
-  const [edited, setEdited] = useState<Algorithm | null>(null);
+  /** The record that an edit is of, whose revision guards what is saved, and what the form begins with. */
+  const [edit, setEdit] = useState<{ record: Algorithm; start: Draft; isStale: boolean } | null>(null);
   const [isRemoving, setRemoving] = useState(false);
-  const [workers, setWorkers] = useState(record.desired_count);
+  const [typed, setTyped] = useState<number | null>(null);
   const [failure, setFailure] = useState<unknown>(null);
+  const workers = typed ?? record.desired_count;
 
-  const update = async (patch: Record<string, unknown>, revision: number): Promise<void> => {
+  const save = async (draft: Draft): Promise<void> => {
+    if (edit === null) return;
+    const before = draftOf(edit.record);
+    const changed = changesOf(draft, before);
     try {
-      await current().platform.update(id, patch, revision);
+      if (Object.keys(changed).length) await current().platform.update(id, changed, edit.record.revision);
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 412) throw error;
-      await onChange();
-      throw new Error(t("algorithms.stale"), { cause: error });
+      const newest = await current().platform.record(id);
+      setEdit({ record: newest, start: rebased(draft, before, draftOf(newest)), isStale: true });
+      return;
     }
+    setEdit(null);
     await onChange();
-  };
-  const save = async (draft: Draft): Promise<void> => {
-    if (edited === null) return;
-    const before: Record<string, unknown> = fieldsOf(draftOf(edited));
-    const now: Record<string, unknown> = fieldsOf(draft);
-    const changed = Object.fromEntries(
-      Object.entries(now).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(before[name])),
-    );
-    if (Object.keys(changed).length) await update(changed, edited.revision);
-    setEdited(null);
   };
   const scale = (event: FormEvent): void => {
     event.preventDefault();
     setFailure(null);
-    update({ desired_count: workers }, record.revision).catch(setFailure);
+    current()
+      .platform.update(id, { desired_count: workers }, record.revision)
+      .then(() => setTyped(null))
+      .then(onChange)
+      .catch(setFailure);
   };
 
   return (
@@ -215,22 +209,8 @@ function Details({ record, onChange }: { record: Algorithm; onChange: () => Prom
           <strong>{t("algorithms.reason")}:</strong> {record.status_reason}
         </p>
       )}
-      <dl className="facts">
-        <div>
-          <dt>{t("algorithms.image")}</dt>
-          <dd className="small">{record.image_uri}</dd>
-        </div>
-        <div>
-          <dt>{t("algorithms.col.size")}</dt>
-          <dd className="small">
-            {t("algorithms.vcpu", { n: record.cpu / 1024 })}, {record.memory} MiB
-          </dd>
-        </div>
-        <div>
-          <dt>{t("algorithms.outputs")}</dt>
-          <dd className="small">{record.outputs.join(", ")}</dd>
-        </div>
-      </dl>
+      {record.description && <p className="plain-text">{record.description}</p>}
+      <Facts record={record} />
       <form className="actions" onSubmit={scale}>
         <label className="check">
           {t("algorithms.count")}
@@ -241,33 +221,63 @@ function Details({ record, onChange }: { record: Algorithm; onChange: () => Prom
             max={1000}
             required
             value={workers}
-            onChange={(event) => setWorkers(Number(event.target.value))}
+            onChange={(event) => setTyped(Number(event.target.value))}
           />
         </label>
         <button type="submit" disabled={workers === record.desired_count}>
           {t("algorithms.scale")}
         </button>
-        <button type="button" onClick={() => setEdited(record)}>
+        <button type="button" onClick={() => setEdit({ record, start: draftOf(record), isStale: false })}>
           {t("algorithms.edit")}
         </button>
         <button type="button" className="danger" onClick={() => setRemoving(true)}>
           {t("algorithms.remove")}
         </button>
       </form>
-      {failure !== null && (
-        <p className="note bad" role="alert">
-          {wordsOf(failure, t)}
-        </p>
-      )}
+      {failure !== null && <Failure error={failure} />}
       <StatisticsPlot algoId={id} />
       <LogTail algoId={id} />
-      {edited !== null && (
-        <Dialog title={`${t("algorithms.edit")}: ${id}`} onClose={() => setEdited(null)}>
-          <SpecForm start={draftOf(edited)} isNew={false} onSave={save} onCancel={() => setEdited(null)} />
+      {edit !== null && (
+        <Dialog title={`${t("algorithms.edit")}: ${id}`} onClose={() => setEdit(null)}>
+          {edit.isStale && (
+            <p className="note bad" role="alert">
+              {t("algorithms.stale")}
+            </p>
+          )}
+          <SpecForm
+            key={edit.record.revision}
+            start={edit.start}
+            edited={edit.record}
+            onSave={save}
+            onCancel={() => setEdit(null)}
+          />
         </Dialog>
       )}
       {isRemoving && <RemoveDialog record={record} onClose={() => setRemoving(false)} onDone={onChange} />}
     </section>
+  );
+}
+
+function Facts({ record }: { record: Algorithm }) {
+  const t = useWords();
+  const isBounded = record.min_count != null || record.max_count != null;
+  const bounds = { least: record.min_count ?? record.desired_count, most: record.max_count ?? record.desired_count };
+  const facts = [
+    [t("algorithms.image"), record.image_uri],
+    [t("algorithms.col.size"), `${t("algorithms.vcpu", { n: record.cpu / 1024 })}, ${record.memory} MiB`],
+    [t("algorithms.outputs"), [record.outputs.join(", "), record.store_results && t("algorithms.storeShort")].filter(Boolean).join(" · ")],
+    ...(isBounded ? [[t("algorithms.count"), t("algorithms.bounds", bounds)]] : []),
+    ...(record.deidentify ? [[t("algorithms.input"), t("algorithms.deidentified")]] : []),
+  ];
+  return (
+    <dl className="list">
+      {facts.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
   );
 }
 
@@ -295,25 +305,21 @@ function RemoveDialog({ record, onClose, onDone }: RemoveProps) {
   return (
     <Dialog title={t("algorithms.remove.title", { algo })} onClose={onClose}>
       <form className="form" onSubmit={remove}>
-        <label className="check">
+        <label className="check choice">
           <input type="radio" name="how" checked={!isHard} onChange={() => setHard(false)} />
-          {t("algorithms.remove.off")}
+          <span>{t("algorithms.remove.off")}</span>
         </label>
-        <label className="check">
+        <label className="check choice">
           <input type="radio" name="how" checked={isHard} onChange={() => setHard(true)} />
-          {t("algorithms.remove.hard")}
+          <span>{t("algorithms.remove.hard")}</span>
         </label>
         {isHard && (
-          <label className="check">
+          <label className="check choice">
             <input type="checkbox" checked={isForced} onChange={(event) => setForced(event.target.checked)} />
-            {t("algorithms.remove.force")}
+            <span>{t("algorithms.remove.force")}</span>
           </label>
         )}
-        {failure !== null && (
-          <p className="note bad" role="alert">
-            {wordsOf(failure, t)}
-          </p>
-        )}
+        {failure !== null && <Failure error={failure} />}
         <div className="actions">
           <button type="submit" className="danger">
             {t(isHard ? "algorithms.remove.confirm" : "algorithms.remove.turnOff", { algo })}

@@ -1,7 +1,8 @@
 import { useEffect, useId, useState } from "react";
 
 import type { Series } from "../api/types";
-import { language, useWords, wordsOf } from "../i18n";
+import { language, useWords } from "../i18n";
+import { Failure } from "../parts/Failure";
 import { Thumbnail } from "../parts/Thumbnail";
 import { openSeries } from "../state/route";
 import { session } from "../state/session";
@@ -71,12 +72,11 @@ export function Find() {
         </button>
       </form>
       {failure !== null && (
-        <div className="note bad" role="alert">
-          <p>{wordsOf(failure, t, "pacs")}</p>
+        <Failure error={failure} place="pacs">
           <button type="button" onClick={() => setTries(tries + 1)}>
             {t("common.retry")}
           </button>
-        </div>
+        </Failure>
       )}
       {found === null && failure === null && <p className="quiet">{t("common.loading")}…</p>}
       {found !== null && (

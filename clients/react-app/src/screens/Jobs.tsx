@@ -1,10 +1,24 @@
-import { useState } from "react";
+import { useEffect, useState } from "react";
 
 import type { Job, JobStatus } from "../api/types";
-import { language, useWords, wordsOf } from "../i18n";
-import { detail, FailureWords, StatusBadge } from "../parts/JobFacts";
-import { cancelJob, isOpen, jobs as jobsStore, loadMoreJobs, orderOf, seriesOf, submitJob } from "../state/jobs";
-import { openSeries } from "../state/route";
+import { language, useWords } from "../i18n";
+import { Failure } from "../parts/Failure";
+import { detail, JobTrouble, StatusBadge } from "../parts/JobFacts";
+import { connection } from "../state/connection";
+import {
+  cancelJob,
+  isOpen,
+  jobs as jobsStore,
+  keyOf,
+  loadMoreJobs,
+  openResult,
+  refreshJobs,
+  runAgain,
+  shownOf,
+} from "../state/jobs";
+import type { Filter } from "../state/jobs";
+import { go } from "../state/route";
+import { session } from "../state/session";
 import { useStore } from "../state/store";
 
 const STATUSES: readonly JobStatus[] = ["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"];
@@ -13,23 +27,44 @@ const PAGE = 100;
 
 export function Jobs() {
   const t = useWords();
-  const { jobs, nextCursor, isLoaded } = useStore(jobsStore);
-  const [status, setStatus] = useState<JobStatus | "">("");
-  const [algo, setAlgo] = useState("");
+  const { jobs, listings } = useStore(jobsStore);
+  const [filter, setFilter] = useState<Filter>({ status: "", algoId: "" });
   const [page, setPage] = useState(0);
   const [failure, setFailure] = useState<unknown>(null);
-  const algorithms = [...new Set(jobs.map((job) => job.algo_id))].sort();
-  const matching = jobs.filter((job) => (!status || job.status === status) && (!algo || job.algo_id === algo));
+  const [isLoading, setLoading] = useState(false);
+  const algorithms = useAlgorithmIds(jobs);
+  const isConnected = useStore(connection).state === "open";
+  const listing = listings.get(keyOf(filter));
+  const matching = shownOf(jobs, filter, listing);
   const last = Math.max(0, Math.ceil(matching.length / PAGE) - 1);
   const at = Math.min(page, last);
   const shown = matching.slice(at * PAGE, (at + 1) * PAGE);
+  const hasMore = listing !== undefined && listing.nextCursor !== null;
 
+  // The platform is asked for what fits: it has more than this page has read.
+  useEffect(() => {
+    let isCurrent = true;
+    refreshJobs(filter)
+      .then(() => isCurrent && setFailure(null))
+      .catch((error: unknown) => isCurrent && setFailure(error));
+    return () => {
+      isCurrent = false;
+    };
+  }, [filter, isConnected]);
+
+  const choose = (change: Partial<Filter>): void => {
+    setFilter({ ...filter, ...change });
+    setPage(0);
+  };
   const act = (what: Promise<unknown>): void => {
     setFailure(null);
     what.catch(setFailure);
   };
   const goOlder = async (): Promise<void> => {
-    if (at === last) await loadMoreJobs();
+    if (at === last) {
+      setLoading(true);
+      await loadMoreJobs(filter).finally(() => setLoading(false));
+    }
     setPage(at + 1);
   };
 
@@ -39,10 +74,7 @@ export function Jobs() {
       <div className="filters">
         <label>
           <span>{t("jobs.filter.status")}</span>
-          <select value={status} onChange={(event) => {
-              setStatus(event.target.value as JobStatus | "");
-              setPage(0);
-            }}>
+          <select value={filter.status} onChange={(event) => choose({ status: event.target.value as JobStatus | "" })}>
             <option value="">{t("jobs.filter.all")}</option>
             {STATUSES.map((one) => (
               <option key={one} value={one}>
@@ -53,10 +85,7 @@ export function Jobs() {
         </label>
         <label>
           <span>{t("jobs.filter.algorithm")}</span>
-          <select value={algo} onChange={(event) => {
-              setAlgo(event.target.value);
-              setPage(0);
-            }}>
+          <select value={filter.algoId} onChange={(event) => choose({ algoId: event.target.value })}>
             <option value="">{t("jobs.filter.all")}</option>
             {algorithms.map((one) => (
               <option key={one}>{one}</option>
@@ -64,21 +93,25 @@ export function Jobs() {
           </select>
         </label>
       </div>
-      {failure !== null && (
-        <p className="note bad" role="alert">
-          {wordsOf(failure, t)}
-        </p>
-      )}
-      {!isLoaded && <p className="quiet">{t("common.loading")}…</p>}
-      {isLoaded && shown.length === 0 && (
-        <p className="quiet">{t(jobs.length ? "jobs.emptyFilter" : "jobs.empty")}</p>
+      {failure !== null && <Failure error={failure} />}
+      {!listing && failure === null && <p className="quiet" role="status">{t("common.loading")}…</p>}
+      {listing && shown.length === 0 && (
+        <div className="empty">
+          <p>{t(filter.status || filter.algoId ? "jobs.emptyFilter" : "jobs.empty")}</p>
+          {!filter.status && !filter.algoId && (
+            <button type="button" className="main" onClick={() => go("find")}>
+              {t("viewer.choose")}
+            </button>
+          )}
+        </div>
       )}
       {shown.length > 0 && (
-        <table className="rows">
+        <table className="rows jobs">
           <thead>
             <tr>
               <th scope="col">{t("jobs.col.status")}</th>
               <th scope="col">{t("jobs.col.algorithm")}</th>
+              <th scope="col">{t("jobs.col.input")}</th>
               <th scope="col">{t("jobs.col.created")}</th>
               <th scope="col">{t("jobs.col.duration")}</th>
               <th scope="col">{t("jobs.col.actions")}</th>
@@ -91,12 +124,12 @@ export function Jobs() {
           </tbody>
         </table>
       )}
-      {(at > 0 || at < last || nextCursor !== null) && (
+      {(at > 0 || at < last || hasMore) && (
         <div className="actions">
           <button type="button" disabled={at === 0} onClick={() => setPage(at - 1)}>
             {t("jobs.newer")}
           </button>
-          <button type="button" disabled={at === last && nextCursor === null} onClick={() => act(goOlder())}>
+          <button type="button" disabled={isLoading || (at === last && !hasMore)} onClick={() => act(goOlder())}>
             {t("jobs.older")}
           </button>
           <span className="quiet paging">{t("jobs.page", { n: at + 1 })}</span>
@@ -109,24 +142,29 @@ export function Jobs() {
 function JobRow({ job, act }: { job: Job; act: (what: Promise<unknown>) => void }) {
   const t = useWords();
   const lang = useStore(language);
-  const order = orderOf(job);
-  const series = seriesOf(job);
   return (
     <tr data-job={job.job_id} data-status={job.status}>
       <td>
         <StatusBadge status={job.status} />
       </td>
       <td>
-        <strong>{job.algo_id}</strong>
-        <span className="uid">{job.job_id}</span>
-        {job.status === "FAILED" && job.error && <FailureWords error={job.error} />}
+        <strong className="name">{job.algo_id}</strong>
+        <span className="uid" title={job.job_id}>
+          {job.job_id}
+        </span>
+        <JobTrouble job={job} />
       </td>
-      <td>{new Date(job.created_at).toLocaleString(lang, { dateStyle: "short", timeStyle: "medium" })}</td>
+      <td>
+        <Input pacs={job.pacs} />
+      </td>
+      <td data-label={t("jobs.col.created")}>
+        {new Date(job.created_at).toLocaleString(lang, { dateStyle: "short", timeStyle: "medium" })}
+      </td>
       <td>{detail(job, t)}</td>
       <td>
         <div className="actions">
-          {job.status === "SUCCEEDED" && series && (
-            <button type="button" onClick={() => openSeries(series, job)}>
+          {job.status === "SUCCEEDED" && job.pacs && (
+            <button type="button" onClick={() => act(openResult(job))}>
               {t("job.show")}
             </button>
           )}
@@ -135,8 +173,8 @@ function JobRow({ job, act }: { job: Job; act: (what: Promise<unknown>) => void 
               {t("job.cancel")}
             </button>
           )}
-          {!isOpen(job) && order && (
-            <button type="button" onClick={() => act(submitJob(order))}>
+          {!isOpen(job) && job.pacs && (
+            <button type="button" onClick={() => act(runAgain(job))}>
               {t("run.again")}
             </button>
           )}
@@ -144,4 +182,37 @@ function JobRow({ job, act }: { job: Job; act: (what: Promise<unknown>) => void 
       </td>
     </tr>
   );
+}
+
+/** What was processed: how much of a study, and the id of that. */
+function Input({ pacs }: { pacs: Job["pacs"] }) {
+  const t = useWords();
+  if (pacs === null) return <span className="quiet">–</span>;
+  const id = { image: pacs.image_id, series: pacs.series_id, study: pacs.study_id }[pacs.scope] ?? pacs.study_id;
+  return (
+    <>
+      {t(`scope.${pacs.scope}`)}
+      <span className="uid" title={id}>
+        {id}
+      </span>
+    </>
+  );
+}
+
+/** Those that there are, and those that jobs name: one may have been removed since. */
+function useAlgorithmIds(jobs: Job[]): string[] {
+  const here = useStore(session);
+  const [offered, setOffered] = useState<string[]>([]);
+  useEffect(() => {
+    if (here === null) return;
+    let isCurrent = true;
+    here.platform
+      .algorithms()
+      .then((found) => isCurrent && setOffered(found.map((one) => one.algo_id)))
+      .catch(() => undefined); // those of the jobs are there
+    return () => {
+      isCurrent = false;
+    };
+  }, [here]);
+  return [...new Set([...offered, ...jobs.map((job) => job.algo_id)])].sort();
 }

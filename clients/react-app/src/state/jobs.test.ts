@@ -2,8 +2,10 @@ import { describe, expect, it, vi } from "vitest";
 
 import type { Job } from "../api/types";
 
+vi.stubGlobal("window", { addEventListener: () => undefined });
+vi.stubGlobal("location", { hash: "" });
 vi.stubGlobal("localStorage", { getItem: () => null, setItem: () => undefined, removeItem: () => undefined });
-const { merged, seriesOfKey } = await import("./jobs");
+const { merged, shownOf } = await import("./jobs");
 
 const job = (change: Partial<Job>): Job => ({
   job_id: "a",
@@ -12,6 +14,7 @@ const job = (change: Partial<Job>): Job => ({
   status: "QUEUED",
   created_at: "2026-01-01T00:00:00Z",
   attempts: 0,
+  pacs: null,
   ...change,
 });
 
@@ -33,14 +36,19 @@ describe("merged", () => {
   });
 });
 
-describe("seriesOfKey", () => {
-  it("reads the ids of a result's key", () => {
-    expect(seriesOfKey("processing_1/1.2/3.4/x.dcm", "processing_1")).toEqual({ study_id: "1.2", series_id: "3.4" });
+describe("a listing", () => {
+  const failed = { status: "FAILED", algoId: "" } as const;
+  const old = job({ job_id: "old", status: "FAILED", created_at: "2026-01-01T00:00:00Z" });
+  const young = job({ job_id: "young", status: "FAILED", created_at: "2026-01-03T00:00:00Z" });
+  const other = job({ job_id: "other", created_at: "2026-01-04T00:00:00Z" });
+
+  it("shows what fits, and nothing from before it has been read", () => {
+    const known = (since: string) => shownOf([other, young, old], failed, { nextCursor: "x", knownSince: since });
+    expect(known("2026-01-02T00:00:00Z").map((one) => one.job_id)).toEqual(["young"]);
+    expect(known("").map((one) => one.job_id)).toEqual(["young", "old"]);
   });
 
-  it("guesses nothing where ids hold slashes, or the key is another algorithm's", () => {
-    expect(seriesOfKey("processing_1/a/b/c/d.dcm", "processing_1")).toBeNull();
-    expect(seriesOfKey("other/1.2/3.4/x.dcm", "processing_1")).toBeNull();
-    expect(seriesOfKey(undefined, "processing_1")).toBeNull();
+  it("is empty before it has been read", () => {
+    expect(shownOf([old], failed, undefined)).toEqual([]);
   });
 });

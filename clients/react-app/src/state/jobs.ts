@@ -1,6 +1,7 @@
-/** This client's jobs, live. What a job was asked for is known to the page that asked, and from its result's key. */
+/** This client's jobs, live, and the listings that the platform makes of them. */
 import { ApiError } from "../api/http";
-import type { Job, JobStatus, PacsRef, ResultMessage } from "../api/types";
+import type { Job, JobStatus, PacsRef, ResultMessage, Series } from "../api/types";
+import { openSeries } from "./route";
 import { current, ensureClientId } from "./session";
 import { Store } from "./store";
 
@@ -10,19 +11,45 @@ export interface Order {
   parameters: Record<string, unknown>;
 }
 
-export interface JobsState {
-  /** Newest first. */
-  jobs: Job[];
-  nextCursor: string | null;
-  isLoaded: boolean;
-  orders: ReadonlyMap<string, Order>;
+/** Which jobs a listing is of; "" is all. */
+export interface Filter {
+  status: JobStatus | "";
+  algoId: string;
 }
 
-export const jobs = new Store<JobsState>({ jobs: [], nextCursor: null, isLoaded: false, orders: new Map() });
+/** How far back a listing has been read. */
+export interface Listing {
+  nextCursor: string | null;
+  /** No job of it that was sent before this moment is known for sure; "" once all are. */
+  knownSince: string;
+}
 
+export interface JobsState {
+  /** All that is known, newest first. */
+  jobs: Job[];
+  /** By filter. */
+  listings: ReadonlyMap<string, Listing>;
+}
+
+export const jobs = new Store<JobsState>({ jobs: [], listings: new Map() });
+
+export const ALL: Filter = { status: "", algoId: "" };
 const PAGE = 100;
 const POLL_MS = 1000;
 const MOST_ASKED_ALONE = 10;
+/** Pages without a job that are read on; of few jobs among many the platform may have such. */
+const MOST_EMPTY_PAGES = 20;
+
+export const keyOf = (filter: Filter): string => `${filter.status}/${filter.algoId}`;
+
+export const fits = (job: Job, filter: Filter): boolean =>
+  (!filter.status || job.status === filter.status) && (!filter.algoId || job.algo_id === filter.algoId);
+
+/** What a listing shows: without gaps, so nothing from before it has been read. */
+export function shownOf(all: Job[], filter: Filter, listing: Listing | undefined): Job[] {
+  if (!listing) return [];
+  return all.filter((job) => fits(job, filter) && job.created_at >= listing.knownSince);
+}
 
 export const isOpen = (job: Job): boolean => job.status === "QUEUED" || job.status === "RUNNING";
 
@@ -42,23 +69,54 @@ function take(news: Job[]): void {
 }
 
 /** Ask for the newest page; what ended while nobody listened is in it. */
-export async function refreshJobs(): Promise<void> {
-  const clientId = await ensureClientId();
-  const page = await current().platform.jobs({ client_id: clientId, limit: PAGE });
-  const first = !jobs.get().isLoaded;
-  take(page.jobs);
-  jobs.update({ isLoaded: true, ...(first ? { nextCursor: page.next_cursor } : {}) });
-  const seen = new Set(page.jobs.map((job) => job.job_id));
+export async function refreshJobs(filter: Filter = ALL): Promise<void> {
+  const before = jobs.get().jobs;
+  const found = await pageOf(filter, null);
+  const listing = jobs.get().listings.get(keyOf(filter));
+  const known = new Set(before.map((job) => job.job_id));
+  const meets = listing !== undefined && found.jobs.some((job) => known.has(job.job_id) && job.created_at >= listing.knownSince);
+  take(found.jobs);
+  if (!meets) setListing(filter, found);
+  if (filter !== ALL) return;
+  const seen = new Set(found.jobs.map((job) => job.job_id));
   await askAlone(jobs.get().jobs.filter((job) => isOpen(job) && !seen.has(job.job_id)));
 }
 
-export async function loadMoreJobs(): Promise<void> {
-  const { nextCursor } = jobs.get();
-  if (nextCursor === null) return;
+export async function loadMoreJobs(filter: Filter): Promise<void> {
+  const cursor = jobs.get().listings.get(keyOf(filter))?.nextCursor ?? null;
+  if (cursor === null) return;
+  const found = await pageOf(filter, cursor);
+  take(found.jobs);
+  setListing(filter, found);
+}
+
+interface Found {
+  jobs: Job[];
+  next_cursor: string | null;
+}
+
+async function pageOf(filter: Filter, from: string | null): Promise<Found> {
   const clientId = await ensureClientId();
-  const page = await current().platform.jobs({ client_id: clientId, limit: PAGE, cursor: nextCursor });
-  take(page.jobs);
-  jobs.update({ nextCursor: page.next_cursor });
+  const { platform } = current();
+  let cursor = from;
+  for (let tries = 0; ; tries += 1) {
+    const page = await platform.jobs({
+      client_id: clientId,
+      ...(filter.status && { status: filter.status }),
+      ...(filter.algoId && { algo_id: filter.algoId }),
+      limit: PAGE,
+      cursor,
+    });
+    if (page.jobs.length || page.next_cursor === null || tries === MOST_EMPTY_PAGES) return page;
+    cursor = page.next_cursor;
+  }
+}
+
+function setListing(filter: Filter, found: Found): void {
+  const before = jobs.get().listings.get(keyOf(filter));
+  const oldest = found.jobs.at(-1)?.created_at ?? before?.knownSince ?? new Date().toISOString();
+  const listing = { nextCursor: found.next_cursor, knownSince: found.next_cursor === null ? "" : oldest };
+  jobs.update({ listings: new Map(jobs.get().listings).set(keyOf(filter), listing) });
 }
 
 async function askAlone(open: Job[]): Promise<void> {
@@ -98,7 +156,6 @@ export async function submitJob(order: Order): Promise<string> {
     if (!(error instanceof ApiError) || !error.isAway) throw error;
     await send();
   }
-  jobs.update({ orders: new Map(jobs.get().orders).set(jobId, order) });
   const status: JobStatus = "QUEUED";
   const job: Job = {
     job_id: jobId,
@@ -107,6 +164,7 @@ export async function submitJob(order: Order): Promise<string> {
     status,
     created_at: new Date().toISOString(),
     attempts: 0,
+    pacs: order.pacs,
   };
   take([job]);
   await askAlone([job]);
@@ -117,23 +175,24 @@ export async function cancelJob(jobId: string): Promise<void> {
   take([await current().platform.cancel(jobId)]);
 }
 
-/** How the job was ordered, as far as this page knows. */
-export function orderOf(job: Job): Order | null {
-  return jobs.get().orders.get(job.job_id) ?? null;
+/** The same again, as the platform says it was asked for; null where it doesn't know. */
+export async function runAgain(job: Job): Promise<string | null> {
+  const { pacs, parameters } = await current().platform.job(job.job_id);
+  return pacs === null ? null : submitJob({ algoId: job.algo_id, pacs, parameters });
 }
 
-/** The series that the job was made from, for looking at it again. */
-export function seriesOf(job: Job): { study_id: string; series_id: string } | null {
-  const pacs = orderOf(job)?.pacs;
-  if (pacs?.series_id) return { study_id: pacs.study_id, series_id: pacs.series_id };
-  return seriesOfKey(job.result?.dicom.key, job.algo_id);
+/** Open what the job was made from, with its result beside it. */
+export async function openResult(job: Job): Promise<void> {
+  if (job.pacs === null) return;
+  const { study_id, series_id } = job.pacs;
+  if (series_id) return openSeries({ study_id, series_id }, job);
+  // Of a study the platform takes the series that has most images.
+  const series = largest(await current().platform.series({ study_id }));
+  if (series) openSeries(series, job);
 }
 
-/** A result's key is ``{algo_id}/{study_id}/{series_id}/{file}``, where the ids are UIDs. */
-export function seriesOfKey(key: string | undefined, algoId: string): { study_id: string; series_id: string } | null {
-  const [first, study, series, file, ...more] = key?.split("/") ?? [];
-  if (first !== algoId || !study || !series || !file || more.length) return null;
-  return { study_id: study, series_id: series };
+function largest(series: Series[]): Series | undefined {
+  return [...series].sort((a, b) => (b.images ?? 0) - (a.images ?? 0))[0];
 }
 
 /** 128 random bits; ``crypto.randomUUID`` is only there on secure origins. */

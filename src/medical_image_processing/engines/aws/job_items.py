@@ -3,6 +3,7 @@
 ::
 
     job_id, fingerprint, client_id, algo_id, body       as accepted; body is the job message
+    sent_pacs                                           what was asked for, where body has pseudonyms
     seq, day                                            when, for listings: newest largest
     status, created, started, finished                  epoch seconds
     attempts, progress, error, result                   error and result as JSON
@@ -62,6 +63,7 @@ def new_item(message: JobMessage, fingerprint: str, now: float) -> Item:
         "client_id": message.client_id,
         "algo_id": message.algo_id,
         "body": message.model_dump_json(exclude_none=True),
+        "sent_pacs": message.sent.model_dump_json() if message.sent else None,
         "seq": f"{moment(now)}#{message.job_id}",
         "call": secrets.token_hex(8),
         "day": day_key(now, shard_of(message.job_id)),
@@ -90,6 +92,8 @@ def to_job(item: Item) -> Job:
         algo_id=item["algo_id"],
         client_id=item["client_id"],
         message_id=item.get("message_id", ""),
+        message=item["body"],
+        sent_pacs=item.get("sent_pacs"),
         status=JobStatus(item["status"]),
         created_at=to_iso(item["created"]),
         started_at=None if started is None else to_iso(started),

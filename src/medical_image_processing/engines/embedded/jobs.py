@@ -71,8 +71,8 @@ class SqliteJobs:
             message_id, _ = self._queues.send_in(connection, queue, outgoing)
             connection.execute(
                 "INSERT INTO jobs"
-                " (job_id, algo_id, client_id, fingerprint, message_id, body, status, created_at, store, send_to)"
-                " VALUES (?, ?, ?, ?, ?, ?, 'QUEUED', ?, ?, ?)",
+                " (job_id, algo_id, client_id, fingerprint, message_id, body, status, created_at, store, send_to,"
+                " sent_pacs) VALUES (?, ?, ?, ?, ?, ?, 'QUEUED', ?, ?, ?, ?)",
                 (
                     message.job_id,
                     message.algo_id,
@@ -83,6 +83,7 @@ class SqliteJobs:
                     self._clock(),
                     bool(message.store),
                     message.send_to,
+                    message.sent.model_dump_json() if message.sent else None,
                 ),
             )
             return Accepted(message.job_id, message.client_id, JobStatus.QUEUED, message_id, created=True)
@@ -351,6 +352,8 @@ def read_job(row: Any) -> Job:
         algo_id=row["algo_id"],
         client_id=row["client_id"],
         message_id=row["message_id"],
+        message=row["body"],
+        sent_pacs=row["sent_pacs"],
         status=JobStatus(row["status"]),
         created_at=to_iso(row["created_at"]),
         started_at=to_iso(row["started_at"]) if row["started_at"] is not None else None,

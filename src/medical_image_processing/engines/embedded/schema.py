@@ -165,6 +165,13 @@ MIGRATIONS: tuple[str, ...] = (
     -- An algorithm's ends by time, with all that its statistics need.
     CREATE INDEX jobs_ended ON jobs (algo_id, finished_at, status, started_at) WHERE finish_seq IS NOT NULL;
     """,
+    """
+    -- sent_pacs: what the owner of a job asked for, where its message has pseudonyms. Of jobs that are older
+    -- nobody knows for sure: 'null'.
+    ALTER TABLE jobs ADD COLUMN sent_pacs TEXT;
+    UPDATE jobs SET sent_pacs = 'null'
+        WHERE json_extract(body, '$.pacs.study_id') IN (SELECT pseudonym FROM pseudonyms);
+    """,
 )
 
 
