@@ -250,8 +250,8 @@ def test_purging_and_removing_a_dead_letter_keep_the_depth(tmp_path: Path) -> No
         await queues.send(QUEUE, [a_message(name) for name in "abc"])
         await queues.send(DEAD, [a_message(name) for name in "xy"])
         await engine.database.write(lambda c: queues.purge_in(c, QUEUE))
-        await engine.database.write(lambda c: queues.remove_dead_letter_in(c, DEAD, "x"))
-        await engine.database.write(lambda c: queues.remove_dead_letter_in(c, "nope.fifo", "x"))
+        await engine.database.write(lambda c: queues.remove_group_in(c, DEAD, "x"))
+        await engine.database.write(lambda c: queues.remove_group_in(c, "nope.fifo", "x"))
         assert (await queues.depth(QUEUE), await queues.depth(DEAD)) == (0, 1)
         assert bodies(await queues.receive(DEAD, limit=5)) == ["y"]
 

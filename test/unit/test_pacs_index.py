@@ -286,7 +286,7 @@ def test_a_flood_of_unknown_ids_does_not_make_a_flood_of_scans(tmp_path: Path) -
         assert {answer.code for answer in answers if isinstance(answer, MipError)} == {"STUDY_NOT_FOUND"}
         return time.monotonic() - began
 
-    assert asyncio.run(ask()) < 2  # a scan each would be 60 s
+    assert asyncio.run(ask()) < 30  # a scan each would be 60 s
 
 
 def test_closing_answers_who_still_waits(tmp_path: Path) -> None:
