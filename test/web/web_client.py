@@ -14,9 +14,6 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from api_calls import Api
-from platform_process import Platform
-
 CLIENT = Path(__file__).resolve().parents[2] / "clients" / "react-app"
 CHROMIUM = "/usr/bin/chromium"
 BUILD_S = 600
@@ -164,14 +161,6 @@ class Person:
     def close(self) -> None:
         """The browser's window goes, and nothing of it stays."""
         self.context.close()
-
-
-def place_of(platform: Platform, images: int) -> dict[str, str]:
-    """The series of so many images, for a job."""
-    headers = {"x-api-key": platform.env["PACS_API_KEY"]}
-    listed = Api(platform).http.get("/pacs/series", headers=headers).json()
-    [found] = [one for one in listed if one["images"] == images]
-    return {"study_id": found["study_id"], "series_id": found["series_id"], "scope": "series"}
 
 
 MakePerson = Callable[..., Person]
