@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from web_client import MakePerson, place_of
+from web_client import MakePerson
+from web_series import place_of
 
 from api_calls import Api, until
 from platform_process import Platform

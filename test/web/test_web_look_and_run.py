@@ -6,7 +6,8 @@ import io
 from pathlib import Path
 
 import pydicom
-from web_client import MakePerson, Person, place_of
+from web_client import MakePerson, Person
+from web_series import place_of
 
 from api_calls import Api, until
 from platform_process import Platform

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from web_client import MakePerson, Person, place_of
+from web_client import MakePerson, Person
+from web_series import place_of
 
 from api_calls import SEED_BODY, Api, error_of
 from platform_process import Platform

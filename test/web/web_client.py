@@ -12,9 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from api_calls import Api
 from medical_image_processing.entrypoints.web_build import CLIENT, build_client
-from platform_process import Platform
 
 CHROMIUM = "/usr/bin/chromium"
 BUILD_S = 600
@@ -142,14 +140,6 @@ class Person:
     def close(self) -> None:
         """The browser's window goes, and nothing of it stays."""
         self.context.close()
-
-
-def place_of(platform: Platform, images: int) -> dict[str, str]:
-    """The series of so many images, for a job."""
-    headers = {"x-api-key": platform.env["PACS_API_KEY"]}
-    listed = Api(platform).http.get("/pacs/series", headers=headers).json()
-    [found] = [one for one in listed if one["images"] == images]
-    return {"study_id": found["study_id"], "series_id": found["series_id"], "scope": "series"}
 
 
 MakePerson = Callable[..., Person]

@@ -42,7 +42,11 @@ export function App() {
   const isFirst = useRef(true);
   useEffect(() => {
     document.title = `${t(`nav.${shown}`)} · ${t("app.title")}`;
-    if (!isFirst.current) main.current?.focus();
+    if (!isFirst.current) {
+      // By itself the browser would scroll the heading below the bar that stays at the top.
+      main.current?.focus({ preventScroll: true });
+      window.scrollTo(0, 0);
+    }
     isFirst.current = false;
     // Only a change of the screen moves the focus, not one of the language.
     // eslint-disable-next-line react-hooks/exhaustive-deps

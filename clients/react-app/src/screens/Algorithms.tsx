@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useState } from "react";
+import { useCallback, useEffect, useRef, useState } from "react";
 import type { FormEvent } from "react";
 
 import { ApiError } from "../api/http";
@@ -6,6 +6,7 @@ import type { Algorithm, Offer } from "../api/types";
 import { useWords } from "../i18n";
 import { Dialog } from "../parts/Dialog";
 import { Failure } from "../parts/Failure";
+import { readReason } from "../parts/logLine";
 import { LogTail } from "../parts/LogTail";
 import { changesOf, draftOf, fieldsOf, NEW_DRAFT, rebased } from "../parts/spec";
 import type { Draft } from "../parts/spec";
@@ -116,7 +117,7 @@ function Registry() {
       {records?.length === 0 && <p className="quiet">{t("algorithms.empty")}</p>}
       {records !== null && records.length > 0 && (
         <div className="columns">
-          <table className="rows">
+          <table className="rows registry">
             <thead>
               <tr>
                 <th scope="col">{t("algorithms.col.id")}</th>
@@ -198,15 +199,21 @@ function Details({ record, onChange }: { record: Algorithm; onChange: () => Prom
       .catch(setFailure);
   };
 
+  // Where both don't fit side by side, it is far below the list.
+  const panel = useRef<HTMLElement>(null);
+  useEffect(() => {
+    if (matchMedia("(max-width: 900px)").matches) panel.current?.scrollIntoView();
+  }, []);
+
   return (
-    <section className="panel" aria-label={id}>
+    <section ref={panel} className="panel" aria-label={id}>
       <div className="panel-head">
         <h2>{id}</h2>
         <span className="quiet">{t("algorithms.revision", { n: record.revision })}</span>
       </div>
       {record.status_reason && (
         <p className={`note ${record.status === "FAILED" ? "bad" : ""}`}>
-          <strong>{t("algorithms.reason")}:</strong> {record.status_reason}
+          <strong>{t("algorithms.reason")}:</strong> {readReason(record.status_reason)}
         </p>
       )}
       {record.description && <p className="plain-text">{record.description}</p>}
