@@ -264,6 +264,8 @@ export const en = {
   "fix.JOBS_WAITING": "Wait until they have ended, or have them fail.",
   "error.ALGORITHM_DELETING": "The algorithm is being removed.",
   "fix.ALGORITHM_DELETING": "Register it anew once it has gone.",
+  "error.RESERVED_NAME": "The platform keeps this id for itself.",
+  "fix.RESERVED_NAME": "Choose another id.",
   "error.ALGORITHM_EXISTS": "The id is taken by another algorithm.",
   "fix.ALGORITHM_EXISTS": "Choose another id, or edit the one that is there.",
   "error.DEIDENTIFY_FIXED": "Whether patients are taken out can't be changed later.",

@@ -266,6 +266,8 @@ export const it: Record<Key, string> = {
   "fix.JOBS_WAITING": "Aspetta che finiscano, o falli fallire.",
   "error.ALGORITHM_DELETING": "L'algoritmo è in rimozione.",
   "fix.ALGORITHM_DELETING": "Registralo di nuovo quando sarà sparito.",
+  "error.RESERVED_NAME": "Questo id è riservato alla piattaforma.",
+  "fix.RESERVED_NAME": "Scegli un altro id.",
   "error.ALGORITHM_EXISTS": "L'id è di un altro algoritmo.",
   "fix.ALGORITHM_EXISTS": "Scegli un altro id, o modifica quello che c'è.",
   "error.DEIDENTIFY_FIXED": "Se togliere il paziente non si può cambiare dopo.",
