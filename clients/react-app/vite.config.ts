@@ -8,7 +8,7 @@ import type { Plugin } from "vite";
 const SECURITY_HEADERS = {
   "Content-Security-Policy":
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; " +
-    "img-src 'self' blob:; connect-src 'self' http: https: ws: wss:; font-src 'self'; base-uri 'none'; " +
+    "img-src 'self' blob: data:; connect-src 'self' http: https: ws: wss:; font-src 'self'; base-uri 'none'; " +
     "form-action 'none'; frame-ancestors 'none'",
   "Referrer-Policy": "no-referrer",
   "X-Content-Type-Options": "nosniff",

@@ -52,9 +52,9 @@ def web_platform(tmp_path_factory: pytest.TempPathFactory, web_pacs: Path) -> It
         yield platform
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
+    """Debian's Chromium. Not for all files at once: while it runs, no other event loop can in this thread."""
     with chromium() as running:
         yield running
 

@@ -31,8 +31,8 @@ _TYPES = {
 _SMALL_BYTES = 1024
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
-    "img-src 'self' blob:; connect-src 'self' {others}; font-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "img-src 'self' blob: data:; connect-src 'self' {others}; font-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
 )
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),

@@ -86,11 +86,9 @@ export function Find() {
               ? t(asked ? "find.empty" : "find.none")
               : t(shown.length === 1 ? "find.count.one" : "find.count", { n: shown.length })}
           </p>
-          <ul className="series-list">
-            {shown.map((series) => (
-              <SeriesCard key={`${series.study_id}/${series.series_id}`} series={series} />
-            ))}
-          </ul>
+          {byStudy(shown).map((study) => (
+            <Study key={study[0].study_id} series={study} />
+          ))}
           {found.series.length === found.limit && found.limit < MOST && (
             <button type="button" onClick={() => setLimit(Math.min(MOST, limit * 3))}>
               {t("find.more")}
@@ -127,10 +125,44 @@ function matches(series: Series, text: string): boolean {
   return words.every((word) => said.includes(word));
 }
 
-function SeriesCard({ series }: { series: Series }) {
+type OfStudy = [Series, ...Series[]];
+
+/** In the order in which the studies first come. */
+function byStudy(all: Series[]): OfStudy[] {
+  const studies = new Map<string, OfStudy>();
+  for (const one of all) {
+    const known = studies.get(one.study_id);
+    if (known) known.push(one);
+    else studies.set(one.study_id, [one]);
+  }
+  return [...studies.values()];
+}
+
+function Study({ series }: { series: OfStudy }) {
   const t = useWords();
   const here = useStore(language);
-  const name = series.series_description ?? series.study_description ?? t("find.noDescription");
+  const [first] = series;
+  const title = useId();
+  return (
+    <section className="study" aria-labelledby={title}>
+      <h2 id={title}>
+        {[first.study_description || t("find.study"), dateOf(first.date, here)].filter(Boolean).join(" · ")}
+        <span className="uid" title={first.study_id}>
+          {first.study_id}
+        </span>
+      </h2>
+      <ul className="series-list">
+        {series.map((one) => (
+          <SeriesCard key={one.series_id} series={one} />
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function SeriesCard({ series }: { series: Series }) {
+  const t = useWords();
+  const name = series.series_description || t("find.noDescription");
   const count = series.images === 1 ? t("find.image") : t("find.images", { n: series.images ?? "?" });
   return (
     <li>
@@ -138,9 +170,7 @@ function SeriesCard({ series }: { series: Series }) {
         <Thumbnail studyId={series.study_id} seriesId={series.series_id} modality={series.modality} />
         <span className="series-words">
           <strong>{name}</strong>
-          <span>
-            {[series.modality, dateOf(series.date, here), count].filter(Boolean).join(" · ")}
-          </span>
+          <span>{[series.modality, count].filter(Boolean).join(" · ")}</span>
           <span className="uid" title={series.series_id}>
             {series.series_id}
           </span>

@@ -24,7 +24,7 @@ import { apart, frameNumber } from "./frames";
 import { imagesOf } from "./images";
 import { SeriesLoader } from "./loading";
 import type { Loading } from "./loading";
-import { Overlay } from "./overlay";
+import { countUnplaced, Overlay } from "./overlay";
 import { PRESET_NAMES } from "./presets";
 import type { PresetName } from "./presets";
 import { readCaptureFile, readResult, saveBlob } from "./result";
@@ -138,6 +138,11 @@ export function OpenSeries() {
     overlay.current?.setOpacity(opacity);
   }, [opacity]);
 
+  const unplaced = useMemo(
+    () => (isLoaded && result.read?.segmentation ? countUnplaced(result.read.segmentation, imageIds, sourceAt) : 0),
+    [isLoaded, result.read, imageIds],
+  );
+
   useLinkedLook(Boolean(shownJob) && shows === "overlay" && resultReady > 0);
 
   const resultIndex = !isLinked ? ownIndex : shows === "overlay" ? index : frameOf.toFrame(index);
@@ -230,9 +235,14 @@ export function OpenSeries() {
         )}
       </div>
       <aside className="side">
+        {loading !== null && loading.cut > 0 && (
+          <p className="note bad" role="alert">
+            {t(loading.cut === 1 ? "viewer.cut.one" : "viewer.cut", { n: loading.cut })}
+          </p>
+        )}
         {loading !== null && loading.failed > 0 && isLoaded && (
           <div className="note bad" role="alert">
-            <p>{t("viewer.failed", { n: loading.failed })}</p>
+            <p>{t(loading.failed === 1 ? "viewer.failed.one" : "viewer.failed", { n: loading.failed })}</p>
             <button type="button" onClick={() => setTries(tries + 1)}>
               {t("common.retry")}
             </button>
@@ -243,6 +253,7 @@ export function OpenSeries() {
             job={shownJob}
             read={result.read}
             failure={result.failure ?? capture.failure}
+            unplaced={unplaced}
             view={shows}
             onView={setView}
             opacity={opacity}

@@ -12,6 +12,8 @@ interface Props {
   job: Job;
   read: ReadResult | null;
   failure: unknown;
+  /** Frames of the segmentation that lie on none of the images. */
+  unplaced: number;
   view: ResultView;
   onView: (view: ResultView) => void;
   opacity: number;
@@ -80,6 +82,11 @@ export function ResultPanel(props: Props) {
               </label>
             ))}
           </fieldset>
+          {props.unplaced > 0 && (
+            <p className="note bad" role="alert">
+              {t(props.unplaced === 1 ? "result.unplaced.one" : "result.unplaced", { n: props.unplaced })}
+            </p>
+          )}
         </>
       )}
       {read && read.measurements.length > 0 && (

@@ -17,6 +17,19 @@ export const SEGMENT_COLORS: readonly (readonly [number, number, number])[] = [
 export const colorOf = (segment: number): readonly [number, number, number] =>
   SEGMENT_COLORS[(segment - 1) % SEGMENT_COLORS.length] as readonly [number, number, number];
 
+/** How many frames lie on none of ``imageIds``, and so are never seen. */
+export function countUnplaced(read: Segmentation, imageIds: readonly string[], sourceOf: SourceOf): number {
+  const known = imageIds.flatMap((imageId) => {
+    const source = sourceOf(imageId);
+    return source ? [keyOf(source), keyOf({ ...source, frame: null })] : [];
+  });
+  const placed = new Set(known);
+  return read.frames.filter((frame) => !placed.has(keyOf(frame.source))).length;
+}
+
+/** An image's SOP Instance UID and the number of its frame. */
+type SourceOf = (imageId: string) => Source | null;
+
 const keyOf = ({ sop, frame }: Source): string => `${sop}#${frame ?? "all"}`;
 
 /**
@@ -30,12 +43,11 @@ export class Overlay {
   private readonly hidden = new Set<number>();
   private readonly element: HTMLDivElement;
 
-  /** ``sourceOf`` tells an image's SOP Instance UID and the number of its frame. */
   constructor(
     private readonly viewportId: string,
     private readonly read: Segmentation,
     private opacity: number,
-    private readonly sourceOf: (imageId: string) => Source | null,
+    private readonly sourceOf: SourceOf,
   ) {
     for (const frame of read.frames) {
       const key = keyOf(frame.source);
@@ -61,12 +73,6 @@ export class Overlay {
 
   remove(): void {
     this.element.removeEventListener(Enums.Events.IMAGE_RENDERED, this.draw);
-  }
-
-  /** How many of its frames lie on none of ``imageIds``, and so are never seen. */
-  countUnplaced(imageIds: readonly string[]): number {
-    const placed = new Set(imageIds.flatMap((imageId) => this.framesOn(imageId)));
-    return this.read.frames.length - placed.size;
   }
 
   private framesOn(imageId: string): SegmentFrame[] {

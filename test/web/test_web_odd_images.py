@@ -1,0 +1,88 @@
+"""Objects that are no plain CT slices: shown whole, or said to be what they are."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pydicom
+import pydicom.data
+import pytest
+from playwright.sync_api import Browser
+from web_client import Person, built_client
+
+from platform_process import Platform
+
+NAMES = ("rtdose.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_truncated.dcm", "test-SR.dcm")
+DOSE_FRAMES = 15
+
+
+@pytest.fixture(scope="module")
+def odd_page(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Person]:
+    """A page over a PACS of a series for each; the descriptions are the files' names."""
+    built_client()
+    folder = tmp_path_factory.mktemp("odd")
+    for name in NAMES:
+        image = pydicom.dcmread(pydicom.data.get_testdata_file(name))
+        image.SeriesDescription = name
+        image.StudyInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[name])
+        image.SeriesInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[name, "series"])
+        if "NumberOfFrames" in image:  # frame after frame more of it is light
+            dose = image.pixel_array
+            for at, frame in enumerate(dose):
+                frame[:] = 0
+                frame[: at * frame.shape[0] // DOSE_FRAMES] = 60_000
+            image.PixelData = dose.tobytes()
+        image.save_as(folder / name)
+    with Platform(tmp_path_factory.mktemp("odd-home") / "home", pacs=folder) as platform:
+        person = Person(browser, platform.base)
+        yield person
+        person.close()
+        assert not person.broken, person.broken
+
+
+def open_object(person: Person, name: str) -> None:
+    """From the list."""
+    person.visit().locator(".series-card", has_text=name).click()
+
+
+def drawn(person: Person) -> Any:
+    """What the view shows: rows × columns × RGB."""
+    import numpy as np
+    from PIL import Image
+
+    shot = person.page.locator(".view-canvas canvas").first.screenshot()
+    return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), float)
+
+
+def test_all_frames_of_a_file_are_scrolled(odd_page: Person) -> None:
+    page = odd_page.page
+    open_object(odd_page, "rtdose.dcm")
+    page.wait_for_selector(f".mark-slice:has-text('of {DOSE_FRAMES}')")
+    odd_page.wait_loaded(DOSE_FRAMES)
+    page.locator(".view-image").first.focus()
+    page.keyboard.press("Home")
+    page.wait_for_selector('.view-image[data-index="0"]')
+    first = drawn(odd_page)
+    page.keyboard.press("End")
+    page.wait_for_selector(f'.view-image[data-index="{DOSE_FRAMES - 1}"]')
+    page.wait_for_function("() => document.querySelector('.mark-slice').textContent.includes('15 of 15')")
+    assert abs(drawn(odd_page) - first).mean() > 20, "each frame has a picture of its own"
+
+
+def test_a_compressed_colour_image_is_shown_in_colour(odd_page: Person) -> None:
+    open_object(odd_page, "SC_rgb_jpeg_dcmtk.dcm")
+    odd_page.page.wait_for_selector('.view-image[data-ready="true"]')
+    picture = drawn(odd_page)
+    assert (picture.max(axis=2) - picture.min(axis=2)).max() > 100
+
+
+def test_a_file_that_ends_before_its_pixels_is_said_to(odd_page: Person) -> None:
+    open_object(odd_page, "MR_truncated.dcm")
+    odd_page.page.wait_for_selector("[role=alert]:has-text('1 image ends before its pixels do')")
+
+
+def test_what_is_no_image_is_said_to_be_none(odd_page: Person) -> None:
+    open_object(odd_page, "test-SR.dcm")
+    odd_page.page.wait_for_selector("[role=alert]:has-text('1 image could not be shown')")
