@@ -11,19 +11,19 @@ interface Props {
 
 /** A small picture of a series, asked for when it comes into sight. Without one, its modality. */
 export function Thumbnail({ studyId, seriesId, modality }: Props) {
-  const here = useStore(session);
+  const platform = useStore(session)?.platform;
   const place = useRef<HTMLSpanElement>(null);
   const [url, setUrl] = useState<string | null>(null);
 
   useEffect(() => {
     const element = place.current;
-    if (element === null || here === null) return;
+    if (element === null || platform === undefined) return;
     const stop = new AbortController();
     let made: string | null = null;
     const watcher = new IntersectionObserver((entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       watcher.disconnect();
-      here.platform
+      platform
         .thumbnail(studyId, seriesId, stop.signal)
         .then((picture) => {
           if (stop.signal.aborted) return;
@@ -38,7 +38,7 @@ export function Thumbnail({ studyId, seriesId, modality }: Props) {
       watcher.disconnect();
       if (made) URL.revokeObjectURL(made);
     };
-  }, [here, studyId, seriesId]);
+  }, [platform, studyId, seriesId]);
 
   return (
     <span className="thumbnail" ref={place} aria-hidden="true">

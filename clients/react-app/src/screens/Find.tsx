@@ -19,7 +19,7 @@ interface Found {
 
 export function Find() {
   const t = useWords();
-  const here = useStore(session);
+  const platform = useStore(session)?.platform;
   const [typed, setTyped] = useState("");
   const [asked, setAsked] = useState("");
   const [limit, setLimit] = useState(FIRST);
@@ -29,9 +29,9 @@ export function Find() {
   const field = useId();
 
   useEffect(() => {
-    if (here === null) return;
+    if (platform === undefined) return;
     let isCurrent = true;
-    find(here.platform.series.bind(here.platform), asked, limit)
+    find(platform.series.bind(platform), asked, limit)
       .then((series) => {
         if (!isCurrent) return;
         setFound({ series, limit });
@@ -41,7 +41,7 @@ export function Find() {
     return () => {
       isCurrent = false;
     };
-  }, [here, asked, limit, tries]);
+  }, [platform, asked, limit, tries]);
 
   const shown = found === null ? [] : found.series.filter((one) => matches(one, asked));
   return (
