@@ -36,6 +36,8 @@ DEBIAN_PACKAGES = {
     "chromium": "chromium",
 }
 STEP_TIMEOUT_S = 300
+INSTALL_TIMEOUT_S = 900
+"""Chromium alone is 80 MB, and npm some four hundred packages."""
 SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 """All tests: half of the time they wait, for containers and leases. Tests that were asked for run one by one."""
 
@@ -86,7 +88,7 @@ def install_system_parts() -> None:
         "apt-get update": ["apt-get", "-q", "update"],
         f"apt-get install {names}": install,
     }.items():
-        passes(name, command, env=env)
+        passes(name, command, env=env, timeout_s=INSTALL_TIMEOUT_S)
 
 
 def builds_web_client() -> bool:
@@ -102,7 +104,9 @@ def builds_web_client() -> bool:
     return True
 
 
-def passes(name: str, command: list[str], *, env: dict[str, str] | None = None) -> bool:
+def passes(
+    name: str, command: list[str], *, env: dict[str, str] | None = None, timeout_s: float = STEP_TIMEOUT_S
+) -> bool:
     """Run one step, and show what it said if it failed."""
     program = SCRIPTS / command[0]
     command = [str(program) if program.exists() else command[0], *command[1:]]
@@ -117,7 +121,7 @@ def passes(name: str, command: list[str], *, env: dict[str, str] | None = None) 
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=STEP_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
         said, passed = done.stdout, done.returncode == 0
