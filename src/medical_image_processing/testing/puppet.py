@@ -1,7 +1,7 @@
 """An algorithm that does what its job says: the good and the bad ways an algorithm can behave.
 
-A job's ``parameters`` are ``{"do": ..., "seconds": ..., "file": ...}``; see :data:`ACTS`. ``install`` makes it known to
-workers the way an author's own package is: through an entry point of an installed distribution.
+A job's ``parameters`` are ``{"do": ..., "seconds": ..., "file": ...}``; see :data:`ACTS`. ``install`` makes it
+known to workers the way an author's own package is: through an entry point of an installed distribution.
 """
 
 from __future__ import annotations
