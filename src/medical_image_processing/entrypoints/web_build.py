@@ -106,7 +106,7 @@ def _build(lock: int | None) -> None:
 
 
 def _put_back() -> None:
-    """The client of before, where a build was killed between its renames: npm would remove it with its packages."""
+    """The client of before, where a build was killed between its renames: npm removes it with its packages."""
     if not DIST.exists() and (_OLD / "index.html").is_file():
         _OLD.rename(DIST)
 
