@@ -66,6 +66,22 @@ def test_b9_a_job_that_waits_is_cancelled_told_and_never_run(api: Api, tmp_path:
     assert api.job(job_id) == answer.json()
 
 
+def test_where_no_key_is_needed_a_page_of_somebody_else_cancels_nothing(api: Api, tmp_path: Path) -> None:
+    busy = occupied(api, "puppet", tmp_path / "go")
+    own, port = api.platform.base, api.platform.port
+    foreign = ("https://evil.example", "null", "", f"http://evil.example:{port}", f"{own}1", f"{own}.evil.example")
+    job_id = api.process("puppet")
+    for origin in foreign:
+        for more in ({}, {"content-type": "text/plain"}):
+            refused = api.post(f"/jobs/{job_id}/cancel", origin=origin, **more)
+            assert (refused.status_code, error_of(refused)) == (403, "FOREIGN_PAGE"), origin
+    assert api.job(job_id)["status"] == "QUEUED"
+    assert api.post(f"/jobs/{job_id}/cancel", origin=own).status_code == 200
+    assert api.post(f"/jobs/{api.process('puppet')}/cancel", origin="http://localhost:3000").status_code == 200
+    (tmp_path / "go").touch()
+    api.until_ended(busy)
+
+
 def test_b10_a_job_tells_what_it_was_asked_for_and_a_list_leaves_out_what_may_be_long(api: Api) -> None:
     job_id = api.process("puppet", client_id="asker", pacs=IMAGE, do="sleep", seconds=0, names=["a", None])
     job = api.until_ended(job_id)
