@@ -22,8 +22,8 @@ LAWS = ROOT / "ARCHITECTURE.md"
 PORTS = ROOT / "src/medical_image_processing/ports"
 ELSEWHERE = "CHECKED_OTHERWISE"
 
-_CLAUSE = re.compile(r"^- ([A-Z]\d) (.+?)(?=^- [A-Z]\d |^$|\Z|\"\"\")", re.MULTILINE | re.DOTALL)
-_NAMED = re.compile(r"^(test/\S+?\.py)::.*?test_((?:[a-z]\d_)+)")
+_CLAUSE = re.compile(r"^- ([A-Z]\d+) (.+?)(?=^- [A-Z]\d+ |^$|\Z|\"\"\")", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(r"^(test/\S+?\.py)::.*?test_((?:[a-z]\d+_)+)")
 
 
 def main() -> None:

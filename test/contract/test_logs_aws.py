@@ -45,6 +45,21 @@ class TestAwsLogs(LogsContract):
         finally:
             clients.close()
 
+    def test_s7_of_a_worker_that_speaks_again_after_ten_others_nothing_comes_twice(self) -> None:
+        async def work(ports: LogPorts) -> None:
+            await ports.write("first", numbered(0, 3))
+            cursor, seen = (await ports.logs.read(ALGO, lines=50)).cursor, list[str]()
+            for number in range(30):
+                await ports.write(f"{number:0>32}", numbered(10 + number, 11 + number))
+                page = await ports.logs.read(ALGO, lines=50, cursor=cursor)
+                seen, cursor = [*seen, *page.lines], page.cursor
+                if number == 11:
+                    await ports.write("first", numbered(3, 5))
+            assert sorted(seen) == sorted([*numbered(3, 5), *numbered(10, 40)])
+            assert len(cursor) <= 4096 and cursor != (await ports.logs.read(ALGO, lines=50)).cursor
+
+        self.run(work)
+
     def test_s7_a_token_that_is_good_no_more_goes_on_with_the_newest_and_says_so(self) -> None:
         async def work(ports: LogPorts) -> None:
             await ports.write("a", numbered(0, 50))

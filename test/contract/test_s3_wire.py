@@ -440,6 +440,13 @@ def test_a_page_of_this_host_may_read_and_of_another_host_or_port_may_not(
         assert plain(server, "GET", url, Origin=other).getheader("access-control-allow-origin") is None
 
 
+def test_a_page_of_the_port_that_an_origin_does_not_name_may_read_too(tmp_path: Path) -> None:
+    with WireServer(tmp_path, page_port=80) as server:
+        for origin, allowed in (("http://127.0.0.1", "http://127.0.0.1"), (f"http://127.0.0.1:{PAGE_PORT}", None)):
+            answer = plain(server, "GET", f"{server.url}/{BUCKET}/x", Origin=origin)
+            assert answer.getheader("access-control-allow-origin") == allowed
+
+
 # Law A1: what an algorithm's credentials do not open. Each denied path, once.
 OWN, OTHERS = {"Bucket": BUCKET, "Key": "liver/own"}, {"Bucket": BUCKET, "Key": "lung/other"}
 PART = {"UploadId": "x", "PartNumber": 1, "Body": b"x"}

@@ -36,7 +36,8 @@ PAGE_PORT = 8765
 class WireServer:
     """Queues of the algorithms ``liver`` and ``lung``, the results queue, and an empty bucket."""
 
-    def __init__(self, home: Path, *, max_object_bytes: int = 1 << 30) -> None:
+    def __init__(self, home: Path, *, max_object_bytes: int = 1 << 30, page_port: int = PAGE_PORT) -> None:
+        self._page_port = page_port
         self.credentials = Credentials()
         self.operator = Credential("MIPOPERATORTEST", "the-operator's-own", Operator())
         self.credentials.add(self.operator)
@@ -92,7 +93,7 @@ class WireServer:
             account=ACCOUNT,
             bucket=BUCKET,
             allow_origins=(ORIGIN,),
-            page_port=PAGE_PORT,
+            page_port=self._page_port,
         )
         config = uvicorn.Config(
             app,

@@ -238,6 +238,7 @@ def test_other_content_types(api: Api) -> None:
         "/admin/algorithms/processing_1/logs?lines=1e9",
         "/process/%2e%2e",
         "/%00",
+        "//",
         "//no",
         "/algorithms?limit=0",
         "/algorithms?cursor=%00",
@@ -251,7 +252,8 @@ def test_other_content_types(api: Api) -> None:
     ],
 )
 def test_strange_addresses(api: Api, path: str) -> None:
-    answer = api.http.get(path)
+    # As it stands: httpx would take what follows two slashes for a host.
+    answer = api.http.get(api.http.base_url.copy_with(raw_path=path.encode()))
     assert 400 <= answer.status_code < 500, answer.text
     assert error_of(answer)
 

@@ -248,6 +248,17 @@ def test_a_build_that_was_killed_leaves_no_half_client_and_is_done_again(clone: 
     assert (clone.client / "dist/index.html").read_text() == "<!doctype html><p>first "
 
 
+def test_a_client_that_was_put_aside_when_its_build_was_killed_is_served_still(
+    clone: Clone, small_pacs: Path, tmp_path: Path
+) -> None:
+    clone.build()
+    clone.write("src/main.ts", "second")
+    (clone.client / "dist").rename(clone.client / "node_modules/.mip-old")
+    with clone.up(small_pacs, PATH=path_with(tmp_path / "no npm")) as (said, page):
+        assert "mip: the web client stays the one that was built before: npm" in said
+        assert page.text == "<!doctype html><p>first "
+
+
 def make_wheel(clone: Clone, place: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """As ``pip wheel`` makes it, with what is installed here, and without a network."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-index"]

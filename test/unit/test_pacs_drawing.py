@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ def children(name: str) -> list[int]:
     found = []
     for task in Path("/proc/self/task").iterdir():
         for pid in (task / "children").read_text().split():
-            if name in Path(f"/proc/{pid}/cmdline").read_text():
-                found.append(int(pid))
+            with suppress(OSError):  # it has ended meanwhile
+                if name in Path(f"/proc/{pid}/cmdline").read_text():
+                    found.append(int(pid))
     return found
 
 

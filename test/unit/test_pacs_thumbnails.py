@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -146,6 +147,7 @@ def test_many_pictures_at_once_are_all_drawn(tmp_path: Path) -> None:
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"2.{number}"
         image.save_as(tmp_path / f"{number}.dcm")
     with serve(tmp_path, for_operator=True) as pacs:
-        for _ in range(2):
-            answers = [pacs.get(f"/thumbnail?study_id=1.2&series_id=1.{number}") for number in range(12)]
-            assert {answer.status_code for answer in answers} == {200}
+        addresses = [f"/thumbnail?study_id=1.2&series_id=1.{number}" for number in range(12)]
+        with ThreadPoolExecutor(len(addresses)) as people:
+            for _ in range(2):
+                assert {answer.status_code for answer in people.map(pacs.get, addresses)} == {200}

@@ -3,7 +3,21 @@
 import pytest
 
 from medical_image_processing.api.results import host_of, job_answer, result_message
-from medical_image_processing.model.job import Job, JobError, JobResult, JobStatus, Output, StoredObject
+from medical_image_processing.model.job import (
+    Job,
+    JobError,
+    JobMessage,
+    JobResult,
+    JobStatus,
+    Output,
+    PacsRef,
+    Scope,
+    StoredObject,
+)
+
+MESSAGE = JobMessage(
+    job_id="test-123", client_id="client-456", algo_id="liver", pacs=PacsRef(study_id="s", scope=Scope.STUDY)
+)
 
 
 class Addresses:
@@ -18,6 +32,7 @@ def a_job(**changes: object) -> Job:
         "job_id": "test-123",
         "algo_id": "liver",
         "client_id": "client-456",
+        "message": MESSAGE.model_dump_json(),
         "status": JobStatus.SUCCEEDED,
         "created_at": "2026-01-01T00:00:00Z",
         "result": JobResult(

@@ -135,6 +135,18 @@ def test_a_file_that_went_when_the_client_was_built_again_is_none_of_its(folder:
     ask(folder, work)
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:80; script-src *", "127.0.0.1 evil.example", "evil.example *", "127.0.0.1:800000", "x" * 300],
+)
+def test_what_a_host_header_says_beside_a_host_is_no_part_of_the_policy(folder: Path, host: str) -> None:
+    async def work(http: httpx.AsyncClient) -> None:
+        policy = (await http.get("/", headers={"host": host})).headers["content-security-policy"]
+        assert "connect-src 'self' ws://127.0.0.1 wss://127.0.0.1 http://127.0.0.1:8081; font-src" in policy
+
+    ask(folder, work)
+
+
 def test_only_reading_is_the_clients(folder: Path) -> None:
     async def work(http: httpx.AsyncClient) -> None:
         assert (await http.post("/")).text == "the API"

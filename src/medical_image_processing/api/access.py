@@ -26,10 +26,10 @@ def _token(sent: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER
 
 
 AdminKey = Annotated[str | None, Security(_ADMIN_HEADER)]
-NOBODY_ASKED = "anybody"
-"""The name of a client on record where clients need no key."""
 ClientKey = Annotated[str | None, Security(_CLIENT_HEADER)]
 ClientToken = Annotated[str | None, Depends(_token)]
+NOBODY_ASKED = "anybody"
+"""The name of a client on record where clients need no key."""
 
 
 class Tokens(Protocol):

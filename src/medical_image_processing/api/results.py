@@ -9,12 +9,12 @@ from medical_image_processing.control.outlook import NO_OUTLOOK, Outlook
 from medical_image_processing.model.job import Job
 from medical_image_processing.ports.outputs import Outputs
 
-_HOST = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(:\d{1,5})?$")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(:[0-9]{1,5})?")
 
 
 def host_of(header: str | None) -> str:
     """The host name in a Host header, as the client reached us; the loopback when it is none."""
-    match = _HOST.match(header or "")
+    match = _HOST.fullmatch(header or "")
     return match.group(1) if match else "127.0.0.1"
 
 

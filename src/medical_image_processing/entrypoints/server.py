@@ -39,6 +39,7 @@ from medical_image_processing.control.statistics import Statistician
 from medical_image_processing.control.storing import Storing
 from medical_image_processing.engines.embedded.engine import EmbeddedEngine, EngineSettings
 from medical_image_processing.entrypoints import client_keys
+from medical_image_processing.entrypoints.foreign_pages import ForeignPages
 from medical_image_processing.entrypoints.home import Home, Secrets
 from medical_image_processing.entrypoints.known_pages import KnownPages
 from medical_image_processing.entrypoints.loopback_names import LoopbackNames
@@ -264,20 +265,23 @@ class _Platform:
             metrics=metrics,
             accesses=engine.access_record,
         )
-        api = create_app(
+        api: ASGIApp = create_app(
             parts,
             allow_origins=settings.allow_origins,
             open_metrics=settings.is_loopback,
             pacs_state=self._pacs.state,
             dimse_state=self._dimse.state if self._dimse else lambda: None,
         )
+        api = LimitBody(api)
+        if open_clients:
+            api = ForeignPages(api, settings.allow_origins)
         # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
         told: dict[str, str] = {}
         if settings.is_loopback and open_clients:
             told = {"pacs_key": self._secrets.pacs_key}
             clients_pacs = KnownPages(clients_pacs, settings.allow_origins, self._secrets.pacs_key)
         self._api_app: ASGIApp = WebClient(
-            _mounted(LimitBody(api), {"/pacs": clients_pacs}),
+            _mounted(api, {"/pacs": clients_pacs}),
             find_built(),
             config=told,
             worker_port=self._worker_port,

@@ -86,6 +86,7 @@ def build_for_platform() -> None:
 
 
 def _build(lock: int | None) -> None:
+    _put_back()
     npm = _find_npm()
     print(f"mip: building the web client in {CLIENT}", file=sys.stderr)
     sources, packages = _stamp(_SOURCES), _stamp(_PACKAGES)
@@ -102,6 +103,12 @@ def _build(lock: int | None) -> None:
         DIST.rename(_OLD)
     _NEW.rename(DIST)
     shutil.rmtree(_OLD, ignore_errors=True)
+
+
+def _put_back() -> None:
+    """The client of before, where a build was killed between its renames: npm removes it with its packages."""
+    if not DIST.exists() and (_OLD / "index.html").is_file():
+        _OLD.rename(DIST)
 
 
 def _find_npm() -> str:

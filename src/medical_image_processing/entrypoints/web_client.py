@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import mimetypes
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _SMALL_BYTES = 1024
+_PORT = re.compile(r":[0-9]{1,5}")
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self' {others}; font-src 'self'; base-uri 'none'; "
@@ -136,8 +138,10 @@ class WebClient:
         """The page's own origin, over WebSocket too, and the port that results are fetched from."""
         name = (header or b"").decode("latin-1")
         host = host_of(name)
-        port = name[len(host) :] if name.startswith(host) else ""
-        others = f"ws://{host}{port} wss://{host}{port} http://{host}:{self._worker_port}"
+        # Nothing else of what was sent: a policy's words are anybody's to add to, if a header's are.
+        port = _PORT.fullmatch(name.removeprefix(host))
+        own = host + (port[0] if port else "")
+        others = f"ws://{own} wss://{own} http://{host}:{self._worker_port}"
         return _POLICY.format(others=others).encode()
 
 

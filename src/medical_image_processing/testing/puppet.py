@@ -1,7 +1,7 @@
 """An algorithm that does what its job says: the good and the bad ways an algorithm can behave.
 
-A job's ``parameters`` are ``{"do": ..., "seconds": ...}``; see :data:`ACTS`. ``install`` makes it known to
-workers the way an author's own package is: through an entry point of an installed distribution.
+A job's ``parameters`` are ``{"do": ..., "seconds": ..., "file": ...}``; see :data:`ACTS`. ``install`` makes it
+known to workers the way an author's own package is: through an entry point of an installed distribution.
 """
 
 from __future__ import annotations
@@ -78,6 +78,12 @@ def _sleep(meta: Meta) -> None:
     while (done := time.monotonic() - began) < length:
         if progress := meta.get("progress"):
             progress(done / length)
+        time.sleep(0.02)
+
+
+def _wait(meta: Meta) -> None:
+    """Takes its time, until the file is there."""
+    while not Path(meta["parameters"]["file"]).exists():
         time.sleep(0.02)
 
 
@@ -217,6 +223,7 @@ def _die_until(meta: Meta) -> None:
 ACTS: dict[str, Callable[[Meta], Any]] = {
     "work": _work,
     "sleep": _sleep,
+    "wait": _wait,
     "raise": _raise,
     "hang": _hang,
     "exit": _exit,

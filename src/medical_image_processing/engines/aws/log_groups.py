@@ -20,6 +20,8 @@ _STREAMS = 10
 """Of the newest workers, one stream each; older ones are for CloudWatch's own tools."""
 _MOST_LINES = 10_000
 _MOST_TOKEN_CHARS = 512
+_MOST_CURSOR_CHARS = 4096
+"""What the API takes; ten workers' places need half of it."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class LogGroups:
         events = sorted((event for part in read for event in part.events), key=lambda event: event["timestamp"])
         shown = events[-lines:] if known is None else events
         tokens = {stream: part.token for stream, part in zip(streams, read, strict=True)}
+        # Those that others came before keep their places: when they speak again, nothing comes twice.
+        tokens |= {stream: token for stream, token in (known or {}).items() if stream not in tokens}
         text = tuple(_printable(event["message"].rstrip("\n")) for event in shown)
         return LogLines(text, _cursor(tokens), gap=any(part.gap for part in read))
 
@@ -139,6 +143,14 @@ class LogGroups:
 
 
 def _cursor(tokens: Mapping[str, str]) -> str:
+    """The first of them, which are the newest workers', as far as there is room for."""
+    kept = dict(tokens)
+    while len(cursor := _packed(kept)) > _MOST_CURSOR_CHARS:
+        kept.popitem()
+    return cursor
+
+
+def _packed(tokens: Mapping[str, str]) -> str:
     return base64.urlsafe_b64encode(json.dumps(tokens, separators=(",", ":")).encode()).decode()
 
 

@@ -15,13 +15,13 @@ from medical_image_processing.engines.aws.place import Place
 from medical_image_processing.engines.aws.said import said
 from medical_image_processing.engines.aws.settings import AwsSettings
 from medical_image_processing.engines.aws.task_definitions import CONTAINER, LOG_PREFIX, TaskDefinitionFound
+from medical_image_processing.engines.aws.worker_counts import describe_services
 from medical_image_processing.errors import Unavailable
 from medical_image_processing.ports.resources import ServiceState
 
 RETRY_AFTER = timedelta(minutes=15)
 """When a deployment that ECS gave up is tried again (law P5): what was wrong may have been outside of it."""
 _BATCH = 100
-_SERVICES_A_CALL = 10
 _PLACEMENT_EVENTS = 2
 _DEPLOYMENT = {
     # Without a roll back: the registry says what should run, and a second opinion would fight it.
@@ -83,14 +83,8 @@ class Services:
 
     async def counts(self, algo_ids: Sequence[str]) -> dict[str, int]:
         """The desired count of each service there is."""
-        counts: dict[str, int] = {}
-        for start in range(0, len(algo_ids), _SERVICES_A_CALL):
-            names = {naming.service(algo_id): algo_id for algo_id in algo_ids[start : start + _SERVICES_A_CALL]}
-            answer = await self._ecs.call("describe_services", cluster=self._cluster, services=list(names))
-            for raw in answer["services"]:
-                if raw["status"] == "ACTIVE":
-                    counts[names[raw["serviceName"]]] = self._desired_count(ServiceFound(raw, ()))
-        return counts
+        services = await describe_services(self._ecs, self._cluster, algo_ids)
+        return {algo_id: self._desired_count(ServiceFound(raw, ())) for algo_id, raw in services.items()}
 
     async def find(self, algo_id: str) -> ServiceFound | None:
         """The service and its tasks; None when there is none, and nothing of it runs any more."""

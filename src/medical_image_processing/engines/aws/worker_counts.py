@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from medical_image_processing import naming
-from medical_image_processing.engines.aws.clients import AwsClients
+from medical_image_processing.engines.aws.clients import AwsClient, AwsClients
 
-SERVICES_A_CALL = 10  # Amazon ECS API reference, "DescribeServices"
+_SERVICES_A_CALL = 10  # Amazon ECS API reference, "DescribeServices"
 KNOWN_S = 10.0
 """For so long a count is not asked for again: pages ask every few seconds, and what ECS answers in a second is one
 limit for them and for those who make services (Amazon ECS API reference, "Request throttling")."""
@@ -29,18 +30,21 @@ class EcsWorkerCounts:
         asked = [
             algo_id for algo_id in algo_ids if now - self._known.get(algo_id, (-math.inf, None))[0] >= KNOWN_S
         ]
-        for start in range(0, len(asked), SERVICES_A_CALL):
-            found = await self._ask(asked[start : start + SERVICES_A_CALL])
-            self._known |= {algo_id: (now, count) for algo_id, count in found.items()}
-        counts = {algo_id: self._known[algo_id][1] for algo_id in algo_ids}
-        return {algo_id: count for algo_id, count in counts.items() if count is not None}
+        if asked:
+            found = await describe_services(self._clients.client("ecs"), self._cluster, asked)
+            counts = {algo_id: int(service["desiredCount"]) for algo_id, service in found.items()}
+            self._known |= {algo_id: (now, counts.get(algo_id)) for algo_id in asked}
+        known = {algo_id: self._known[algo_id][1] for algo_id in algo_ids}
+        return {algo_id: count for algo_id, count in known.items() if count is not None}
 
-    async def _ask(self, algo_ids: Sequence[str]) -> dict[str, int | None]:
-        names = {naming.service(algo_id): algo_id for algo_id in algo_ids}
-        ecs = self._clients.client("ecs")
-        answer = await ecs.call("describe_services", cluster=self._cluster, services=list(names))
-        found: dict[str, int | None] = dict.fromkeys(algo_ids)
+
+async def describe_services(ecs: AwsClient, cluster: str, algo_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Algorithm → its service as ECS describes it; those without an active one are left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(algo_ids), _SERVICES_A_CALL):
+        names = {naming.service(algo_id): algo_id for algo_id in algo_ids[start : start + _SERVICES_A_CALL]}
+        answer = await ecs.call("describe_services", cluster=cluster, services=list(names))
         for service in answer["services"]:
             if service["status"] == "ACTIVE":
-                found[names[service["serviceName"]]] = int(service["desiredCount"])
-        return found
+                found[names[service["serviceName"]]] = service
+    return found

@@ -1,7 +1,8 @@
 """How much waits, and how jobs have gone, out of the jobs table and SQS's counts: ports.workload.
 
 SQS tells how many messages workers have and not which. They take the oldest first, so the place of a job is its
-place among the open ones, less those: right but for jobs that were sent again, which stand where they first stood.
+place among the open ones, less those: right but for jobs that were sent again, which stand where they first stood,
+and while a worker has one that was cancelled, which is open no more and still counts as had.
 """
 
 from __future__ import annotations

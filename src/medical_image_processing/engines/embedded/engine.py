@@ -50,7 +50,6 @@ class EngineSettings:
     ``create_runtime`` makes what runs the workers, given where their logs go. ``add_pacs_key(digest, algo_id)``
     lets an algorithm read from the PACS API, ``remove_pacs_key(digest)`` shuts it out. Pseudonyms are
     made with ``pseudonym_secret``.
-    lets an algorithm read from the PACS API, ``remove_pacs_key(digest)`` shuts it out.
     Pages that come from this host's ``page_port`` may read results, as those of ``allow_origins``.
     """
 

@@ -138,7 +138,8 @@ class _AwsApp:
             host = urlsplit(f"//{request.headers.get('host', '')}").hostname
         except ValueError:
             return False
-        return host is not None and origin == f"http://{_in_brackets(host)}:{self._page_port}"
+        port = "" if self._page_port == 80 else f":{self._page_port}"  # HTTP's own is left out of an origin
+        return host is not None and origin == f"http://{_in_brackets(host)}{port}"
 
 
 def _in_brackets(host: str) -> str:
