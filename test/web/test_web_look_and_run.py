@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pydicom
+from playwright.sync_api import Route
 from web_client import MakePerson, Person
 from web_series import place_of
 
@@ -299,3 +300,48 @@ def test_series_have_thumbnails(person: MakePerson) -> None:
         "[...document.querySelectorAll('.thumbnail img')].map(one => one.decode().then(() => 1))"
     )
     assert len(loaded) == 2  # the plan has no picture
+
+
+def test_a_result_is_not_shown_beside_a_series_that_was_opened_meanwhile(person: MakePerson) -> None:
+    someone = person()
+    page = someone.visit()
+    someone.open_series(ABDOMEN)
+    someone.choose_algorithm("processing_1")
+    sent: list[Route] = []
+    page.route("**/process/processing_1", lambda route: sent.append(route))
+    page.get_by_role("button", name="Run", exact=True).click()
+    until(lambda: bool(page.evaluate("1")) and len(sent) == 1, "the job is on its way")
+    someone.go("Find")
+    someone.open_series(CHEST)
+    sent[0].continue_()
+    someone.go("Jobs")
+    page.wait_for_selector('tr[data-status="SUCCEEDED"]')
+    someone.go("Viewer")
+    page.wait_for_selector('.view-image[data-ready="true"]')
+    page.wait_for_selector(f".mark-slice:has-text('of {CHEST}')")
+    assert page.locator(".view").count() == 1
+    assert page.locator(".job-card").count() == 0
+
+
+def test_what_was_made_from_one_image_is_shown_beside_that_one(person: MakePerson) -> None:
+    someone = person()
+    page = someone.visit()
+    someone.open_series(ABDOMEN)
+    someone.wait_loaded(ABDOMEN)
+    page.locator(".view-image").first.focus()
+    page.keyboard.press("Home")
+    page.wait_for_selector('.view-image[data-index="0"]')
+    job_id = someone.run("processing_1", scope="image")
+    someone.go("Find")
+    someone.open_series(CHEST)  # so that the other one is opened anew, in its middle
+    someone.go("Jobs")
+    page.locator(f'tr[data-job="{job_id}"]').get_by_role("button", name="Show result").click()
+    page.wait_for_selector("h1:has-text('CT Body')")
+    page.wait_for_selector('.view >> nth=1 >> css=.view-image[data-index="0"][data-ready="true"]')
+    until(lambda: yellow(someone, 1) > 1, "the liver is coloured on it")
+    page.get_by_label("Show").select_option("capture")
+    page.wait_for_selector(f'.mark-slice:has-text("Image 1 of 1"):not(:has-text("of {ABDOMEN}"))')
+    assert page.locator(".mark-remark").count() == 0
+    page.locator(".view-image").first.focus()
+    page.keyboard.press("PageDown")
+    page.wait_for_selector(".mark-remark:has-text('Not made from the image beside it')")

@@ -35,6 +35,18 @@ def odd_page(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iter
                 frame[: at * frame.shape[0] // DOSE_FRAMES] = 60_000
             image.PixelData = dose.tobytes()
         image.save_as(folder / name)
+    for number in (1, 2, 3):  # three slices, the last of which has no pixels
+        slice_ = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
+        slice_.SeriesDescription = "slices"
+        slice_.StudyInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["slices"])
+        slice_.SeriesInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["slices", "series"])
+        slice_.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["slices", str(number)])
+        slice_.file_meta.MediaStorageSOPInstanceUID = slice_.SOPInstanceUID
+        slice_.InstanceNumber = number
+        slice_.ImagePositionPatient[2] = -number
+        if number == 3:
+            del slice_.PixelData
+        slice_.save_as(folder / f"slice-{number}.dcm")
     with Platform(tmp_path_factory.mktemp("odd-home") / "home", pacs=folder) as platform:
         person = Person(browser, platform.base)
         yield person
@@ -86,3 +98,33 @@ def test_a_file_that_ends_before_its_pixels_is_said_to(odd_page: Person) -> None
 def test_what_is_no_image_is_said_to_be_none(odd_page: Person) -> None:
     open_object(odd_page, "test-SR.dcm")
     odd_page.page.wait_for_selector("[role=alert]:has-text('1 image could not be shown')")
+
+
+def test_an_image_that_cannot_be_had_is_not_shown_as_the_one_before(odd_page: Person) -> None:
+    page = odd_page.page
+    open_object(odd_page, "slices")
+    page.wait_for_selector('.view-image[data-ready="true"]')
+    page.wait_for_selector("[role=alert]:has-text('1 image could not be shown')")
+    page.locator(".view-image").first.focus()
+    missing = 0
+    page.keyboard.press("Home")
+    for at in range(3):
+        page.wait_for_selector(f'.view-image[data-index="{at}"]')
+        page.wait_for_selector('.view-image[data-behind="false"], .mark-missing')
+        missing += page.locator(".mark-missing").count()
+        page.keyboard.press("ArrowDown")
+    assert missing == 1
+    assert page.get_by_label("CT window").count() == 1
+
+
+def test_windows_of_ct_are_offered_for_ct_alone(odd_page: Person) -> None:
+    page = odd_page.page
+    open_object(odd_page, "MR_truncated.dcm")
+    page.wait_for_selector('.view-image[data-ready="true"]')
+    assert page.get_by_label("CT window").count() == 0
+    before = page.locator(".mark-window").inner_text()
+    page.locator(".view-image").first.focus()
+    page.keyboard.press("4")
+    page.keyboard.press("+")  # which it takes: by then it has had the other one
+    page.wait_for_selector('.view-image[data-ready="true"]')
+    assert page.locator(".mark-window").inner_text() == before

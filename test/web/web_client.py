@@ -104,7 +104,7 @@ class Person:
 
     def choose_algorithm(self, algo_id: str) -> None:
         """In the panel beside the images."""
-        choice = self.page.locator(".side label:has-text('Algorithm') select").first
+        choice = self.page.locator(".side form label select").first
         choice.locator(f"option[value='{algo_id}']").wait_for(state="attached")
         choice.select_option(algo_id)
 

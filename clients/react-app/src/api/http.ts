@@ -46,6 +46,13 @@ export async function ask(url: string, asked: Asked = {}): Promise<Response> {
     credentials: "omit",
   };
   if (asked.body !== undefined) init.body = JSON.stringify(asked.body);
+  try {
+    new Headers(headers);
+  } catch {
+    // A key of characters that no header can hold is nobody's key.
+    const code = "x-admin-key" in headers ? "ADMIN_KEY_REQUIRED" : "CLIENT_KEY_REQUIRED";
+    throw new ApiError(401, code, "The key is wrong.");
+  }
   let answer: Response;
   try {
     answer = await fetch(url, init);

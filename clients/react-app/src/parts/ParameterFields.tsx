@@ -34,8 +34,11 @@ export function ParameterFields({ schema, values, onChange }: Props) {
 function JsonField({ onChange }: { onChange: (values: Parameters) => void }) {
   const t = useWords();
   const [isOpen, setOpen] = useState(false);
+  const [text, setText] = useState("");
+  const isBad = readObject(text) === null;
   return (
-    <details onToggle={(event) => setOpen(event.currentTarget.open)}>
+    // What is wrong is not folded away, as what was right before it would be sent.
+    <details open={isOpen} onToggle={(event) => setOpen(event.currentTarget.open || isBad)}>
       <summary>{t("run.parameters")}</summary>
       {isOpen && (
         <textarea
@@ -43,7 +46,9 @@ function JsonField({ onChange }: { onChange: (values: Parameters) => void }) {
           rows={4}
           spellCheck={false}
           placeholder='{"above": 300}'
+          value={text}
           onChange={(event) => {
+            setText(event.target.value);
             const read = readObject(event.target.value);
             event.target.setCustomValidity(read === null ? t("run.badJson") : "");
             if (read !== null) onChange(read);

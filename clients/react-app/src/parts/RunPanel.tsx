@@ -35,7 +35,12 @@ export function RunPanel({ series, sopOf }: Props) {
   const all = useStore(jobs).jobs;
   const job = here?.jobId ? all.find((one) => one.job_id === here.jobId) : undefined;
   const active = known.algorithms?.filter((one) => one.takes_jobs) ?? null;
-  const chosen = active?.find((one) => one.algo_id === algoId) ?? active?.[0];
+  // One that goes while it is chosen is not replaced by another, which nobody chose.
+  const first = active?.[0]?.algo_id;
+  useEffect(() => {
+    if (!algoId && first) setAlgoId(first);
+  }, [algoId, first]);
+  const chosen = active?.find((one) => one.algo_id === algoId);
   const target = chosen?.algo_id ?? "";
 
   const send = async (sending: () => Promise<string | null>): Promise<void> => {
@@ -43,8 +48,10 @@ export function RunPanel({ series, sopOf }: Props) {
     setFailure(null);
     try {
       const jobId = await sending();
+      // Somebody may have opened another series meanwhile, beside which the result has no place.
       const now = opened.get();
-      if (now && jobId !== null) opened.set({ ...now, jobId });
+      const isSame = now?.series.study_id === series.study_id && now.series.series_id === series.series_id;
+      if (isSame && jobId !== null) opened.set({ ...now, jobId });
     } catch (error) {
       setFailure(error);
     } finally {
@@ -73,13 +80,14 @@ export function RunPanel({ series, sopOf }: Props) {
         <label>
           <span>{t("run.algorithm")}</span>
           <select
-            value={target}
+            value={algoId}
             onChange={(event) => {
-              if (event.target.value !== target) setParameters({});
+              if (event.target.value !== algoId) setParameters({});
               setAlgoId(event.target.value);
             }}
             disabled={!active?.length}
           >
+            {algoId && active && !chosen && <option value={algoId}>{t("run.gone", { algo: algoId })}</option>}
             {active?.map((one) => (
               <option key={one.algo_id} value={one.algo_id}>
                 {one.algo_id}
@@ -102,7 +110,7 @@ export function RunPanel({ series, sopOf }: Props) {
           </select>
         </label>
         <ParameterFields
-          key={target}
+          key={algoId}
           schema={chosen?.parameters ?? null}
           values={parameters}
           onChange={setParameters}

@@ -2,6 +2,7 @@ import { useCallback, useEffect, useRef, useState } from "react";
 import type { FormEvent } from "react";
 
 import { ApiError } from "../api/http";
+import { Platform } from "../api/platform";
 import type { Algorithm, Offer } from "../api/types";
 import { useWords } from "../i18n";
 import { Dialog } from "../parts/Dialog";
@@ -28,13 +29,13 @@ function Locked() {
   const [failure, setFailure] = useState<unknown>(null);
   const onSubmit = (event: FormEvent): void => {
     event.preventDefault();
-    changeKeys({ admin: key });
-    current()
-      .platform.registry()
-      .catch((error: unknown) => {
-        setFailure(error);
-        if (error instanceof ApiError && error.status === 401) changeKeys({ admin: "" });
-      });
+    setFailure(null);
+    // The key is the session's once the platform took it: this form stays, to say that it did not.
+    const { addresses, keys } = current().platform;
+    new Platform(addresses, { ...keys, admin: key })
+      .registry()
+      .then(() => changeKeys({ admin: key }))
+      .catch(setFailure);
   };
   return (
     <>

@@ -6,6 +6,7 @@ vi.stubGlobal("window", { addEventListener: () => undefined });
 vi.stubGlobal("location", { hash: "" });
 vi.stubGlobal("localStorage", { getItem: () => null, setItem: () => undefined, removeItem: () => undefined });
 const { merged, shownOf } = await import("./jobs");
+const { isOf } = await import("./route");
 
 const job = (change: Partial<Job>): Job => ({
   job_id: "a",
@@ -50,5 +51,19 @@ describe("a listing", () => {
 
   it("is empty before it has been read", () => {
     expect(shownOf([old], failed, undefined)).toEqual([]);
+  });
+});
+
+describe("isOf", () => {
+  const series = { study_id: "1.2", series_id: "1.2.1" };
+  const of = (study_id: string, series_id?: string) =>
+    isOf(job({ pacs: { study_id, ...(series_id && { series_id }), scope: "series" } }), series);
+
+  it("knows the series that a job was made from", () => {
+    expect([of("1.2", "1.2.1"), of("1.2")]).toEqual([true, true]);
+  });
+
+  it("takes no result of another study or series, or of none that is known", () => {
+    expect([of("1.3", "1.2.1"), of("1.2", "1.2.2"), of("1.3"), isOf(job({ pacs: null }), series)]).toEqual([false, false, false, false]);
   });
 });

@@ -185,7 +185,11 @@ export async function runAgain(job: Job): Promise<string | null> {
 export async function openResult(job: Job): Promise<void> {
   if (job.pacs === null) return;
   const { study_id, series_id } = job.pacs;
-  if (series_id) return openSeries({ study_id, series_id }, job);
+  if (series_id) {
+    // What it is called is told beside it; it is shown without, too.
+    const [found] = await current().platform.series({ study_id, series_id }).catch(() => []);
+    return openSeries(found ?? { study_id, series_id }, job);
+  }
   // Of a study the platform takes the series that has most images.
   const series = largest(await current().platform.series({ study_id }));
   if (series) openSeries(series, job);

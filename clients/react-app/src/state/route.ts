@@ -24,6 +24,12 @@ export interface Opened {
   jobId: string | null;
 }
 
+/** Whether ``job`` was made from the series: the only one that its result may be shown beside. */
+export function isOf(job: Pick<Job, "pacs">, series: Opened["series"]): boolean {
+  const { pacs } = job;
+  return pacs !== null && pacs.study_id === series.study_id && (!pacs.series_id || pacs.series_id === series.series_id);
+}
+
 export const opened = new Store<Opened | null>(null);
 
 export function openSeries(series: Opened["series"], job: Job | null = null): void {

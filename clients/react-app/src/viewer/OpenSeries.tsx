@@ -5,13 +5,14 @@ import type { ImageLink, Job } from "../api/types";
 import { useWords, wordsOf } from "../i18n";
 import { RunPanel } from "../parts/RunPanel";
 import { jobs as jobsStore } from "../state/jobs";
-import { opened } from "../state/route";
+import { isOf, opened } from "../state/route";
 import { session } from "../state/session";
 import { useStore } from "../state/store";
 import {
   annotation,
   chooseTool,
   ENGINE_ID,
+  hasViewport,
   metaData,
   release,
   start,
@@ -106,7 +107,7 @@ export function OpenSeries() {
   // The result beside it.
   const all = useStore(jobsStore).jobs;
   const job = here?.jobId ? (all.find((one) => one.job_id === here.jobId) ?? null) : null;
-  const shownJob = job?.status === "SUCCEEDED" && job.result ? job : null;
+  const shownJob = here && job?.status === "SUCCEEDED" && job.result && isOf(job, here.series) ? job : null;
   const isLoaded = loading !== null && loading.done + loading.failed === loading.total;
   const result = useResult(shownJob);
   const [view, setView] = useState<ResultView>("overlay");
@@ -143,12 +144,19 @@ export function OpenSeries() {
     [isLoaded, result.read, imageIds],
   );
 
+  // What was made from one image is looked at on that one.
+  const ofImage = shownJob?.pacs?.scope === "image" ? indexOf.get(nameOf({ sop: shownJob.pacs.image_id ?? "", frame: 1 })) : undefined;
+  useEffect(() => {
+    if (ofImage !== undefined) setIndex(ofImage);
+  }, [shownJob?.job_id, ofImage]);
+
   useLinkedLook(Boolean(shownJob) && shows === "overlay" && resultReady > 0);
 
   const resultIndex = !isLinked ? ownIndex : shows === "overlay" ? index : frameOf.toFrame(index);
+  const isApart = shownJob !== null && shows === "capture" && capture.read !== null && isLinked && !frameOf.isOf(index);
   const onResultIndex = (at: number): void => {
     setOwnIndex(at);
-    if (isLinked) setIndex(shows === "overlay" ? at : frameOf.toImage(at));
+    if (isLinked) setIndex(shows === "overlay" ? at : (frameOf.toImage(at) ?? index));
   };
 
   const pickTool = (name: ToolName): void => {
@@ -156,25 +164,27 @@ export function OpenSeries() {
     setTool(name);
   };
   const applyPreset = (name: PresetName | null): void => {
+    if (!hasViewport(ORIGINAL)) return;
     const shown = viewport(ORIGINAL);
     if (name === null) shown.resetProperties();
     else shown.setProperties({ voiRange: rangeOf(name) });
     shown.render();
   };
   const reset = (): void => {
-    for (const id of shownJob ? [ORIGINAL, RESULT] : [ORIGINAL]) {
+    for (const id of [ORIGINAL, RESULT].filter(hasViewport)) {
       const shown = viewport(id);
       shown.resetCamera();
       shown.resetProperties();
       shown.render();
     }
   };
+  const isCt = (series?.modality ?? modalityAt(imageIds[index])) === "CT";
   const onKey = (key: string): boolean => {
     const tools: Record<string, ToolName> = { w: "window", p: "pan", z: "zoom", l: "length" };
     const picked = tools[key];
     const preset = PRESET_NAMES[Number(key) - 1];
     if (picked) pickTool(picked);
-    else if (preset) applyPreset(preset);
+    else if (preset && isCt) applyPreset(preset);
     else if (key === "0") applyPreset(null);
     else if (key === "r") reset();
     else return false;
@@ -201,16 +211,16 @@ export function OpenSeries() {
       <Toolbar
         tool={tool}
         onTool={pickTool}
+        hasPresets={isCt}
         onPreset={applyPreset}
         onReset={reset}
         onClear={() => {
           annotation.state.removeAllAnnotations();
-          viewport(ORIGINAL).render();
-          if (shownJob) viewport(RESULT).render();
+          for (const id of [ORIGINAL, RESULT].filter(hasViewport)) viewport(id).render();
         }}
         link={shownJob ? { isOn: isLinked, onChange: setLinked } : null}
       />
-      <div className={`views ${shownJob ? "views-two" : ""}`} data-loaded={loading?.done ?? 0}>
+      <div className={`views ${shownJob && resultIds.length ? "views-two" : ""}`} data-loaded={loading?.done ?? 0}>
         {imageIds.length > 0 && (
           <StackView
             id={ORIGINAL}
@@ -231,6 +241,7 @@ export function OpenSeries() {
             onIndex={onResultIndex}
             onKey={onKey}
             onReady={() => setResultReady((count) => count + 1)}
+            remark={isApart ? t("result.otherImage") : null}
           />
         )}
       </div>
@@ -252,14 +263,16 @@ export function OpenSeries() {
           <ResultPanel
             job={shownJob}
             read={result.read}
-            failure={result.failure ?? capture.failure}
+            failure={result.failure ?? result.read?.failure ?? capture.failure}
             unplaced={unplaced}
             view={shows}
             onView={setView}
             opacity={opacity}
             onOpacity={setOpacity}
             onSegment={(segment, isVisible) => overlay.current?.setVisible(segment, isVisible)}
-            onPng={() => savePng(resultIds.length ? RESULT : ORIGINAL, shownJob, resultIndex)}
+            onPng={() =>
+              resultIds.length ? savePng(RESULT, shownJob.algo_id, resultIndex) : savePng(ORIGINAL, ORIGINAL, index)
+            }
             onClose={() => here && opened.set({ ...here, jobId: null })}
           />
         )}
@@ -284,6 +297,11 @@ async function idsOf(platform: Platform, studyId: string, seriesId: string, isAn
   const images = await imagesOf(platform, studyId, seriesId, isAnew);
   if (kept?.images === images) return kept;
   release();
+  // A result's files are numbered from the first again: what was measured on one is not another's.
+  for (const { annotationUID, metadata } of annotation.state.getAllAnnotations()) {
+    const isOnResult = metadata?.referencedImageId?.startsWith("dicomfile:");
+    if (isOnResult && annotationUID) annotation.state.removeAnnotation(annotationUID);
+  }
   const ids = images.map((image) => `wadouri:${image.url}`);
   kept = { images, ids, index: Math.floor(ids.length / 2) };
   return kept;
@@ -342,6 +360,11 @@ function sopAt(imageId: string | undefined): string | undefined {
   return (metaData.get("sopCommonModule", imageId) as { sopInstanceUID?: string } | undefined)?.sopInstanceUID;
 }
 
+function modalityAt(imageId: string | undefined): string | undefined {
+  if (!imageId) return undefined;
+  return (metaData.get("generalSeriesModule", imageId) as { modality?: string } | undefined)?.modality;
+}
+
 function sourceAt(imageId: string): Source | null {
   const sop = sopAt(imageId);
   return sop ? { sop, frame: frameNumber(imageId) } : null;
@@ -359,7 +382,10 @@ function sourceIndex(imageIds: string[], isLoaded: boolean): Map<string, number>
   return known;
 }
 
-/** Which frame of a capture was made from which image, both ways; by place where its header doesn't tell. */
+/**
+ * Which frame of a capture was made from which image, both ways; by place where its header doesn't tell and there are as
+ * many. Of an image without one it is the nearest one's, and ``isOf`` says so.
+ */
 function framesOf(capture: ReadCapture | null, images: number, indexOf: Map<string, number>) {
   const toImage = capture?.sources.map((source) => indexOf.get(nameOf(source))) ?? [];
   const isKnown =
@@ -368,18 +394,29 @@ function framesOf(capture: ReadCapture | null, images: number, indexOf: Map<stri
     toImage.every((at) => at !== undefined) &&
     new Set(toImage).size === toImage.length; // else the file is named, and not which of its frames
   if (!isKnown) {
-    const same = (at: number) => Math.max(0, Math.min(at, Math.max(images, 1) - 1));
-    return { toFrame: same, toImage: same };
+    const isByPlace = capture?.frames === images;
+    return {
+      toFrame: (image: number) => (isByPlace ? image : 0),
+      toImage: (frame: number) => (isByPlace ? frame : null),
+      isOf: () => isByPlace,
+    };
   }
-  const toFrame = new Map(toImage.map((image, frame) => [image as number, frame]));
+  const made = toImage as number[];
+  const toFrame = new Map(made.map((image, frame) => [image, frame]));
   return {
-    toFrame: (image: number) => toFrame.get(image) ?? 0,
-    toImage: (frame: number) => toImage[frame] ?? 0,
+    toFrame: (image: number) => toFrame.get(image) ?? nearest(made, image),
+    toImage: (frame: number) => made[frame] ?? null,
+    isOf: (image: number) => toFrame.has(image),
   };
 }
 
-function savePng(id: string, job: Job, index: number): void {
+function nearest(all: readonly number[], value: number): number {
+  const distance = (at: number): number => Math.abs((all[at] ?? Infinity) - value);
+  return all.reduce((best, _, at) => (distance(at) < distance(best) ? at : best), 0);
+}
+
+function savePng(id: string, name: string, index: number): void {
   viewport(id)
     .getCanvas()
-    .toBlob((blob) => blob && saveBlob(blob, `${job.algo_id}-${index + 1}.png`), "image/png");
+    .toBlob((blob) => blob && saveBlob(blob, `${name}-${index + 1}.png`), "image/png");
 }

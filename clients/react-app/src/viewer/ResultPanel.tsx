@@ -1,7 +1,9 @@
 import { useState } from "react";
 
 import type { Job } from "../api/types";
-import { useWords, wordsOf } from "../i18n";
+import { language, useWords, wordsOf } from "../i18n";
+import { useStore } from "../state/store";
+import { SegmentationNotShown } from "./dicom";
 import { colorOf } from "./overlay";
 import { filesOf, saveFile } from "./result";
 import type { ReadResult } from "./result";
@@ -25,6 +27,7 @@ interface Props {
 
 export function ResultPanel(props: Props) {
   const t = useWords();
+  const lang = useStore(language);
   const { job, read, failure, view } = props;
   const [saving, setSaving] = useState<unknown>(null);
   const why = failure ?? saving;
@@ -38,7 +41,7 @@ export function ResultPanel(props: Props) {
       </div>
       {why !== null && why !== undefined && (
         <p className="note bad" role="alert">
-          {t("result.unreadable", { why: wordsOf(why, t) })}
+          {why instanceof SegmentationNotShown ? t("result.notShown") : t("result.unreadable", { why: wordsOf(why, t) })}
         </p>
       )}
       {read === null && failure === null && <p className="quiet">{t("result.loading")}…</p>}
@@ -105,7 +108,7 @@ export function ResultPanel(props: Props) {
                 <td>{one.finding}</td>
                 <td>{one.name}</td>
                 <td className="number">
-                  {one.value.toLocaleString(undefined, { maximumFractionDigits: 1 })} {one.unit}
+                  {valueOf(one.value, lang)} {one.unit}
                 </td>
               </tr>
             ))}
@@ -131,4 +134,9 @@ export function ResultPanel(props: Props) {
       </div>
     </section>
   );
+}
+
+/** To a tenth; of what is small, to three digits: a fraction of 0.043 is no 0. */
+function valueOf(value: number, lang: string): string {
+  return value.toLocaleString(lang, Math.abs(value) < 10 ? { maximumSignificantDigits: 3 } : { maximumFractionDigits: 1 });
 }

@@ -18,6 +18,8 @@ interface Props {
   onReady?: () => void;
   onKey?: (key: string) => boolean;
   note?: string | null;
+  /** What is to be known of the image in sight. */
+  remark?: string | null;
 }
 
 interface Facts {
@@ -31,7 +33,7 @@ const PAGE = 10;
 const ZOOM_STEP = 1.2;
 
 /** One stack of images: scrolled by wheel, two fingers, keys and the slider below it. */
-export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey, note }: Props) {
+export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey, note, remark }: Props) {
   const t = useWords();
   const place = useRef<HTMLDivElement>(null);
   /** Only the view that a person acts on says where to go; the other one follows. */
@@ -40,6 +42,12 @@ export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey,
   latest.current = { onIndex, onReady };
   const [facts, setFacts] = useState<Facts>({ edges: null, window: null });
   const [isReady, setReady] = useState(false);
+  /**
+   * Which image is drawn: another one than is asked for until that is there, and where it can't be had. That is known by
+   * no image having come: Cornerstone3D's promise is kept all the same.
+   */
+  const drawn = useRef<number | null>(null);
+  const [missing, setMissing] = useState<number | null>(null);
 
   useEffect(() => {
     const element = place.current;
@@ -50,6 +58,9 @@ export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey,
     const onImage = (event: Event) => {
       const { imageIdIndex } = (event as CustomEvent<{ imageIdIndex: number }>).detail;
       setFacts(factsOf(id));
+      drawn.current = imageIdIndex;
+      const image = viewport(id).getCornerstoneImage() as { width?: number } | undefined;
+      setMissing(image && !image.width ? imageIdIndex : null);
       if (acts.current) latest.current.onIndex(imageIdIndex);
     };
     const onWindow = () => setFacts(factsOf(id));
@@ -71,6 +82,8 @@ export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey,
   useEffect(() => {
     let isCurrent = true;
     setReady(false);
+    setMissing(null);
+    drawn.current = null;
     markDrawn(id, false);
     if (!imageIds.length) return;
     const at = Math.min(wanted.current, imageIds.length - 1);
@@ -82,6 +95,7 @@ export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey,
         viewport(id).render();
         markDrawn(id, true);
         setFacts(factsOf(id));
+        if (drawn.current !== at) setMissing(at);
         setReady(true);
         latest.current.onReady?.();
       })
@@ -94,12 +108,25 @@ export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey,
   useEffect(() => {
     if (!isReady) return;
     const shown = viewport(id);
-    if (shown.getCurrentImageIdIndex() === index) return;
-    const show = () => void shown.setImageIdIndex(index).catch(() => undefined);
-    if (cache.isLoaded(imageIds[index] ?? "")) return show();
+    let isWanted = true;
+    const check = () => {
+      if (isWanted && drawn.current !== index) setMissing(index);
+    };
+    if (shown.getCurrentImageIdIndex() === index) return check();
+    const show = () => void shown.setImageIdIndex(index).then(check, check);
+    const leave = () => {
+      isWanted = false;
+    };
+    if (cache.isLoaded(imageIds[index] ?? "")) {
+      show();
+      return leave;
+    }
     // Images that are only passed on the way to another one aren't asked for.
     const settled = setTimeout(show, SETTLE_MS);
-    return () => clearTimeout(settled);
+    return () => {
+      leave();
+      clearTimeout(settled);
+    };
   }, [id, imageIds, index, isReady]);
 
   const move = (to: number): void => {
@@ -137,6 +164,7 @@ export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey,
         aria-label={`${title}. ${where}`}
         data-ready={isReady}
         data-index={index}
+        data-behind={isReady && drawn.current !== index}
         onKeyDown={onKeyDown}
         onPointerEnter={() => (acts.current = true)}
         onPointerDownCapture={(event) => {
@@ -150,6 +178,8 @@ export function StackView({ id, title, imageIds, index, onIndex, onReady, onKey,
         <div className="view-canvas" ref={place} />
         <span className="mark mark-title">{title}</span>
         {note && <span className="mark mark-note">{note}</span>}
+        {missing === index && <span className="mark mark-missing">{t("viewer.missing")}</span>}
+        {remark && <span className="mark mark-remark">{remark}</span>}
         <span className="mark mark-slice">{where}</span>
         {facts.window && <span className="mark mark-window">{facts.window}</span>}
         {facts.edges && (

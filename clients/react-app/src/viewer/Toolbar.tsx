@@ -21,13 +21,15 @@ const KEYS: readonly (readonly [string, Key])[] = [
 interface Props {
   tool: ToolName;
   onTool: (tool: ToolName) => void;
+  /** The images are CT, whose windows the presets are. */
+  hasPresets: boolean;
   onPreset: (preset: PresetName | null) => void;
   onReset: () => void;
   onClear: () => void;
   link: { isOn: boolean; onChange: (isOn: boolean) => void } | null;
 }
 
-export function Toolbar({ tool, onTool, onPreset, onReset, onClear, link }: Props) {
+export function Toolbar({ tool, onTool, hasPresets, onPreset, onReset, onClear, link }: Props) {
   const t = useWords();
   const [help, setHelp] = useState(false);
   return (
@@ -39,7 +41,7 @@ export function Toolbar({ tool, onTool, onPreset, onReset, onClear, link }: Prop
           </button>
         ))}
       </div>
-      <select
+      {hasPresets && <select
         aria-label={t("preset.label")}
         value=""
         onChange={(event) => onPreset(event.target.value === "stored" ? null : (event.target.value as PresetName))}
@@ -53,7 +55,7 @@ export function Toolbar({ tool, onTool, onPreset, onReset, onClear, link }: Prop
           </option>
         ))}
         <option value="stored">{t("preset.custom")}</option>
-      </select>
+      </select>}
       <button type="button" onClick={onReset}>
         {t("tool.reset")}
       </button>

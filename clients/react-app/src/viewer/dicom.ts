@@ -29,6 +29,9 @@ export interface Segmentation {
   pixels(frame: SegmentFrame): Uint8Array;
 }
 
+/** A segmentation that isn't binary, or is compressed. */
+export class SegmentationNotShown extends Error {}
+
 export interface Measurement {
   finding: string;
   name: string;
@@ -68,7 +71,7 @@ export function readSegmentation(data: DataSet): Segmentation {
   const columns = data.uint16("x00280011") ?? 0;
   const stored = data.elements["x7fe00010"];
   if (data.string("x00620001") !== "BINARY" || !stored || stored.encapsulatedPixelData) {
-    throw new Error("only binary segmentations, not compressed, can be shown");
+    throw new SegmentationNotShown();
   }
   const shared = items(data, "x52009229")[0];
   const frames = items(data, "x52009230").map((group, index) => ({
@@ -103,11 +106,12 @@ export function readMeasurements(data: DataSet): Measurement[] {
     const here = (own && codeMeaning(items(own, "x0040a168")[0])) || finding;
     for (const item of content) {
       const value = items(item, "x0040a300")[0];
-      if (item.string("x0040a040") === "NUM" && value) {
+      const number = Number.parseFloat(value?.string("x0040a30a") ?? "");
+      if (item.string("x0040a040") === "NUM" && value && Number.isFinite(number)) {
         found.push({
           finding: here,
           name: conceptOf(item)?.meaning ?? "",
-          value: Number(value.string("x0040a30a")),
+          value: number,
           unit: unitOf(value),
         });
       }
@@ -118,9 +122,12 @@ export function readMeasurements(data: DataSet): Measurement[] {
   return found;
 }
 
+/** UCUM's codes that nobody writes so (PS3.16, CID 7181 and 7460). */
+const UNITS: Readonly<Record<string, string>> = { "[hnsf'U]": "HU", "{ratio}": "", "1": "", um: "µm" };
+
 function unitOf(value: DataSet): string {
   const code = items(value, "x004008ea")[0]?.string("x00080100") ?? "";
-  return code.replace(/2$/, "²").replace(/3$/, "³");
+  return UNITS[code] ?? code.replace(/2$/, "²").replace(/3$/, "³");
 }
 
 function conceptOf(item: DataSet): { code: string; meaning: string } | null {

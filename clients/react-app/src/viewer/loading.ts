@@ -53,7 +53,12 @@ export class SeriesLoader {
     imageLoader
       .loadAndCacheImage(imageId)
       .then(
-        () => {
+        (image) => {
+          // Of what it can't make out the decoder of JPEG 2000 makes an image without a pixel.
+          if (!image.width || !image.height) {
+            this.failed += 1;
+            return;
+          }
           this.done += 1;
           if (isCut(imageId)) this.cut += 1;
         },

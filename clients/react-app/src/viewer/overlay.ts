@@ -1,5 +1,5 @@
 /** A Segmentation as coloured labels over the images that it was made from. */
-import { Enums, viewport } from "./engine";
+import { Enums, metaData, viewport } from "./engine";
 import type { Segmentation, SegmentFrame, Source } from "./dicom";
 import { pixelsToCanvas } from "./place";
 
@@ -17,9 +17,11 @@ export const SEGMENT_COLORS: readonly (readonly [number, number, number])[] = [
 export const colorOf = (segment: number): readonly [number, number, number] =>
   SEGMENT_COLORS[(segment - 1) % SEGMENT_COLORS.length] as readonly [number, number, number];
 
-/** How many frames lie on none of ``imageIds``, and so are never seen. */
+/** How many frames lie on none of ``imageIds``, or on one of another size, and so are never seen. */
 export function countUnplaced(read: Segmentation, imageIds: readonly string[], sourceOf: SourceOf): number {
   const known = imageIds.flatMap((imageId) => {
+    const size = metaData.get("imagePixelModule", imageId) as { rows?: number; columns?: number } | undefined;
+    if (size?.rows !== read.rows || size.columns !== read.columns) return [];
     const source = sourceOf(imageId);
     return source ? [keyOf(source), keyOf({ ...source, frame: null })] : [];
   });

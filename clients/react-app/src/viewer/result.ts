@@ -1,4 +1,6 @@
 /** A job's result files, fetched and read for the viewer. */
+import type { DataSet } from "dicom-parser";
+
 import type { Job, SignedOutput } from "../api/types";
 import { parse, parseHeader, readCapture, readMeasurements, readSegmentation } from "./dicom";
 import type { Capture, Measurement, Segmentation } from "./dicom";
@@ -10,6 +12,8 @@ export interface ReadResult {
   measurements: Measurement[];
   /** What the algorithm drew, where there is such a file: fetched when it is to be seen. */
   capture: SignedOutput | null;
+  /** Why a file of it could not be read; the others were. */
+  failure: unknown;
 }
 
 export interface ReadCapture extends Capture {
@@ -28,13 +32,18 @@ export function filesOf(job: Job): OutputFile[] {
 export async function readResult(job: Job, signal: AbortSignal): Promise<ReadResult> {
   const files = filesOf(job);
   const one = (kind: string) => files.find((file) => file.kind === kind);
-  const [seg, sr] = await Promise.all(
-    [one("SEG"), one("SR")].map(async (file) => (file ? parse(await fetched(file.url, signal)) : null)),
-  );
+  const read = async <T>(kind: string, how: (data: DataSet) => T): Promise<T | null> => {
+    const file = one(kind);
+    return file ? how(parse(await fetched(file.url, signal))) : null;
+  };
+  const [seg, sr] = await Promise.allSettled([read("SEG", readSegmentation), read("SR", readMeasurements)]);
+  signal.throwIfAborted();
+  const failed = [seg, sr].find((one) => one.status === "rejected");
   return {
-    segmentation: seg ? readSegmentation(seg) : null,
-    measurements: sr ? readMeasurements(sr) : [],
+    segmentation: seg.status === "fulfilled" ? seg.value : null,
+    measurements: (sr.status === "fulfilled" && sr.value) || [],
     capture: (one("SC") as SignedOutput | undefined) ?? null,
+    failure: failed ? (failed.reason as unknown) : null,
   };
 }
 
