@@ -78,7 +78,7 @@ export class Platform {
 
   async cancel(jobId: string): Promise<Job> {
     const url = `${this.addresses.api}/jobs/${encodeURIComponent(jobId)}/cancel`;
-    return askJson(url, { method: "POST", headers: this.clientHeaders });
+    return askJson(url, { method: "POST", body: {}, headers: this.clientHeaders });
   }
 
   /** What there is to send jobs to, for everybody: without image, environment and command. */
