@@ -73,7 +73,9 @@ async function begin(): Promise<void> {
 }
 
 function isLoaderFailure(reason: unknown): boolean {
-  return typeof reason === "object" && reason !== null && "error" in reason && "dataSet" in reason;
+  if (typeof reason !== "object" || reason === null || !("error" in reason)) return false;
+  // Without a data set the file never came, as when the page is left while images load.
+  return Object.keys(reason).every((key) => key === "error" || key === "dataSet");
 }
 
 /** The left button and one finger are ``name``'s; the middle button pans and the right one zooms, whatever it is. */
