@@ -91,7 +91,7 @@ export const en = {
   "run.badJson": "Parameters are a JSON object.",
   "run.start": "Run",
   "run.again": "Run again",
-  "run.waiting": "{n} queued or running",
+  "run.waiting": "queue: {n}",
   "job.QUEUED": "Queued",
   "job.RUNNING": "Running",
   "job.SUCCEEDED": "Done",

@@ -75,8 +75,12 @@ export function wordsOf(error: unknown, t: Translate, place: Place = "api"): str
 
 /** 0.4 s, 12 s, 3 min. */
 export function duration(seconds: number): string {
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 10) return `${toTenth(seconds)} s`;
   if (seconds < 90) return `${Math.round(seconds)} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
+  return `${toTenth(seconds / 3600)} h`;
+}
+
+function toTenth(value: number): string {
+  return value.toLocaleString(language.get(), { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 }

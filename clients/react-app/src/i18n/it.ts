@@ -93,7 +93,7 @@ export const it: Record<Key, string> = {
   "run.badJson": "I parametri sono un oggetto JSON.",
   "run.start": "Esegui",
   "run.again": "Esegui di nuovo",
-  "run.waiting": "{n} in coda o in esecuzione",
+  "run.waiting": "coda: {n}",
   "job.QUEUED": "In coda",
   "job.RUNNING": "In esecuzione",
   "job.SUCCEEDED": "Completato",
