@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pydicom
 from web_client import MakePerson
 from web_series import place_of
 
@@ -125,3 +126,23 @@ def test_a_failure_is_explained_in_the_pages_language(person: MakePerson, web_pl
     assert "PUPPET" not in said.inner_text()
     someone = english
     until(lambda: someone.page.locator(".note.bad code").inner_text() == "ALGORITHM_RAISED", "the code is there")
+
+
+def test_a_result_that_names_another_study_is_said_to(person: MakePerson, web_platform: Platform) -> None:
+    someone = person()
+    page = someone.visit()
+    someone.open_series(ABDOMEN)
+    someone.wait_loaded(ABDOMEN)
+    job_id = someone.run("processing_1", scope="image")
+    warning = page.locator("[role=alert]:has-text('names another study')")
+    page.wait_for_selector(".measurements")
+    assert warning.count() == 0
+    for output in Api(web_platform).job(job_id)["result"]["outputs"]:
+        file = web_platform.home / "output" / output["key"]  # where results lie as plain files
+        result = pydicom.dcmread(file)
+        result.StudyInstanceUID = pydicom.uid.generate_uid()
+        result.save_as(file)
+    page.reload()
+    someone.go("Jobs")
+    page.locator(f'tr[data-job="{job_id}"]').get_by_role("button", name="Show result").click()
+    warning.wait_for()

@@ -119,6 +119,7 @@ export const en = {
   "result.download": "DICOM: {kind}",
   "result.png": "PNG of this image",
   "result.close": "Close result",
+  "result.otherStudy": "This result names another study than the images beside it. Don't take it for theirs before its origin is known.",
   "result.unplaced": "{n} frames of the segmentation lie on none of these images, and aren't shown.",
   "result.unplaced.one": "1 frame of the segmentation lies on none of these images, and isn't shown.",
   "result.unreadable": "The result could not be shown: {why}",

@@ -121,6 +121,7 @@ export const it: Record<Key, string> = {
   "result.download": "DICOM: {kind}",
   "result.png": "PNG di questa immagine",
   "result.close": "Chiudi il risultato",
+  "result.otherStudy": "Questo risultato indica uno studio diverso da quello delle immagini accanto. Non considerarlo loro finché l'origine non è chiarita.",
   "result.unplaced": "{n} frame della segmentazione non stanno su nessuna di queste immagini, e non sono mostrati.",
   "result.unplaced.one": "1 frame della segmentazione non sta su nessuna di queste immagini, e non è mostrato.",
   "result.unreadable": "Il risultato non può essere mostrato: {why}",

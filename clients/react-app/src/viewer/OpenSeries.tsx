@@ -153,6 +153,8 @@ export function OpenSeries() {
   useLinkedLook(Boolean(shownJob) && shows === "overlay" && resultReady > 0);
 
   const resultIndex = !isLinked ? ownIndex : shows === "overlay" ? index : frameOf.toFrame(index);
+  const named = [...(result.read?.studies ?? []), ...(capture.read ? [capture.read.studyUid] : [])];
+  const isElsewhere = IS_UID.test(studyId ?? "") && named.some((uid) => uid !== studyId);
   const isApart = shownJob !== null && shows === "capture" && capture.read !== null && isLinked && !frameOf.isOf(index);
   const onResultIndex = (at: number): void => {
     setOwnIndex(at);
@@ -263,6 +265,7 @@ export function OpenSeries() {
           <ResultPanel
             job={shownJob}
             read={result.read}
+            isElsewhere={isElsewhere}
             failure={result.failure ?? result.read?.failure ?? capture.failure}
             unplaced={unplaced}
             view={shows}
@@ -283,6 +286,8 @@ export function OpenSeries() {
 }
 
 const NO_IDS: string[] = [];
+/** A study may also be asked for by its place in the PACS, which tells nothing here. */
+const IS_UID = /^[0-9.]+$/;
 
 interface Kept {
   images: ImageLink[];

@@ -13,6 +13,8 @@ export type ResultView = "overlay" | "capture";
 interface Props {
   job: Job;
   read: ReadResult | null;
+  /** It names another study than the images' own. */
+  isElsewhere: boolean;
   failure: unknown;
   /** Frames of the segmentation that lie on none of the images. */
   unplaced: number;
@@ -42,6 +44,11 @@ export function ResultPanel(props: Props) {
       {why !== null && why !== undefined && (
         <p className="note bad" role="alert">
           {why instanceof SegmentationNotShown ? t("result.notShown") : t("result.unreadable", { why: wordsOf(why, t) })}
+        </p>
+      )}
+      {props.isElsewhere && (
+        <p className="note bad" role="alert">
+          {t("result.otherStudy")}
         </p>
       )}
       {read === null && failure === null && <p className="quiet">{t("result.loading")}…</p>}

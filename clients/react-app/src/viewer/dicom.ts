@@ -56,12 +56,17 @@ export function parseHeader(bytes: ArrayBuffer): DataSet {
   return dicomParser.parseDicom(new Uint8Array(bytes), { untilTag: "x7fe00010" });
 }
 
+/** The Study Instance UID. */
+export function studyOf(data: DataSet): string {
+  return data.string("x0020000d") ?? "";
+}
+
 export function readCapture(data: DataSet): Capture {
   return {
     frames: data.intString("x00280008") ?? 1,
     sources: items(data, "x00082112").map(referenced),
     seriesUid: data.string("x0020000e") ?? "",
-    studyUid: data.string("x0020000d") ?? "",
+    studyUid: studyOf(data),
   };
 }
 

@@ -60,7 +60,8 @@ class ProcessorStack extends StackViewport {
     const { canvas, element, id: viewportId, renderingEngineId, viewportStatus } = this;
     const context = canvas.getContext("2d");
     const image = this.getCornerstoneImage();
-    const place = image && pixelsToCanvas(this);
+    // A JPEG 2000 that can't be decoded comes as an image without a pixel.
+    const place = image && image.columns > 0 && image.rows > 0 && pixelsToCanvas(this);
     if (context) {
       context.resetTransform();
       context.fillRect(0, 0, canvas.width, canvas.height);

@@ -2,7 +2,7 @@
 import type { DataSet } from "dicom-parser";
 
 import type { Job, SignedOutput } from "../api/types";
-import { parse, parseHeader, readCapture, readMeasurements, readSegmentation } from "./dicom";
+import { parse, parseHeader, readCapture, readMeasurements, readSegmentation, studyOf } from "./dicom";
 import type { Capture, Measurement, Segmentation } from "./dicom";
 import { dicomImageLoader } from "./engine";
 import { framesOf } from "./frames";
@@ -12,6 +12,8 @@ export interface ReadResult {
   measurements: Measurement[];
   /** What the algorithm drew, where there is such a file: fetched when it is to be seen. */
   capture: SignedOutput | null;
+  /** Study Instance UIDs that the segmentation and the measurements name. */
+  studies: string[];
   /** Why a file of it could not be read; the others were. */
   failure: unknown;
 }
@@ -32,9 +34,13 @@ export function filesOf(job: Job): OutputFile[] {
 export async function readResult(job: Job, signal: AbortSignal): Promise<ReadResult> {
   const files = filesOf(job);
   const one = (kind: string) => files.find((file) => file.kind === kind);
+  const studies: string[] = [];
   const read = async <T>(kind: string, how: (data: DataSet) => T): Promise<T | null> => {
     const file = one(kind);
-    return file ? how(parse(await fetched(file.url, signal))) : null;
+    if (!file) return null;
+    const data = parse(await fetched(file.url, signal));
+    studies.push(studyOf(data));
+    return how(data);
   };
   const [seg, sr] = await Promise.allSettled([read("SEG", readSegmentation), read("SR", readMeasurements)]);
   signal.throwIfAborted();
@@ -43,6 +49,7 @@ export async function readResult(job: Job, signal: AbortSignal): Promise<ReadRes
     segmentation: seg.status === "fulfilled" ? seg.value : null,
     measurements: (sr.status === "fulfilled" && sr.value) || [],
     capture: (one("SC") as SignedOutput | undefined) ?? null,
+    studies,
     failure: failed ? (failed.reason as unknown) : null,
   };
 }
