@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -132,3 +133,15 @@ def clean_environment(**more: str) -> dict[str, str]:
     """This process's environment without what would point a command at another platform."""
     foreign = ("MIP_API_BASE", "API_BASE", "MIP_ADMIN_KEY", "MIP_CLIENT_KEY", "MIP_HOME")
     return {**{name: value for name, value in os.environ.items() if name not in foreign}, **more}
+
+
+def workers_of(home: Path) -> dict[int, int]:
+    """Process id → parent's, of every living process that was started in this home's workers' folder."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if entry.name.isdecimal() and Path(entry / "cwd").resolve() == home / "run":
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    found[int(entry.name)] = int(parent)
+    return found

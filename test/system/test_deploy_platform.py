@@ -1,17 +1,21 @@
 """What a deployment does with the platform it made, on a platform of this machine: the same API, the same code."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from medical_image_processing.entrypoints.cli_algorithms import wait_until_settled
 from medical_image_processing.entrypoints.deploy.admin_test import AdminTest
 from medical_image_processing.entrypoints.deploy.deployment import register_samples, remove_algorithms
 from medical_image_processing.entrypoints.deploy.sample_job import run_sample_job
 from medical_image_processing.errors import NotFound
-from platform_process import Platform, clean_environment
+from platform_process import Platform, clean_environment, workers_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "test" / "test-admin-api.sh"
@@ -59,9 +63,23 @@ def test_with_a_wrong_key_the_script_fails_and_says_so(own_platform: Platform) -
 
 def test_a_step_that_fails_is_named_and_nothing_is_left(own_platform: Platform) -> None:
     with own_platform.client() as client:
-        steps = AdminTest(client, timeout_s=-1).run(tell)  # no time to scale down
+
+        def freeze_before_scaling_down(said: str) -> None:
+            """A worker that is frozen can't end when it is asked to, however fast the platform is."""
+            if said.endswith("scale down"):
+                (record,) = client.call("GET", "admin", "algorithms")["algorithms"]
+                wait_until_settled(client, record["algorithm_id"], 30, tell)
+                workers = workers_of(own_platform.home)
+                assert workers
+                for worker in workers:
+                    with contextlib.suppress(ProcessLookupError):  # one of the revision before, gone meanwhile
+                        os.kill(worker, signal.SIGSTOP)
+
+        steps = AdminTest(client, timeout_s=-1).run(freeze_before_scaling_down)
         assert [step.name for step in steps if step.failure][:1] == ["scale down"]
         assert steps[-1].name == "hard delete"
+        for worker in workers_of(own_platform.home):
+            os.kill(worker, signal.SIGCONT)
         remove_algorithms(client, tell)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from api_calls import ENDED, IMAGE, Api, make_pacs, receive, until
 from medical_image_processing.testing import puppet
-from platform_process import STOP_S, Platform, unconfined
+from platform_process import STOP_S, Platform, unconfined, workers_of
 
 PLATFORM_KILLS = 6
 WORKER_KILLS = 12
@@ -32,18 +32,6 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
 @pytest.fixture
 def site(tmp_path: Path) -> dict[str, str]:
     return puppet.install(tmp_path / "site")
-
-
-def workers_of(home: Path) -> dict[int, int]:
-    """Process id → parent's, of every process whose environment names this home's workers' folder."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            if entry.name.isdecimal() and Path(entry / "cwd").resolve() == home / "run":
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    found[int(entry.name)] = int(parent)
-    return found
 
 
 def kill_one(home: Path, chance: random.Random, killed_under: Counter[str]) -> bool:
