@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medical_image_processing.entrypoints.cli_algorithms import wait_until_settled
+from api_calls import until
 from medical_image_processing.entrypoints.deploy.admin_test import AdminTest
 from medical_image_processing.entrypoints.deploy.deployment import register_samples, remove_algorithms
 from medical_image_processing.entrypoints.deploy.sample_job import run_sample_job
@@ -61,25 +61,31 @@ def test_with_a_wrong_key_the_script_fails_and_says_so(own_platform: Platform) -
     assert json.loads(ran.stderr)["error"]["code"] == "ADMIN_KEY_REQUIRED"
 
 
+def freeze_workers(home: Path) -> bool:
+    """SIGSTOP to a home's workers; whether one of them stands still."""
+    states = []
+    for worker in workers_of(home):
+        with contextlib.suppress(OSError):  # one of the revision before ends meanwhile
+            os.kill(worker, signal.SIGSTOP)
+            states.append(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0])
+    return "T" in states
+
+
 def test_a_step_that_fails_is_named_and_nothing_is_left(own_platform: Platform) -> None:
+    home = own_platform.home
+
+    def freeze_before_scaling_down(said: str) -> None:
+        """A worker that stands still can't end when it is asked to, however fast the platform is."""
+        if said.endswith("scale down"):
+            until(lambda: freeze_workers(home), "a worker is frozen")
+
     with own_platform.client() as client:
-
-        def freeze_before_scaling_down(said: str) -> None:
-            """A worker that is frozen can't end when it is asked to, however fast the platform is."""
-            if said.endswith("scale down"):
-                (record,) = client.call("GET", "admin", "algorithms")["algorithms"]
-                wait_until_settled(client, record["algorithm_id"], 30, tell)
-                workers = workers_of(own_platform.home)
-                assert workers
-                for worker in workers:
-                    with contextlib.suppress(ProcessLookupError):  # one of the revision before, gone meanwhile
-                        os.kill(worker, signal.SIGSTOP)
-
         steps = AdminTest(client, timeout_s=-1).run(freeze_before_scaling_down)
         assert [step.name for step in steps if step.failure][:1] == ["scale down"]
         assert steps[-1].name == "hard delete"
-        for worker in workers_of(own_platform.home):
-            os.kill(worker, signal.SIGCONT)
+        for worker in workers_of(home):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
         remove_algorithms(client, tell)
 
 
@@ -115,6 +121,17 @@ def test_an_empty_pacs_is_said_to_be_so(tmp_path: Path) -> None:
 
 def test_before_a_stack_goes_every_algorithm_goes(own_platform: Platform) -> None:
     with own_platform.client() as client:
-        register_samples(client, {"processing_1": "r/mip-algos@sha256:2"}, tell)
+        register_samples(client, {"processing_1": "r/mip-algos@sha256:1"}, tell)
         assert "processing_1" in remove_algorithms(client, tell)
         assert client.call("GET", "admin", "algorithms")["algorithms"] == []
+
+
+def test_an_algorithm_that_goes_by_itself_meanwhile_is_no_failure(own_platform: Platform) -> None:
+    with own_platform.client() as client:
+        register_samples(client, {"processing_1": "r/mip-algos@sha256:1"}, tell)
+
+        def somebody_else_is_first(said: str) -> None:
+            if said.startswith("removing"):
+                remove_algorithms(client, tell)
+
+        assert remove_algorithms(client, somebody_else_is_first) == ["processing_1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -210,7 +211,8 @@ def remove_algorithms(client: Client, tell: Tell) -> list[str]:
     ids = [record["algorithm_id"] for record in _algorithms(client)]
     for algo_id in ids:
         tell(f"removing {algo_id}")
-        client.call("DELETE", "admin", "algorithms", algo_id, params={"hard": "true", "force": "true"})
+        with contextlib.suppress(NotFound):  # it was being deleted, and is gone since it was listed
+            client.call("DELETE", "admin", "algorithms", algo_id, params={"hard": "true", "force": "true"})
     deadline = time.monotonic() + _GONE_S
     while left := _algorithms(client):
         if time.monotonic() > deadline:
