@@ -18,8 +18,8 @@ from PIL import Image
 from medical_image_processing.dicom.picture import side_by_side_png
 from medical_image_processing.dicom.read import read_image
 from medical_image_processing.dicom.secondary_capture import write_secondary_capture
-from medical_image_processing.entrypoints.cli_algorithms import wait_until_settled
 from medical_image_processing.entrypoints.private_platform import private_platform
+from medical_image_processing.entrypoints.waiting import wait_until_settled
 from medical_image_processing.processing.base import Processor, check_result
 
 HERE = Path(__file__).resolve().parent

@@ -25,11 +25,11 @@ from pydicom.errors import InvalidDicomError
 
 from medical_image_processing import naming
 from medical_image_processing.engines.embedded.containers import platform_id
-from medical_image_processing.entrypoints.cli_algorithms import wait_until_settled
 from medical_image_processing.entrypoints.cli_output import parse_time
 from medical_image_processing.entrypoints.images import Image, Tell
 from medical_image_processing.entrypoints.private_platform import PrivatePlatform, private_platform
 from medical_image_processing.entrypoints.verdicts import IDLE_CPU_SHARE, Observation
+from medical_image_processing.entrypoints.waiting import wait_until_settled
 from medical_image_processing.errors import AlgorithmFailed, InvalidRequest, MipError, Unavailable
 from medical_image_processing.model.algorithm import AlgorithmSpec
 

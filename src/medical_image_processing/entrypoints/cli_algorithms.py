@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,54 +13,16 @@ import typer
 from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.entrypoints.cli_output import AsJson
 from medical_image_processing.entrypoints.client import Client
-from medical_image_processing.errors import AlgorithmFailed, InvalidRequest, Unavailable
+from medical_image_processing.entrypoints.record_options import RecordOptions, read_object, with_record_options
+from medical_image_processing.entrypoints.waiting import wait_until_settled
+from medical_image_processing.errors import InvalidRequest
 
 _DEFAULTS = {"cpu": 1024, "memory": 2048, "command": ["/app/worker.sh"]}
-_POLL_S = 0.1
 _STAYS_S = 1.5  # a record is ACTIVE before its first worker has lived
 
 app = typer.Typer(no_args_is_help=True, help="Register algorithms, and look after them.")
 
 AlgoId = Annotated[str, typer.Argument(metavar="ALGO_ID", help="The algorithm's id.", show_default=False)]
-Image = Annotated[str | None, typer.Option(metavar="URI", help="URI of the container image.", show_default=False)]
-Cpu = Annotated[int | None, typer.Option(metavar="UNITS", help="CPU units; 1024 is one vCPU.", show_default=False)]
-Memory = Annotated[int | None, typer.Option(metavar="MIB", help="Memory in MiB.", show_default=False)]
-Command = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="What the container runs, as one quoted string.", show_default=False),
-]
-Env = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="A variable for the container; may be repeated.", show_default=False),
-]
-DesiredCount = Annotated[
-    int | None, typer.Option(metavar="N", help="Workers to keep running, or to start with.", show_default=False)
-]
-MinCount = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="The fewest workers, where the platform may choose.", show_default=False),
-]
-MaxCount = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="The most workers, where the platform may choose.", show_default=False),
-]
-Outputs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--output",
-        metavar="KIND",
-        help="What results are made into: SC, SEG or SR; may be repeated.",
-        show_default=False,
-    ),
-]
-StoreResults = Annotated[
-    bool | None,
-    typer.Option(
-        "--store-results/--no-store-results",
-        help="Put results back into the PACS, where a job doesn't say.",
-        show_default=False,
-    ),
-]
 Deidentify = Annotated[
     bool | None,
     typer.Option(
@@ -71,37 +31,17 @@ Deidentify = Annotated[
         show_default=False,
     ),
 ]
-Description = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="What it is for, for those who send it jobs.", show_default=False),
-]
-ParametersFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="JSON Schema of its jobs' parameters, - for standard input.", show_default=False
-    ),
-]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is ACTIVE, and has stayed so for 1.5 s.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="The longest to wait.")]
 
 
 @app.command()
+@with_record_options
 def register(
     context: typer.Context,
     algo_id: AlgoId,
-    image: Image = None,
-    cpu: Cpu = None,
-    memory: Memory = None,
-    command: Command = None,
-    env: Env = None,
-    desired_count: DesiredCount = None,
-    min_count: MinCount = None,
-    max_count: MaxCount = None,
-    outputs: Outputs = None,
-    store_results: StoreResults = None,
+    options: RecordOptions,
     deidentify: Deidentify = None,
-    description: Description = None,
-    parameters_file: ParametersFile = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The POST body as JSON, - for standard input; options override it."),
@@ -119,23 +59,10 @@ def register(
     /app/worker.sh, the entry point of our base image. Results are Secondary Captures, which any viewer shows;
     --output SC --output SEG --output SR adds a Segmentation and a Structured Report of what it measures.
     """
-    given = _fields(
-        image,
-        cpu,
-        memory,
-        command,
-        env,
-        desired_count,
-        min_count,
-        max_count,
-        outputs,
-        store_results,
-        description,
-        parameters_file,
-    )
+    given = options.fields()
     if deidentify is not None:
         given["deidentify"] = deidentify
-    body = {**_DEFAULTS, **_read_spec(file), **given}
+    body = {**_DEFAULTS, **(read_object(file, "--file") if file else {}), **given}
     named = body.pop("algorithm_id", None) or body.get("algo_id") or algo_id
     if named != algo_id:
         raise InvalidRequest("ALGO_ID_DIFFERS", f"{file} is for '{named}', not '{algo_id}'; name the same in both")
@@ -198,21 +125,11 @@ def show(context: typer.Context, algo_id: AlgoId, as_json: AsJson = False) -> No
 
 
 @app.command()
+@with_record_options
 def update(
     context: typer.Context,
     algo_id: AlgoId,
-    image: Image = None,
-    cpu: Cpu = None,
-    memory: Memory = None,
-    command: Command = None,
-    env: Env = None,
-    desired_count: DesiredCount = None,
-    min_count: MinCount = None,
-    max_count: MaxCount = None,
-    outputs: Outputs = None,
-    store_results: StoreResults = None,
-    description: Description = None,
-    parameters_file: ParametersFile = None,
+    options: RecordOptions,
     if_revision: Annotated[
         int | None,
         typer.Option(metavar="N", help="Only if it is still at this revision.", show_default=False),
@@ -226,20 +143,7 @@ def update(
     Jobs that run end as they began, the next start with the change. --env replaces all variables, --output all
     outputs.
     """
-    body = _fields(
-        image,
-        cpu,
-        memory,
-        command,
-        env,
-        desired_count,
-        min_count,
-        max_count,
-        outputs,
-        store_results,
-        description,
-        parameters_file,
-    )
+    body = options.fields()
     if not body:
         raise typer.BadParameter("name at least one thing to change, for example --memory 4096")
     headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
@@ -348,107 +252,12 @@ def _echo(lines: list[str]) -> None:
         typer.echo(line)
 
 
-def _fields(
-    image: str | None,
-    cpu: int | None,
-    memory: int | None,
-    command: str | None,
-    env: list[str] | None,
-    desired_count: int | None,
-    min_count: int | None,
-    max_count: int | None,
-    outputs: list[str] | None,
-    store_results: bool | None,
-    description: str | None,
-    parameters_file: Path | None,
-) -> dict[str, Any]:
-    """The body's fields that were given."""
-    fields = {
-        "image_uri": image,
-        "cpu": cpu,
-        "memory": memory,
-        "command": _split(command) if command else None,
-        "env": dict(_pair(text) for text in env) if env else None,
-        "desired_count": desired_count,
-        "min_count": min_count,
-        "max_count": max_count,
-        "outputs": [kind.upper() for kind in outputs] if outputs else None,
-        "store_results": store_results,
-        "description": description,
-        "parameters": _read_object(parameters_file, "--parameters-file") if parameters_file else None,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _split(command: str) -> list[str]:
-    try:
-        return shlex.split(command)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}; quote it as for a shell", param_hint="--command") from error
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise typer.BadParameter("must be NAME=VALUE", param_hint="--env")
-    return name, value
-
-
-def _read_spec(file: Path | None) -> dict[str, Any]:
-    return {} if file is None else _read_object(file, "--file")
-
-
-def _read_object(file: Path, option: str) -> dict[str, Any]:
-    try:
-        value = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text())
-    except OSError as error:
-        raise InvalidRequest("BAD_FILE", f"{option} {file} can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidRequest("BAD_FILE", f"{option} {file} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidRequest("BAD_FILE", f"{option} {file}: must hold one JSON object")
-    return value
-
-
 def _wait_until_settled(client: Client, algo_id: str, timeout_s: float, *, quiet: bool) -> dict[str, Any]:
     """Until the platform has made what the record asks for."""
     if quiet:
         return wait_until_settled(client, algo_id, timeout_s, lambda _: None, stays_s=_STAYS_S)
     with output.progress() as progress:
         return wait_until_settled(client, algo_id, timeout_s, progress.show, stays_s=_STAYS_S)
-
-
-def wait_until_settled(
-    client: Client, algo_id: str, timeout_s: float, tell: Callable[[str], None], *, stays_s: float = 0.0
-) -> dict[str, Any]:
-    """The record once it has been ACTIVE for ``stays_s``, or is INACTIVE where no workers are wanted.
-
-    AlgorithmFailed ``PROVISIONING_FAILED`` with the reason; Unavailable ``STILL_PENDING``.
-    """
-    deadline = time.monotonic() + timeout_s
-    active_since: float | None = None
-    while True:
-        record: dict[str, Any] = client.call("GET", "admin", "algorithms", algo_id)
-        if record["status"] == ("ACTIVE" if record["desired_count"] else "INACTIVE"):
-            active_since = active_since or time.monotonic()
-            if not record["desired_count"] or time.monotonic() - active_since >= stays_s:
-                return record
-            time.sleep(_POLL_S)
-            continue
-        active_since = None
-        reason = f": {record['status_reason']}" if record["status_reason"] else ""
-        if record["status"] == "FAILED":
-            raise AlgorithmFailed(
-                "PROVISIONING_FAILED", f"{algo_id} can't run{reason}; mend it with `mip algorithms update`"
-            )
-        if time.monotonic() > deadline:
-            raise Unavailable(
-                "STILL_PENDING",
-                f"{algo_id} is still {record['status']} after {timeout_s:.0f} s{reason}; "
-                f"`mip algorithms show {algo_id}` tells how it goes on",
-            )
-        tell(f"{algo_id} is {record['status']}")
-        time.sleep(_POLL_S)
 
 
 def _workers(record: dict[str, Any]) -> str:

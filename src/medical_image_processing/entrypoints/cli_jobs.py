@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -16,17 +15,14 @@ from rich.text import Text
 from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.entrypoints.cli_output import AsJson
 from medical_image_processing.entrypoints.client import Client, Results
-from medical_image_processing.errors import AlgorithmFailed, MipError, Unavailable
+from medical_image_processing.entrypoints.waiting import SUCCEEDED, failure, wait_until_finished
 
-SUCCEEDED = "SUCCEEDED"
-_POLL_S = 0.5
-_PATIENCE_S = 30.0
 _STORED_S = 10.0
+_STORED_POLL_S = 0.1
 
 app = typer.Typer(no_args_is_help=True, help="Look at jobs.")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="The job's id.", show_default=False)]
-Tell = Callable[[dict[str, Any]], None]
 
 
 def process(
@@ -217,43 +213,6 @@ def replay(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> No
         output.print_note(f"{job_id} was sent again; `mip jobs watch {job_id}` waits for it")
 
 
-def wait_until_finished(client: Client, job_id: str, results: Results | None, tell: Tell) -> dict[str, Any]:
-    """The job once it is finished; ``tell`` gets its record while it isn't.
-
-    ``results`` ends the wait as soon as the result is pushed. A platform that is away is waited for half
-    a minute, since the job is safe with it: then Unavailable.
-    """
-    answered = time.monotonic()
-    while True:
-        try:
-            job: dict[str, Any] = client.call("GET", "jobs", job_id)
-            answered = time.monotonic()
-            if job["finished_at"] is not None:
-                return job
-            tell(job)
-        except Unavailable as error:
-            if time.monotonic() - answered > _PATIENCE_S:
-                message = f"{error.message}; the job goes on: `mip jobs watch {job_id}` finds it again"
-                raise Unavailable(error.code, message) from error
-        results = _pause(results, job_id)
-
-
-def _pause(results: Results | None, job_id: str) -> Results | None:
-    """Until the job's result is pushed, or it is time to ask again. None once the WebSocket is lost."""
-    deadline = time.monotonic() + _POLL_S
-    if results is None:
-        time.sleep(_POLL_S)
-        return None
-    try:
-        while (left := deadline - time.monotonic()) > 0:
-            message = results.receive(left)
-            if message is not None and message.get("job_id") == job_id:
-                break
-    except Unavailable:
-        return None
-    return results
-
-
 def time_taken(job: dict[str, Any]) -> str:
     """From sent to finished, or empty while it isn't."""
     if not job["finished_at"]:
@@ -310,7 +269,7 @@ def _until_stored(client: Client, job: dict[str, Any]) -> dict[str, Any]:
     while (stored := job.get("stored")) and stored["status"] == "pending" and not stored["error"]:
         if time.monotonic() > deadline:
             break
-        time.sleep(_POLL_S / 5)
+        time.sleep(_STORED_POLL_S)
         job = client.call("GET", "jobs", job["job_id"])
     return job
 
@@ -335,11 +294,6 @@ def _suffix(key: str) -> str:
     """That of a file whose name an algorithm chose, unless it is an odd one."""
     suffix = PurePosixPath(key).suffix
     return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else ""
-
-
-def failure(job: dict[str, Any]) -> MipError:
-    error = job["error"] or {"code": job["status"], "message": "no reason was given"}
-    return AlgorithmFailed(error["code"], f"job {job['job_id']} {job['status'].lower()}: {error['message']}")
 
 
 def _print_accepted(accepted: dict[str, Any], as_json: bool) -> None:

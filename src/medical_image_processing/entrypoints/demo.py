@@ -11,11 +11,11 @@ import pydicom
 from medical_image_processing.dicom.picture import side_by_side_png
 from medical_image_processing.dicom.read import read_series
 from medical_image_processing.entrypoints import cli_output as output
-from medical_image_processing.entrypoints.cli_algorithms import wait_until_settled
-from medical_image_processing.entrypoints.cli_jobs import SUCCEEDED, failure, time_taken
+from medical_image_processing.entrypoints.cli_jobs import time_taken
 from medical_image_processing.entrypoints.client import Client, Results
 from medical_image_processing.entrypoints.private_platform import private_platform
 from medical_image_processing.entrypoints.sample_pacs import sample_pacs
+from medical_image_processing.entrypoints.waiting import SUCCEEDED, failure, wait_until_settled
 from medical_image_processing.errors import Unavailable
 
 _ACTIVE_S = 60.0

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from medical_image_processing import naming
-from medical_image_processing.entrypoints.cli_algorithms import wait_until_settled
 from medical_image_processing.entrypoints.client import Client, results_address
 from medical_image_processing.entrypoints.deploy.account import Account
 from medical_image_processing.entrypoints.deploy.cdk import Cdk
@@ -25,6 +24,7 @@ from medical_image_processing.entrypoints.deploy.stack import (
     keys,
     read_stack,
 )
+from medical_image_processing.entrypoints.waiting import wait_until_settled
 from medical_image_processing.errors import Conflict, NotFound
 
 JOB_ALGORITHM = "processing_1"

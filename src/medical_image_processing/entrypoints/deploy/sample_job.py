@@ -18,8 +18,8 @@ import httpx
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from medical_image_processing.entrypoints.cli_jobs import SUCCEEDED, failure
 from medical_image_processing.entrypoints.client import Client, results_address
+from medical_image_processing.entrypoints.waiting import SUCCEEDED, failure
 from medical_image_processing.errors import NotFound, Unavailable
 from medical_image_processing.naming import PACS_ID_PATTERN
 
