@@ -145,3 +145,14 @@ def workers_of(home: Path) -> dict[int, int]:
                 if state != "Z":
                     found[int(entry.name)] = int(parent)
     return found
+
+
+def children(parent: int | str, name: str) -> list[int]:
+    """Process ids of ``parent``'s children, which may be ``self``, whose command line has ``name`` in it."""
+    found = []
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if name in Path(f"/proc/{pid}/cmdline").read_text():
+                    found.append(int(pid))
+    return found

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from api_calls import IMAGE, Api, error_of, make_pacs, receive, until
 from medical_image_processing.testing import puppet
-from platform_process import CLI, Platform, clean_environment, unconfined
+from platform_process import CLI, Platform, children, clean_environment, unconfined
 
 PATIENT = "Zzyzx^Quetzalcoatl"
 PATIENT_ID = "PID-7788-SECRET"
@@ -269,6 +269,18 @@ def test_a_worker_gets_the_contracts_environment_and_nothing_of_the_platforms(lo
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PACS_API_KEY"):
         assert env[name] != platform[name], f"the worker has the operator's {name}"
     assert "dev-admin" not in env.values() and "tops3cret" not in str(env)
+
+
+def test_what_draws_thumbnails_gets_nothing_of_the_platforms_environment(local: Api) -> None:
+    keys = {"headers": {"x-api-key": "devkey"}}
+    [series] = local.http.get("/pacs/series", **keys).json()
+    named = {"study_id": series["study_id"], "series_id": series["series_id"]}
+    assert local.http.get("/pacs/thumbnail", params=named, **keys).status_code == 200
+    [drawing] = children(local.platform.pid, "draw_thumbnails")
+    held = Path(f"/proc/{drawing}/environ").read_bytes().decode().rstrip("\0").split("\0")
+    names = {variable.partition("=")[0] for variable in held}
+    assert "PATH" in names
+    assert names <= {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH"}
 
 
 def test_a_workers_port_has_no_admin_api_and_its_pacs_key_opens_only_the_pacs(local: Api, folder: Path) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from pydicom.data import get_testdata_file
 
 from medical_image_processing.errors import InputRejected
 from medical_image_processing.pacs.drawing import Drawer
+from platform_process import children
 
 CT = Path(str(get_testdata_file("CT_small.dcm"))).read_bytes()
 
@@ -30,17 +30,6 @@ def with_drawer(drawer: Callable[[], Drawer], work: Callable[[Drawer], Awaitable
     asyncio.run(run())
 
 
-def children(name: str) -> list[int]:
-    """Processes of this one whose command line has ``name`` in it."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            with suppress(OSError):  # it has ended meanwhile
-                if name in Path(f"/proc/{pid}/cmdline").read_text():
-                    found.append(int(pid))
-    return found
-
-
 async def rejected(drawer: Drawer, data: bytes) -> str:
     with pytest.raises(InputRejected) as caught:
         await drawer.draw(data)
@@ -54,16 +43,16 @@ def test_what_has_a_picture_is_drawn_and_what_has_none_says_why() -> None:
         assert await rejected(drawer, b"no DICOM") == "NOT_DICOM"
         assert await rejected(drawer, b"") == "NOT_DICOM"
         assert await drawer.draw(CT) == pictures[0]
-        assert len(children("draw_thumbnails")) == 1
+        assert len(children("self", "draw_thumbnails")) == 1
 
     with_drawer(Drawer, work)
-    assert children("draw_thumbnails") == []
+    assert children("self", "draw_thumbnails") == []
 
 
 def test_a_process_that_is_killed_is_followed_by_another() -> None:
     async def work(drawer: Drawer) -> None:
         await drawer.draw(CT)
-        [pid] = children("draw_thumbnails")
+        [pid] = children("self", "draw_thumbnails")
         os.kill(pid, signal.SIGSTOP)  # it holds the picture, and dies with it
         drawing = asyncio.create_task(rejected(drawer, CT))
         await asyncio.sleep(0)
@@ -106,7 +95,7 @@ def test_a_drawing_that_nobody_waits_for_any_more_is_not_taken_for_the_next_one(
 def test_without_work_the_process_ends() -> None:
     async def work(drawer: Drawer) -> None:
         await drawer.draw(CT)
-        while children("draw_thumbnails"):
+        while children("self", "draw_thumbnails"):
             await asyncio.sleep(0.02)
         assert (await drawer.draw(CT)).startswith(b"\x89PNG")
 

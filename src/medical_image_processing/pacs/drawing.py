@@ -1,13 +1,15 @@
 """Draws thumbnails in a process beside this one, which may crash, hang or grow without harm to anybody.
 
 It is started for the first picture, ends a while after the last, and reads to the end of its input: a platform
-that is killed leaves none behind.
+that is killed leaves none behind. Of this process's environment, which may hold keys, it gets what an interpreter
+needs and no more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +18,7 @@ from medical_image_processing.errors import InputRejected
 
 _LOG = logging.getLogger(__name__)
 _COMMAND = (sys.executable, "-P", "-m", "medical_image_processing.dicom.draw_thumbnails")
+_INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
 _MOST_PNG_BYTES = 2**22
 
 
@@ -59,7 +62,10 @@ class Drawer:
     async def _ask(self, data: bytes) -> tuple[int, bytes]:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env={name: os.environ[name] for name in _INHERITED if name in os.environ},
             )
         process = self._process
         assert process.stdin is not None and process.stdout is not None
