@@ -74,6 +74,10 @@ class FileReader:
             return await loop.run_in_executor(self.threads, self._read_small, file, span)
         return self._chunks(await loop.run_in_executor(self.threads, self._open, file), file, span)
 
+    def whole(self, file: ImageFile) -> bytes:
+        """All of it; blocks the thread. Raises as :meth:`read`."""
+        return b"".join(self.blocks(file))
+
     def blocks(self, file: ImageFile) -> Iterator[bytes]:
         """All of it, block by block; blocks the thread. Raises as :meth:`read`."""
         with self._open(file) as opened:

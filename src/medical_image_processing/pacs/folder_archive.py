@@ -97,17 +97,16 @@ class FolderArchive:
         )
 
     def _only(self, image: ImageFile, copies: Sequence[ImageFile]) -> bytes:
-        data = b"".join(self._files.blocks(image))
-        if any(one.stamp.size != len(data) or b"".join(self._files.blocks(one)) != data for one in copies):
+        data = self._files.whole(image)
+        if any(one.stamp.size != len(data) or self._files.whole(one) != data for one in copies):
             raise InputRejected("NOT_DEIDENTIFIABLE", "several images of the PACS have the same UIDs")
         return data
 
     async def read_file(self, image: ImageFile, *, most_bytes: int) -> bytes:
-        """All of an image's file. InputRejected ``TOO_LARGE``; else as :meth:`FileReader.read`."""
+        """All of an image's file. InputRejected ``TOO_LARGE``; else as :meth:`FileReader.whole`."""
         if image.stamp.size > most_bytes:
             raise too_large(most_bytes)
-        content = await self._files.read(image, Span(0, image.stamp.size))
-        return content if isinstance(content, bytes) else b"".join([chunk async for chunk in content])
+        return await asyncio.get_running_loop().run_in_executor(self._files.threads, self._files.whole, image)
 
     def version(self, image: ImageFile) -> str:
         """The file and its state."""
