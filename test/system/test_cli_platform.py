@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from medical_image_processing import samples
 from medical_image_processing.entrypoints.cli import app
+from medical_image_processing.entrypoints.cli_output import clock
 from platform_process import CLI, Platform, clean_environment
 
 IMAGE = "123456789.dkr.ecr.us-east-1.amazonaws.com/mip-algos:processing_1"
@@ -238,6 +239,24 @@ def test_logs(mip: Mip, algorithm: str, ct: list[str], tmp_path: Path) -> None:
     assert all(json.loads(line)["algo_id"] == algorithm for line in lines)
 
 
+def test_statistics(mip: Mip, algorithm: str, ct: list[str], tmp_path: Path) -> None:
+    mip.json("process", algorithm, *ct, "--output", str(tmp_path / "result.dcm"))
+    found = mip.json("algorithms", "statistics", algorithm, "--hours", "1")
+    assert (found["algo_id"], found["bucket_s"], len(found["buckets"])) == (algorithm, 60, 60)
+    ended = [bucket for bucket in found["buckets"] if bucket["succeeded"]]
+    said = mip.text("algorithms", "statistics", algorithm, "--hours", "1")
+    assert f"{sum(bucket['succeeded'] for bucket in ended)} succeeded" in said and "in 1 h" in said
+    for bucket in ended:
+        assert clock(bucket["at"]) in said
+    assert found["waiting"] == 0 and "0 jobs" in said
+    assert "1 min from" in said and "median" in said
+    mip.json("algorithms", "register", "never_asked", "--image", IMAGE, "--desired-count", "0", "--wait")
+    nothing = mip.text("algorithms", "statistics", "never_asked")
+    assert "nothing in 24 h" in nothing and "min from" not in nothing
+    assert mip.fails("algorithms", "statistics", "no_such")["code"] == "UNKNOWN_ALGORITHM"
+    assert mip.run("algorithms", "statistics", algorithm, "--hours", "169").exit_code == 2
+
+
 def test_keys(mip: Mip) -> None:
     made = mip.json("keys", "add", "ops", "--role", "admin")
     assert "ops" in mip.text("keys", "list")
@@ -262,6 +281,23 @@ def test_client_keys(tmp_path: Path, small_pacs: Path, ct: list[str]) -> None:
         assert refused["code"] == "CLIENT_KEY_REQUIRED"
         assert "MIP_CLIENT_KEY" in refused["message"]
         ward = Mip(platform, MIP_CLIENT_KEY=key)
-        ward.json("algorithms", "register", "processing_1", "--image", IMAGE, "--wait")
+        about = "Marks the liver\n" + "and no word is cut, however long it be: " + 60 * "x"
+        described = ("--image", IMAGE, "--description", about, "--output", "SC", "--output", "SEG")
+        ward.json("algorithms", "register", "processing_1", *described, "--wait")
+        ward.json("algorithms", "register", "a" * 48, "--image", IMAGE, "--desired-count", "0", "--wait")
         job = ward.json("process", "processing_1", *ct, "--output", str(tmp_path / "result.dcm"))
         assert ward.json("jobs", "list")["jobs"][0]["job_id"] == job["job_id"]
+
+        refused = Mip(platform).fails("algorithms", "catalogue")
+        assert refused["code"] == "CLIENT_KEY_REQUIRED"
+        only_ward = Mip(platform, MIP_CLIENT_KEY=key, MIP_ADMIN_KEY="wrong")
+        asleep, awake = only_ward.json("algorithms", "catalogue")["algorithms"]
+        assert (awake["algo_id"], awake["takes_jobs"], asleep["takes_jobs"]) == ("processing_1", True, False)
+        assert "image_uri" not in awake
+        said = only_ward.text("algorithms", "catalogue")
+        for word in ("processing_1", "ACTIVE, 0 jobs, 1 worker, makes SC, SEG", "INACTIVE, takes no jobs"):
+            assert " ".join(word.split()) in " ".join(said.split())
+        assert "".join(about.split()) in "".join(said.split())
+        assert "a" * 48 in said
+        more = only_ward.run("algorithms", "catalogue", "--limit", "1")
+        assert "--cursor" in more.stderr and "processing_1" not in more.stdout

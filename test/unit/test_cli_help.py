@@ -28,7 +28,20 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 def test_all_commands_are_there() -> None:
     wanted = {
         *("up", "demo", "test", "process"),
-        *(f"algorithms {name}" for name in ("register", "list", "show", "update", "scale", "remove", "logs")),
+        *(
+            f"algorithms {name}"
+            for name in (
+                "register",
+                "list",
+                "show",
+                "update",
+                "scale",
+                "remove",
+                "logs",
+                "statistics",
+                "catalogue",
+            )
+        ),
         *(f"jobs {name}" for name in ("list", "show", "watch", "replay")),
         *(f"keys {name}" for name in ("add", "list", "remove")),
     }

@@ -3,12 +3,12 @@
 import http.server
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from medical_image_processing.entrypoints.cli_output import ago, seconds
+from medical_image_processing.entrypoints.cli_output import ago, clock, seconds
 from medical_image_processing.entrypoints.client import Client, read_env
 from medical_image_processing.errors import Unavailable
 
@@ -29,6 +29,11 @@ def test_ago(passed: timedelta, said: str) -> None:
     moment = NOW - passed
     assert ago(moment.isoformat().replace("+00:00", "Z"), now=NOW) == said
     assert ago(moment.timestamp(), now=NOW) == said
+
+
+def test_clock_is_the_machines() -> None:
+    there = NOW.astimezone(timezone(timedelta(hours=5, minutes=30))).isoformat()
+    assert clock(there) == clock("2026-11-24T12:00:00Z") == f"{NOW.astimezone():%Y-%m-%d %H:%M}"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from medical_image_processing.entrypoints import cli_output as output
+from medical_image_processing.entrypoints.algorithm_output import (
+    describe_offer,
+    print_record,
+    print_statistics,
+    workers_of,
+)
 from medical_image_processing.entrypoints.cli_output import AsJson
 from medical_image_processing.entrypoints.client import Client
 from medical_image_processing.entrypoints.record_options import RecordOptions, read_object, with_record_options
@@ -72,7 +77,7 @@ def register(
         record = client.call("POST", "admin", "algorithms", body={**body, "algo_id": algo_id})
         if wait:
             record = _wait_until_settled(client, algo_id, timeout, quiet=as_json)
-    _print_record(record, as_json)
+    print_record(record, as_json)
 
 
 @app.command("list")
@@ -102,7 +107,7 @@ def list_algorithms(
         (
             record["algorithm_id"],
             output.state(record["status"]),
-            _workers(record),
+            workers_of(record),
             str(record["cpu"]),
             str(record["memory"]),
             output.ago(record["updated_at"]),
@@ -118,10 +123,36 @@ def list_algorithms(
 
 
 @app.command()
+def catalogue(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="The most to show.")] = 100,
+    cursor: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the algorithms as clients see them.
+
+    What each is for, the parameters it takes and what it makes, its jobs that are not finished, its workers.
+    Needs no admin key, but a client's where clients have keys.
+    """
+    with Client.from_environment() as client:
+        page = client.call("GET", "algorithms", params={"limit": limit, "cursor": cursor})
+    if as_json:
+        output.print_json(page)
+        return
+    if not page["algorithms"]:
+        output.print_note("no algorithms yet; whoever has the admin key registers them")
+        return
+    output.print_named([(offer["algo_id"], describe_offer(offer)) for offer in page["algorithms"]])
+    output.print_more(page["next_cursor"])
+
+
+@app.command()
 def show(context: typer.Context, algo_id: AlgoId, as_json: AsJson = False) -> None:
     """Show one algorithm."""
     with Client.from_environment() as client:
-        _print_record(client.call("GET", "admin", "algorithms", algo_id), as_json)
+        print_record(client.call("GET", "admin", "algorithms", algo_id), as_json)
 
 
 @app.command()
@@ -154,7 +185,7 @@ def update(
             output.print_note("nothing changed; an image that was built anew needs a new name to be taken up")
         if wait:
             record = _wait_until_settled(client, algo_id, timeout, quiet=as_json)
-    _print_record(record, as_json)
+    print_record(record, as_json)
 
 
 @app.command()
@@ -174,7 +205,7 @@ def scale(
         record = client.call("PATCH", "admin", "algorithms", algo_id, body={"desired_count": workers})
         if wait:
             record = _wait_until_settled(client, algo_id, timeout, quiet=as_json)
-    _print_record(record, as_json)
+    print_record(record, as_json)
 
 
 @app.command()
@@ -214,6 +245,27 @@ def remove(
         output.print_note(f"{algo_id} is being removed for good")
     else:
         output.print_note(f"{algo_id} takes no more jobs; `mip algorithms scale {algo_id} 1` brings it back")
+
+
+@app.command()
+def statistics(
+    context: typer.Context,
+    algo_id: AlgoId,
+    hours: Annotated[int, typer.Option(metavar="N", min=1, max=168, help="How far back to look.")] = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Show how an algorithm does.
+
+    How many jobs wait, and for how long the next one has; what ended when and how, in rows of some minutes;
+    and how long jobs that succeeded took from start to end.
+    """
+    with Client.from_environment() as client:
+        path = ("admin", "algorithms", algo_id, "statistics")
+        found = client.call("GET", *path, params={"hours": hours})
+    if as_json:
+        output.print_json(found)
+    else:
+        print_statistics(found, hours)
 
 
 @app.command()
@@ -258,40 +310,3 @@ def _wait_until_settled(client: Client, algo_id: str, timeout_s: float, *, quiet
         return wait_until_settled(client, algo_id, timeout_s, lambda _: None, stays_s=_STAYS_S)
     with output.progress() as progress:
         return wait_until_settled(client, algo_id, timeout_s, progress.show, stays_s=_STAYS_S)
-
-
-def _workers(record: dict[str, Any]) -> str:
-    desired, least, most = (record.get(name) for name in ("desired_count", "min_count", "max_count"))
-    if not desired or (least is None and most is None):
-        return str(desired)
-    return f"{desired if least is None else least} to {max(desired, least or 0) if most is None else most}"
-
-
-def _print_record(record: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        output.print_json(record)
-        return
-    resources = record["resource_status"]
-    output.print_fields(
-        [
-            ("algorithm", record["algorithm_id"]),
-            ("is for", record.get("description")),
-            ("status", output.state(record["status"])),
-            ("reason", record["status_reason"]),
-            ("image", record["image_uri"]),
-            ("pinned to", resources["image_digest"]),
-            ("command", shlex.join(record["command"])),
-            ("size", f"{record['cpu']} CPU units, {record['memory']} MiB"),
-            ("workers", _workers(record)),
-            ("env", "\n".join(f"{name}={value}" for name, value in record["env"].items())),
-            ("outputs", ", ".join(record["outputs"])),
-            ("results", "go back into the PACS" if record["store_results"] else None),
-            ("images", "de-identified" if record.get("deidentify") else None),
-            ("parameters", ", ".join((record.get("parameters") or {}).get("properties", {}))),
-            ("queue", resources["queue_url"]),
-            ("task", resources["task_definition"]),
-            ("service", resources["service"]),
-            ("revision", str(record["revision"])),
-            ("changed", output.ago(record["updated_at"])),
-        ]
-    )

@@ -99,7 +99,7 @@ def print_named(lines: Sequence[tuple[str, str]]) -> None:
     """Names that one copies, never cut or folded, and words about each, which go on below the first of them."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, overflow="ignore")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, words in lines:
         table.add_row(Text(name), Text(words))
     OUT.print(table)
@@ -134,6 +134,11 @@ def ago(moment: str | float, *, now: datetime | None = None) -> str:
         if passed >= size:
             return f"{int(passed // size)} {unit} ago"
     return f"{int(passed)} s ago"
+
+
+def clock(text: str) -> str:
+    """A time of the API as this machine's clock shows it: ``2026-11-24 13:05``."""
+    return f"{parse_time(text).astimezone():%Y-%m-%d %H:%M}"
 
 
 def parse_time(text: str) -> datetime:
