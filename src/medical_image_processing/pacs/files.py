@@ -1,58 +1,20 @@
-"""Serving a DICOM file: whole or one range of it (RFC 9110, section 14), in bounded memory."""
+"""Reading a folder's DICOM files, whole or a part, in bounded memory."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from medical_image_processing.byte_ranges import Span
 from medical_image_processing.errors import Conflict, NotFound, Unavailable
 from medical_image_processing.pacs.catalogue import ImageFile
 from medical_image_processing.pacs.scanner import below, open_file, stamp_of
 
 _SMALL_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-
-
-@dataclass(frozen=True)
-class Span:
-    """The bytes ``start`` to ``end`` of a file, ``end`` excluded."""
-
-    start: int
-    end: int
-
-    @property
-    def length(self) -> int:
-        """How many they are."""
-        return self.end - self.start
-
-
-class RangeNotSatisfiable(Exception):
-    """The range asked for lies outside the file."""
-
-
-def asked_span(header: str | None, size: int) -> Span | None:
-    """The part of a file of ``size`` bytes that a Range header asks for.
-
-    None for the whole file: without a header, and where one asks for several ranges or is malformed, which
-    a server may ignore. Raises :class:`RangeNotSatisfiable`.
-    """
-    match = _RANGE.fullmatch(header.replace(" ", "")) if header else None
-    if match is None or match.groups() == ("", ""):
-        return None
-    first, last = match.groups()
-    if first and last and int(first) > int(last):
-        return None
-    start = int(first) if first else max(0, size - int(last))
-    end = min(size, int(last) + 1) if first and last else size
-    if start >= end:
-        raise RangeNotSatisfiable
-    return Span(start, end)
 
 
 class FileReader:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 
 from starlette.types import Receive, Send
 
+from medical_image_processing.byte_ranges import RangeNotSatisfiable, Span, asked_span
 from medical_image_processing.dicom.identity import Description, read_description
 from medical_image_processing.errors import Conflict, InputRejected, NotFound, Unavailable
 from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription, too_large
 from medical_image_processing.pacs.bundle import Bundle, Packer, Piece, run_in
 from medical_image_processing.pacs.catalogue import ImageFile
-from medical_image_processing.pacs.files import FileReader, RangeNotSatisfiable, Span, asked_span
+from medical_image_processing.pacs.files import FileReader
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.http import (
     Headers,
@@ -145,7 +146,7 @@ class FolderArchive:
             return
         status, span = (206, part) if part else (200, Span(0, size))
         if part:
-            headers = ((b"content-range", b"bytes %d-%d/%d" % (part.start, part.end - 1, size)), *headers)
+            headers = ((b"content-range", part.content_range(size).encode()), *headers)
         try:
             content = await self._files.read(file, span if request.method == "GET" else Span(0, 0))
         except (NotFound, Conflict):

@@ -10,13 +10,13 @@ import asyncio
 import base64
 import binascii
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
+from medical_image_processing.byte_ranges import RangeNotSatisfiable, Span, asked_span
 from medical_image_processing.engines.embedded import s3_xml
 from medical_image_processing.engines.embedded.authentication import Authenticator, Caller
 from medical_image_processing.engines.embedded.aws_error import AwsError
@@ -33,7 +33,6 @@ _THREADS = 4
 _BLOCK = 1024 * 1024
 _MAX_XML = 4 * 1024 * 1024
 _MAX_KEYS = 1000
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _STORED_HEADERS = frozenset(
     {
         "content-type",
@@ -131,27 +130,27 @@ class S3Endpoint:
             response.stream = self._blocks(*rest)
         return response
 
-    def _read(self, request: AwsRequest, key: str) -> tuple[Response, tuple[BinaryIO, int, int] | None]:
-        """The answer, with a small object in it; for a large one the file, start and length of what follows."""
+    def _read(self, request: AwsRequest, key: str) -> tuple[Response, tuple[BinaryIO, Span] | None]:
+        """The answer, with a small object in it; for a large one the file, and what of it follows."""
         opened = self._store.open(key)
         if opened is None:
             raise AwsError("NoSuchKey", "The specified key does not exist.", status=404)
         file, stored, headers = opened
-        response, start, length = _describe(request, stored, headers)
+        response, span = _describe(request, stored, headers)
         if request.method == "HEAD" or response.status == 304:
             file.close()
-        elif length <= _BLOCK:
+        elif span.length <= _BLOCK:
             with file:
-                response.body = os.pread(file.fileno(), length, start)
+                response.body = os.pread(file.fileno(), span.length, span.start)
         else:
-            return response, (file, start, length)
+            return response, (file, span)
         return response, None
 
-    async def _blocks(self, file: BinaryIO, start: int, length: int) -> AsyncIterator[bytes]:
+    async def _blocks(self, file: BinaryIO, span: Span) -> AsyncIterator[bytes]:
         with file:
-            end = start + length
-            while start < end:
-                block = await self._in_thread(os.pread, file.fileno(), min(_BLOCK, end - start), start)
+            start = span.start
+            while start < span.end:
+                block = await self._in_thread(os.pread, file.fileno(), min(_BLOCK, span.end - start), start)
                 if not block:
                     return  # somebody truncated the file by hand; the client sees a short body
                 start += len(block)
@@ -276,44 +275,31 @@ def _matches(condition: str, etag: str) -> bool:
     return condition.strip() == "*" or etag.strip('"') in (c.strip().strip('"') for c in condition.split(","))
 
 
-def _describe(request: AwsRequest, stored: Stored, kept: Mapping[str, str]) -> tuple[Response, int, int]:
-    """The answer to a read without its body, and the start and length of what was asked for."""
+def _describe(request: AwsRequest, stored: Stored, kept: Mapping[str, str]) -> tuple[Response, Span]:
+    """The answer to a read without its body, and what was asked for."""
     if_match, if_none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
     if if_match is not None and not _matches(if_match, stored.etag):
         raise AwsError("PreconditionFailed", "the object has another ETag by now", status=412)
     if if_none_match is not None and _matches(if_none_match, stored.etag):
-        return Response(304, {"etag": stored.etag}), 0, 0
-    asked = _asked_range(request.headers.get("range", ""), stored.size)
-    start, length = asked or (0, stored.size)
+        return Response(304, {"etag": stored.etag}), Span(0, 0)
+    try:
+        asked = asked_span(request.headers.get("range"), stored.size)
+    except RangeNotSatisfiable as error:
+        raise AwsError("InvalidRange", "The requested range is not satisfiable", status=416) from error
+    span = asked or Span(0, stored.size)
     headers = {
         **kept,
         "etag": stored.etag,
         "last-modified": formatdate(stored.modified, usegmt=True),
         "accept-ranges": "bytes",
-        "content-length": str(length),
+        "content-length": str(span.length),
     }
     for name, value in request.parameters.items():
         if name.startswith("response-") and name.removeprefix("response-") in _STORED_HEADERS:
             headers[name.removeprefix("response-")] = value
     if asked:
-        headers["content-range"] = f"bytes {start}-{start + length - 1}/{stored.size}"
-    return Response(206 if asked else 200, headers), start, length
-
-
-def _asked_range(text: str, size: int) -> tuple[int, int] | None:
-    """Start and length of a single byte range (RFC 9110, 14.1.2); None for one that is to be ignored."""
-    match = _RANGE.fullmatch(text.strip())
-    if match is None or match[1] == match[2] == "":
-        return None
-    if match[1] == "":
-        start, last = max(0, size - int(match[2])), size - 1
-    else:
-        start, last = int(match[1]), min(int(match[2] or size), size - 1)
-        if match[2] and int(match[2]) < start:
-            return None
-    if start > last:
-        raise AwsError("InvalidRange", "The requested range is not satisfiable", status=416)
-    return start, last - start + 1
+        headers["content-range"] = asked.content_range(stored.size)
+    return Response(206 if asked else 200, headers), span
 
 
 def _max_keys(text: str | None) -> int:
