@@ -6,22 +6,21 @@ after each step the engine must agree with the model (laws J1, J2, J3).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from medical_image_processing import naming
 from medical_image_processing.errors import Conflict, MipError
 from medical_image_processing.model.job import Job, JobStatus
 from medical_image_processing.ports.jobs import DEAD_LETTERED, Report
 from medical_image_processing.ports.queues import ReceivedMessage
+from medical_image_processing.testing.engine_machine import EngineMachine
 from medical_image_processing.testing.jobs_contract import ALGO, GIVEN_UP, JobPorts, a_message, failed, succeeded
 
-T = TypeVar("T")
 QUEUE = naming.queue(ALGO)
 CLIENT = "client-1"
 JOB_IDS = ("j0", "j1")
@@ -50,7 +49,7 @@ class Known:
     is_dead: bool = False
 
 
-class JobsMachine(RuleBasedStateMachine):
+class JobsMachine(EngineMachine[ModelledJobs]):
     """Subclass it, implement ``open_engine`` and ``close_engine``, and test its ``TestCase``."""
 
     def __init__(self) -> None:
@@ -58,27 +57,6 @@ class JobsMachine(RuleBasedStateMachine):
         self.known: dict[str, Known] = {}
         self.ended: list[str] = []
         self.held: list[ReceivedMessage] = []
-        self.runner = asyncio.Runner()
-        self.engine = self._run(self.open_engine())
-
-    async def open_engine(self) -> ModelledJobs:
-        """A fresh engine."""
-        raise NotImplementedError
-
-    async def close_engine(self) -> None:
-        """Close it."""
-        raise NotImplementedError
-
-    def teardown(self) -> None:
-        """Hypothesis calls it after each example."""
-        self._run(self.close_engine())
-        self.runner.close()
-
-    def _run(self, work: Awaitable[T]) -> T:
-        async def awaited() -> T:
-            return await work
-
-        return self.runner.run(awaited())
 
     @rule(job_id=st.sampled_from(JOB_IDS), body=st.sampled_from(["same", "same", "other"]))
     def submit(self, job_id: str, body: str) -> None:

@@ -6,15 +6,14 @@ engine must agree with the model.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, invariant, rule
 
 from medical_image_processing.ports.queues import OutgoingMessage, ReceivedMessage
+from medical_image_processing.testing.engine_machine import EngineMachine
 from medical_image_processing.testing.queues_contract import (
     DEAD,
     MAX_RECEIVES,
@@ -23,7 +22,6 @@ from medical_image_processing.testing.queues_contract import (
     QueueEngine,
 )
 
-T = TypeVar("T")
 DEDUPLICATION_S = 300
 RECEIVERS = ("a", "b")
 
@@ -84,7 +82,7 @@ class Model:
                 self.give_back(message)
 
 
-class FifoMachine(RuleBasedStateMachine):
+class FifoMachine(EngineMachine[ModelledEngine]):
     """Subclass it, implement ``open_engine`` and ``close_engine``, and test its ``TestCase``."""
 
     handles = Bundle("handles")
@@ -92,27 +90,6 @@ class FifoMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
-        self.runner = asyncio.Runner()
-        self.engine = self._run(self.open_engine())
-
-    async def open_engine(self) -> ModelledEngine:
-        """A fresh engine."""
-        raise NotImplementedError
-
-    async def close_engine(self) -> None:
-        """Close it."""
-        raise NotImplementedError
-
-    def teardown(self) -> None:
-        """Hypothesis calls it after each example."""
-        self._run(self.close_engine())
-        self.runner.close()
-
-    def _run(self, work: Awaitable[T]) -> T:
-        async def awaited() -> T:
-            return await work
-
-        return self.runner.run(awaited())
 
     @rule(group=st.sampled_from("ABC"), dedup=st.integers(0, 30))
     def send(self, group: str, dedup: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from medical_image_processing.engines.embedded.database import Database
+from medical_image_processing.engines.embedded.newest_first import read_page
 from medical_image_processing.model.page import Page
 from medical_image_processing.model.timestamps import to_iso
 from medical_image_processing.ports.accesses import Access
@@ -55,16 +56,7 @@ class AccessRecord:
             if value is not None:
                 where.append(f"{column} = ?")
                 given.append(value)
-        if cursor is not None:
-            where.append("seq < ?")
-            given.append(int(cursor) if cursor.isdecimal() and len(cursor) < 19 else 0)
-        rows = self._database.read(
-            f"SELECT * FROM audit WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - fixed text
-            *given,
-            limit + 1,
-        )
-        page = rows[:limit]
-        return Page(tuple(map(_access, page)), str(page[-1]["seq"]) if len(rows) > limit else None)
+        return read_page(self._database, "audit", where, given, _access, limit=limit, cursor=cursor)
 
 
 def _access(row: Any) -> Access:

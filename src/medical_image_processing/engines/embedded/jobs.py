@@ -15,6 +15,7 @@ from typing import Any
 from medical_image_processing import naming
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.lost_jobs import LostJobs, is_lost
+from medical_image_processing.engines.embedded.newest_first import read_page
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import write_audit
 from medical_image_processing.errors import Conflict, NotFound
@@ -118,7 +119,7 @@ class SqliteJobs:
         cursor: str | None = None,
     ) -> Page[Job]:
         """One page, newest first."""
-        where, given = ["1"], []  # type: list[str], list[Any]
+        where, given = [], []  # type: list[str], list[Any]
         if client_ids is not None:
             where.append(f"client_id IN ({', '.join('?' * len(client_ids))})")
             given.extend(client_ids)
@@ -126,16 +127,7 @@ class SqliteJobs:
             if value is not None:
                 where.append(f"{column} = ?")
                 given.append(str(value))
-        if cursor is not None:
-            where.append("seq < ?")
-            given.append(int(cursor) if cursor.isdecimal() and len(cursor) < 19 else 0)
-        rows = self._database.read(
-            f"SELECT * FROM jobs WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - fixed text
-            *given,
-            limit + 1,
-        )
-        page = rows[:limit]
-        return Page(tuple(map(read_job, page)), str(page[-1]["seq"]) if len(rows) > limit else None)
+        return read_page(self._database, "jobs", where, given, read_job, limit=limit, cursor=cursor)
 
     async def apply(self, reports: Sequence[Report]) -> list[Job]:
         """Apply reports in order; the jobs that this call finished."""
