@@ -50,7 +50,7 @@ def print_record(record: dict[str, Any], as_json: bool) -> None:
 def describe_offer(offer: dict[str, Any]) -> str:
     """An algorithm as its clients see it: its state, and below that what it is for and takes."""
     words = [offer["status"], *([] if offer["takes_jobs"] else ["takes no jobs"])]
-    words += [_count(offer["queue_depth"], "job"), _count(offer["workers"], "worker")]
+    words += [output.count(offer["queue_depth"], "job"), output.count(offer["workers"], "worker")]
     properties = (offer["parameters"] or {}).get("properties", {})
     lines = [
         f"{', '.join(words)}, makes {', '.join(offer['outputs'])}",
@@ -71,8 +71,8 @@ def print_statistics(found: dict[str, Any], hours: int) -> None:
         [
             ("algorithm", found["algo_id"]),
             ("workers", str(found["workers"])),
-            ("waiting", _count(found["waiting"], "job") + waits),
-            ("running", _count(found["running"], "job")),
+            ("waiting", output.count(found["waiting"], "job") + waits),
+            ("running", output.count(found["running"], "job")),
             ("ended", f"{told} in {hours} h"),
             ("took", f"{median} at the median, 95 % at most {p95}" if found["durations"] else None),
             ("complete", f"since {output.clock(found['complete_since'])}" if is_cut else None),
@@ -91,7 +91,3 @@ def print_statistics(found: dict[str, Any], hours: int) -> None:
 def _durations(durations: dict[str, Any] | None) -> tuple[str, str]:
     """Median and 95th percentile, in words."""
     return (output.seconds(durations["median_s"]), output.seconds(durations["p95_s"])) if durations else ("", "")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

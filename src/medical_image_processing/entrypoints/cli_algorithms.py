@@ -16,7 +16,7 @@ from medical_image_processing.entrypoints.algorithm_output import (
     print_statistics,
     workers_of,
 )
-from medical_image_processing.entrypoints.cli_output import AsJson
+from medical_image_processing.entrypoints.cli_output import AsJson, Cursor
 from medical_image_processing.entrypoints.client import Client
 from medical_image_processing.entrypoints.record_options import RecordOptions, read_object, with_record_options
 from medical_image_processing.entrypoints.waiting import wait_until_settled
@@ -87,9 +87,7 @@ def list_algorithms(
         str | None, typer.Option(metavar="STATUS", help="Only those in this state.", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The most to show.")] = 100,
-    cursor: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.", show_default=False)
-    ] = None,
+    cursor: Cursor = None,
     as_json: AsJson = False,
 ) -> None:
     """List the registered algorithms."""
@@ -126,9 +124,7 @@ def list_algorithms(
 def catalogue(
     context: typer.Context,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="The most to show.")] = 100,
-    cursor: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.", show_default=False)
-    ] = None,
+    cursor: Cursor = None,
     as_json: AsJson = False,
 ) -> None:
     """List the algorithms as clients see them.

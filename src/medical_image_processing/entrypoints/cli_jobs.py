@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from medical_image_processing.entrypoints import cli_output as output
-from medical_image_processing.entrypoints.cli_output import AsJson
+from medical_image_processing.entrypoints.cli_output import AsJson, Cursor
 from medical_image_processing.entrypoints.client import Client, Results
 from medical_image_processing.entrypoints.waiting import SUCCEEDED, failure, wait_until_finished
 
@@ -124,9 +124,7 @@ def list_jobs(
         str | None, typer.Option(metavar="ID", help="Only this client's.", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The most to show.")] = 20,
-    cursor: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.", show_default=False)
-    ] = None,
+    cursor: Cursor = None,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""

@@ -41,6 +41,9 @@ def _remember_json(context: typer.Context, value: bool) -> bool:
 AsJson = Annotated[
     bool, typer.Option("--json", callback=_remember_json, is_eager=True, help="Print JSON, for programs.")
 ]
+Cursor = Annotated[
+    str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.", show_default=False)
+]
 
 
 def print_json(value: Any) -> None:
@@ -110,6 +113,11 @@ def state(status: str) -> Text:
     return Text(status, style=_STYLES.get(status, ""))
 
 
+def count(number: int, what: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def seconds(value: float) -> str:
     """A duration: ``85 ms``, ``3.2 s``, ``4 min``."""
     if value < 1:
@@ -121,9 +129,9 @@ def seconds(value: float) -> str:
     return f"{value / 3600:.0f} h"
 
 
-def size(count: int) -> str:
+def size(number: int) -> str:
     """A number of bytes: ``265 kB``, ``15.7 MB``."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+    return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
 
 
 def ago(moment: str | float, *, now: datetime | None = None) -> str:

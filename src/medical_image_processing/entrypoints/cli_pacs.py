@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medical_image_processing.entrypoints import cli_output as output
-from medical_image_processing.entrypoints.cli_output import AsJson
+from medical_image_processing.entrypoints.cli_output import AsJson, Cursor
 from medical_image_processing.entrypoints.client import Client
 from medical_image_processing.errors import NotFound
 
@@ -73,9 +73,7 @@ def accesses(
         str | None, typer.Option(metavar="JOB_ID", help="Only what was read for this job.", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The most to show.")] = 100,
-    cursor: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.", show_default=False)
-    ] = None,
+    cursor: Cursor = None,
     as_json: AsJson = False,
 ) -> None:
     """List who read which image, newest first.
@@ -106,8 +104,7 @@ def _study_of(series: dict[str, Any]) -> str:
 
 
 def _series_in_words(series: dict[str, Any]) -> str:
-    count = series["images"]
-    instances = "" if count is None else "1 instance" if count == 1 else f"{count} instances"
+    instances = "" if series["images"] is None else output.count(series["images"], "instance")
     return _in_words(series["modality"], instances, series["series_description"])
 
 
