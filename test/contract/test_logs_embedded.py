@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medical_image_processing.engines.embedded import log_groups
 from medical_image_processing.engines.embedded.log_groups import LogGroups
 from medical_image_processing.testing.logs_contract import ALGO, LogPorts, LogsContract, numbered
 
@@ -34,9 +33,9 @@ class TestEmbeddedLogs(LogsContract):
         asyncio.run(_limited(work(LogPorts(self.logs, write))))
 
     def test_s7_a_log_that_was_trimmed_or_made_anew_goes_on_with_its_newest_and_says_so(
-        self, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(log_groups, "_MOST_BYTES", 2000)
+        self.logs = LogGroups(tmp_path, most_bytes=2000)
 
         async def work(ports: LogPorts) -> None:
             await ports.write("a", numbered(0, 200))

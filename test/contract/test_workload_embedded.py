@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from medical_image_processing import naming
-from medical_image_processing.engines.embedded import workload
 from medical_image_processing.engines.embedded.database import Database
 from medical_image_processing.engines.embedded.jobs import SqliteJobs
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.workload import SqliteWorkload
 from medical_image_processing.ports.jobs import DEAD_LETTERED
+from medical_image_processing.ports.workload import MOST_PLACES
 from medical_image_processing.testing.jobs_contract import ALGO, a_message, failed
 from medical_image_processing.testing.workload_contract import WorkloadContract, WorkloadPorts
 
@@ -35,6 +35,7 @@ class TestEmbeddedWorkload(WorkloadContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
         self.file = tmp_path / "mip.db"
+        self.most_places = MOST_PLACES
 
     def run(self, work: Callable[[WorkloadPorts], Awaitable[None]]) -> None:
         async def with_engine() -> None:
@@ -43,7 +44,7 @@ class TestEmbeddedWorkload(WorkloadContract):
             for algo_id in (ALGO, "kidney"):
                 await queues.create(naming.queue(algo_id), redrive_to=None, visibility_s=3600)
             jobs = SqliteJobs(database, queues, clock=clock.now)
-            workload = SqliteWorkload(database, clock=clock.now)
+            workload = SqliteWorkload(database, clock=clock.now, most_places=self.most_places)
             try:
                 await work(WorkloadPorts(workload, jobs, queues, clock.move, clock.now))
             finally:
@@ -52,8 +53,8 @@ class TestEmbeddedWorkload(WorkloadContract):
 
         asyncio.run(with_engine())
 
-    def test_w1_further_behind_no_job_is_numbered(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(workload, "MOST_PLACES", 3)
+    def test_w1_further_behind_no_job_is_numbered(self) -> None:
+        self.most_places = 3
 
         async def work(ports: WorkloadPorts) -> None:
             for number in range(5):

@@ -22,10 +22,14 @@ _CURSOR = re.compile(r"([0-9a-f]{1,12})\.[0-9a-f]{16}")
 
 
 class LogGroups:
-    """Workers append to their group's file themselves: a line costs the platform nothing."""
+    """Workers append to their group's file themselves: a line costs the platform nothing.
 
-    def __init__(self, root: Path) -> None:
+    ``most_bytes`` is what :meth:`trim` leaves of a log at most.
+    """
+
+    def __init__(self, root: Path, *, most_bytes: int = _MOST_BYTES) -> None:
         self._root = root
+        self._most_bytes = most_bytes
 
     def exists(self, algo_id: str) -> bool:
         """Whether the group is there."""
@@ -50,11 +54,11 @@ class LogGroups:
             os.close(descriptor)
 
     def trim(self) -> None:
-        """Keep each log under a size: the older half of what a chatty algorithm wrote is dropped."""
+        """Drop the older half of each log that has grown too long."""
         for path in self._root.glob("ecs/*/worker.log"):
-            if path.stat().st_size > _MOST_BYTES:
+            if path.stat().st_size > self._most_bytes:
                 with path.open("rb+") as file:
-                    file.seek(-_MOST_BYTES // 2, os.SEEK_END)
+                    file.seek(-self._most_bytes // 2, os.SEEK_END)
                     file.readline()
                     newest = file.read()
                     # Appenders hold the file open, so it is rewritten in place, not replaced.

@@ -61,11 +61,12 @@ _COUNTS = (
 
 
 class SqliteWorkload:
-    """Implements :class:`ports.workload.Workload`."""
+    """Implements :class:`ports.workload.Workload`. The first ``most_places`` of a queue are numbered."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], float], most_places: int = MOST_PLACES) -> None:
         self._database = database
         self._clock = clock
+        self._most_places = most_places
 
     async def positions(self, jobs: Sequence[Job]) -> dict[str, int]:
         """Job id → its place among the messages that are ready."""
@@ -73,7 +74,9 @@ class SqliteWorkload:
         if not queued:
             return {}
         asked = json.dumps([(job.job_id, naming.queue(job.algo_id)) for job in queued])
-        return {row["job_id"]: row["position"] for row in self._database.read(_POSITIONS, asked, MOST_PLACES)}
+        return {
+            row["job_id"]: row["position"] for row in self._database.read(_POSITIONS, asked, self._most_places)
+        }
 
     async def run_times(self, algo_ids: Sequence[str]) -> dict[str, list[float]]:
         """Algorithm → seconds that its newest jobs took."""
