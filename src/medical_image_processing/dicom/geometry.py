@@ -10,7 +10,6 @@ from pydicom.dataset import Dataset
 
 from medical_image_processing.dicom import header
 from medical_image_processing.dicom.normal import Orientation, Vector, along_normal, normal_of
-from medical_image_processing.dicom.pixels import functional_group
 
 ORIENTATION_TOLERANCE = 1e-3
 _RIGHT_ANGLE_TOLERANCE = 1e-2
@@ -30,8 +29,8 @@ class Plane:
     @classmethod
     def of(cls, source: Dataset, frame: int = 0) -> Plane:
         """Of one frame of an object; functional groups are asked first."""
-        turned = functional_group(source, "PlaneOrientationSequence", frame) or source
-        placed = functional_group(source, "PlanePositionSequence", frame) or source
+        turned = header.functional_group(source, "PlaneOrientationSequence", frame) or source
+        placed = header.functional_group(source, "PlanePositionSequence", frame) or source
         return cls(orientation_of(turned), _corner(placed))
 
 
@@ -148,7 +147,7 @@ class Spacing:
     @classmethod
     def of(cls, source: Dataset, positions: Sequence[float]) -> Spacing:
         """Between slices as measured from their ``positions`` along the normal, if possible."""
-        measures = functional_group(source, "PixelMeasuresSequence", 0) or source
+        measures = header.functional_group(source, "PixelMeasuresSequence", 0) or source
         in_plane = in_plane_of(measures)
         steps = np.abs(np.diff(positions)) if len(positions) > 1 else np.array([])
         steps = steps[steps >= SAME_PLACE_MM]
@@ -164,7 +163,7 @@ class Spacing:
 def in_plane_spacings(sources: Iterable[tuple[Dataset, int]]) -> list[tuple[float, float] | None]:
     """How far rows and columns are apart, mm, in each of these frames of objects; None where it isn't said."""
     return [
-        in_plane_of(functional_group(source, "PixelMeasuresSequence", frame) or source)
+        in_plane_of(header.functional_group(source, "PixelMeasuresSequence", frame) or source)
         for source, frame in sources
     ]
 

@@ -234,3 +234,19 @@ def bad(tag: int, fault: str) -> InputRejected:
     """The error for an element whose value can't be used; it names the element, never the value."""
     name = keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
     return InputRejected("BAD_HEADER", f"The DICOM header can't be used: {name} {fault}; check the file's source.")
+
+
+def functional_group(dataset: Dataset, macro: str, frame: int) -> Dataset | None:
+    """The item of a functional group macro for ``frame`` (PS3.3 C.7.6.16): its own, else the shared one."""
+    try:
+        for tag, index in ((PER_FRAME_FUNCTIONAL_GROUPS, frame), (SHARED_FUNCTIONAL_GROUPS, 0)):
+            if tag in dataset and len(dataset[tag].value) > index:
+                found = dataset[tag].value[index].get(macro)
+                if found:
+                    item: Dataset = found[0]
+                    return item
+    except Exception as error:
+        raise InputRejected(
+            "BAD_HEADER", "The functional groups can't be read; check the file's source."
+        ) from error
+    return None

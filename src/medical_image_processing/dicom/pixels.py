@@ -1,4 +1,4 @@
-"""From encoded pixel data to arrays: stored values first, modality units after.
+"""From encoded pixel data to arrays: stored values are made here, and what they mean in ``modality_units.py``.
 
 Uncompressed monochrome, what scanners send, is viewed in place. JPEG 2000 of that kind goes through
 OpenCV, whose decoder gives the same values as pylibjpeg's and lets other threads run meanwhile; lossless and
@@ -14,11 +14,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -33,10 +32,10 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from medical_image_processing.dicom import header, jpeg
+from medical_image_processing.dicom import header, jpeg, jpeg_2000
+from medical_image_processing.dicom.image import Pixels
+from medical_image_processing.dicom.modality_units import rescales, stay_short, to_modality_units
 from medical_image_processing.errors import InputRejected
-
-Pixels = npt.NDArray[Any]
 
 MAX_DECODED_BYTES = 2**31
 """No object may decode to more than this."""
@@ -51,8 +50,6 @@ _ENCODED_PIXEL_TAGS = frozenset(
     struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF) for tag in _PIXEL_TAGS for order in "<>"
 )
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
-_UNSPECIFIED = "US"
-_GREATEST = 1e30
 _FLOAT_BYTES = 4
 _PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -183,7 +180,7 @@ def decode(dataset: FileDataset, max_bytes: int | None = None) -> Pixels:
         _check_frames(encoded, layout)
     if stored is None:
         stored = _decode_any(dataset, layout, syntax)
-    if max_bytes is not None and stored.size * _FLOAT_BYTES > max_bytes and not _stay_short(stored, dataset):
+    if max_bytes is not None and stored.size * _FLOAT_BYTES > max_bytes and not stay_short(stored, dataset):
         raise too_large(stored.size * _FLOAT_BYTES, max_bytes)
     return to_modality_units(stored, dataset)
 
@@ -262,10 +259,11 @@ def _decode_jpeg_2000(encoded: bytes, layout: Layout) -> Pixels | None:
     try:
         frames = list(generate_frames(encoded, number_of_frames=layout.frames))
     except Exception as error:
-        raise _broken_jpeg_2000() from error
-    components = [_read_component(frame, layout) for frame in frames]
+        raise jpeg_2000.broken() from error
+    shape = (layout.rows, layout.columns, layout.samples)
+    components = [jpeg_2000.read_component(frame, shape) for frame in frames]
     if len(frames) != layout.frames:
-        raise _broken_jpeg_2000()
+        raise jpeg_2000.broken()
     if not layout.is_plain or layout.is_signed or set(components) != {(layout.bits_stored, False)}:
         return None
     decoded: list[Pixels] = []
@@ -275,39 +273,6 @@ def _decode_jpeg_2000(encoded: bytes, layout: Layout) -> Pixels | None:
             return None
         decoded.append(image)
     return np.stack(decoded) if len(decoded) > 1 else decoded[0][np.newaxis]
-
-
-def _read_component(frame: bytes, layout: Layout) -> tuple[int, bool]:
-    """Precision in bits and signedness from the SIZ marker (ITU-T T.800 A.5.1), which must fit the header."""
-    start = _codestream_start(frame)
-    siz = frame[start : start + 43]
-    if siz[:4] != b"\xff\x4f\xff\x51" or len(siz) < 43:
-        raise _broken_jpeg_2000()
-    right, bottom, left, top = struct.unpack(">4I", siz[8:24])
-    components, depth = struct.unpack(">HB", siz[40:43])
-    if (bottom - top, right - left, components) != (layout.rows, layout.columns, layout.samples):
-        raise _broken_jpeg_2000()
-    return (depth & 0x7F) + 1, depth >= 0x80
-
-
-def _codestream_start(frame: bytes) -> int:
-    """0, unless somebody left the boxes of a JP2 file around the codestream (ITU-T T.800 I.4)."""
-    if frame[4:8] != b"jP  ":
-        return 0
-    offset = 12
-    while frame[offset + 4 : offset + 8] != b"jp2c":
-        length = int.from_bytes(frame[offset : offset + 4], "big")
-        if length < 8 or offset > len(frame):
-            raise _broken_jpeg_2000()
-        offset += length
-    return offset + 8
-
-
-def _broken_jpeg_2000() -> InputRejected:
-    return InputRejected(
-        "UNDECODABLE_PIXELS",
-        "The JPEG 2000 pixel data is broken or contradicts the header; fetch the file again.",
-    )
 
 
 def _decode_jpeg(encoded: bytes, layout: Layout) -> Pixels | None:
@@ -407,148 +372,3 @@ def decode_in_place(data: bytes, start: int, dataset: Dataset) -> Pixels | None:
     encoded = memoryview(data)[value : value + length]
     _check_size(layout, len(encoded), syntax)
     return to_modality_units(_view(encoded, layout), dataset)
-
-
-def to_modality_units(stored: Pixels, dataset: Dataset) -> Pixels:
-    """Stored values (frames, rows, columns) through the Modality LUT or rescale (PS3.3 C.11.1).
-
-    Where the object has neither, through its real world value mapping (C.7.6.16.2.11), as parametric maps do.
-    """
-    mappings = _real_world_mappings(dataset, len(stored))
-    if mappings:
-        return _mapped(stored, mappings)
-    if header.MODALITY_LUT_SEQUENCE in dataset:
-        try:
-            return narrowed(apply_modality_lut(stored, dataset), 1.0, 0.0)
-        except Exception as error:
-            raise header.bad(header.MODALITY_LUT_SEQUENCE, "is broken") from error
-    slopes, intercepts = rescales(dataset, len(stored))
-    if len(set(slopes)) == 1 and len(set(intercepts)) == 1:
-        return narrowed(stored, slopes[0], intercepts[0])
-    scaled = stored.astype(np.float32)
-    scaled *= np.array(slopes, np.float32)[:, np.newaxis, np.newaxis]
-    scaled += np.array(intercepts, np.float32)[:, np.newaxis, np.newaxis]
-    return scaled
-
-
-def units_of(dataset: Dataset) -> str:
-    """What the modality units are: as the header says (PS3.3 C.11.1.1.2, C.8.9.1), HU for CT, else empty."""
-    group = functional_group(dataset, "PixelValueTransformationSequence", 0) or dataset
-    stated = header.text(group, header.RESCALE_TYPE)
-    if stated and stated != _UNSPECIFIED:
-        return stated
-    if mappings := _real_world_mappings(dataset, 1):
-        return str(_first_code_value(mappings[0]))
-    if header.text(dataset, header.MODALITY) == "CT":
-        return "HU"
-    return header.text(dataset, header.UNITS)
-
-
-def _first_code_value(mapping: Dataset) -> str:
-    units = mapping.get("MeasurementUnitsCodeSequence") or [Dataset()]
-    return str(units[0].get("CodeValue") or "")[:16]
-
-
-def _real_world_mappings(dataset: Dataset, frames: int) -> list[Dataset]:
-    """The mapping of each frame, where it is the only thing that gives stored values a meaning; else none."""
-    if header.RESCALE_SLOPE in dataset or header.MODALITY_LUT_SEQUENCE in dataset:
-        return []
-    if functional_group(dataset, "PixelValueTransformationSequence", 0) is not None:
-        return []
-    found = [functional_group(dataset, "RealWorldValueMappingSequence", frame) for frame in range(frames)]
-    if not any(found) and header.REAL_WORLD_VALUE_MAPPING_SEQUENCE in dataset:
-        try:
-            found = [dataset[header.REAL_WORLD_VALUE_MAPPING_SEQUENCE].value[0]] * frames
-        except Exception as error:
-            raise header.bad(header.REAL_WORLD_VALUE_MAPPING_SEQUENCE, "is broken") from error
-    mappings = [mapping for mapping in found if mapping is not None]
-    return mappings if len(mappings) == frames else []
-
-
-def _mapped(stored: Pixels, mappings: list[Dataset]) -> Pixels:
-    """Through a linear mapping or a table, which may be another one for each frame."""
-    try:
-        if all(mapping is mappings[0] for mapping in mappings) and "RealWorldValueLUTData" not in mappings[0]:
-            return narrowed(stored, *_line(mappings[0]))
-        values = np.empty(stored.shape, np.float32)
-        for frame, mapping in enumerate(mappings):
-            if "RealWorldValueLUTData" in mapping:
-                table = np.array(mapping.RealWorldValueLUTData, np.float32)
-                place = stored[frame].astype(np.int64) - int(mapping.RealWorldValueFirstValueMapped)
-                values[frame] = table[np.clip(place, 0, len(table) - 1)]
-            else:
-                slope, intercept = _line(mapping)
-                values[frame] = stored[frame] * slope + intercept
-        return values
-    except Exception as error:
-        raise header.bad(header.REAL_WORLD_VALUE_MAPPING_SEQUENCE, "can't be applied") from error
-
-
-def _line(mapping: Dataset) -> tuple[float, float]:
-    slope, intercept = float(mapping.RealWorldValueSlope), float(mapping.RealWorldValueIntercept)
-    if not (abs(slope) < _GREATEST and abs(intercept) < _GREATEST):
-        raise ValueError("not a finite number")
-    return slope, intercept
-
-
-def narrowed(stored: Pixels, slope: float, intercept: float) -> Pixels:
-    """``stored * slope + intercept`` as int16 when that is exact, else as float32."""
-    if _fit_short(stored, slope, intercept):
-        # 16-bit arithmetic wraps, so whatever fits in the end is exact however it got there.
-        values = stored.view(np.int16) if stored.dtype.itemsize == 2 else stored.astype(np.int16)
-        if slope != 1:
-            values = values * np.int16(_wrapped(int(slope)))
-        return values + np.int16(_wrapped(int(intercept)))
-    scaled: Pixels = stored.astype(np.float32)
-    if slope != 1:
-        scaled *= np.float32(slope)
-    if intercept != 0:
-        scaled += np.float32(intercept)
-    return scaled
-
-
-def _fit_short(stored: Pixels, slope: float, intercept: float) -> bool:
-    if stored.dtype.kind not in "iu" or not (slope.is_integer() and intercept.is_integer()):
-        return False
-    ends = [int(stored_end) * int(slope) + int(intercept) for stored_end in (stored.min(), stored.max())]
-    return min(ends) >= -32768 and max(ends) <= 32767
-
-
-def _stay_short(stored: Pixels, dataset: Dataset) -> bool:
-    """Whether the values will be int16 in modality units; a table's or a mapping's are taken for float32."""
-    if header.MODALITY_LUT_SEQUENCE in dataset or _real_world_mappings(dataset, 1):
-        return False
-    slopes, intercepts = rescales(dataset, len(stored))
-    is_one = len(set(slopes)) == 1 and len(set(intercepts)) == 1
-    return is_one and _fit_short(stored, slopes[0], intercepts[0])
-
-
-def _wrapped(number: int) -> int:
-    return (number + 32768) % 65536 - 32768
-
-
-def rescales(dataset: Dataset, frames: int) -> tuple[list[float], list[float]]:
-    """Slope and intercept of every frame, from the functional groups of enhanced objects if they are there."""
-    slope = header.number(dataset, header.RESCALE_SLOPE, 1.0)
-    intercept = header.number(dataset, header.RESCALE_INTERCEPT, 0.0)
-    groups = [functional_group(dataset, "PixelValueTransformationSequence", frame) for frame in range(frames)]
-    return (
-        [slope if group is None else header.number(group, header.RESCALE_SLOPE, 1.0) for group in groups],
-        [intercept if group is None else header.number(group, header.RESCALE_INTERCEPT, 0.0) for group in groups],
-    )
-
-
-def functional_group(dataset: Dataset, macro: str, frame: int) -> Dataset | None:
-    """The item of a functional group macro for ``frame`` (PS3.3 C.7.6.16): its own, else the shared one."""
-    try:
-        for tag, index in ((header.PER_FRAME_FUNCTIONAL_GROUPS, frame), (header.SHARED_FUNCTIONAL_GROUPS, 0)):
-            if tag in dataset and len(dataset[tag].value) > index:
-                found = dataset[tag].value[index].get(macro)
-                if found:
-                    item: Dataset = found[0]
-                    return item
-    except Exception as error:
-        raise InputRejected(
-            "BAD_HEADER", "The functional groups can't be read; check the file's source."
-        ) from error
-    return None

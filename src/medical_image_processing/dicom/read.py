@@ -34,8 +34,9 @@ from medical_image_processing.dicom.geometry import (
     share_spacing,
     shares_place,
 )
-from medical_image_processing.dicom.image import Image
-from medical_image_processing.dicom.pixels import Pixels, check_pixels_begin, decode, decode_in_place, units_of
+from medical_image_processing.dicom.image import Image, Pixels
+from medical_image_processing.dicom.modality_units import units_of
+from medical_image_processing.dicom.pixels import check_pixels_begin, decode, decode_in_place
 from medical_image_processing.dicom.series import Room, arrange, check_size
 from medical_image_processing.dicom.volume import Allocate, decode_volume, inconsistent, reorder
 from medical_image_processing.errors import InputRejected
