@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -17,43 +16,41 @@ from contextlib import ExitStack
 from functools import partial
 from threading import Thread
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from medical_image_processing.dicom import study
-from medical_image_processing.dicom.identity import are_uids, read_uids
-from medical_image_processing.dicom.multipart import Kind, Parts, location
 from medical_image_processing.dicom.read import read_header
-from medical_image_processing.errors import InputRejected, MipError, PermanentError, TransientError, Unavailable
+from medical_image_processing.errors import InputRejected, MipError, TransientError, Unavailable
 from medical_image_processing.model.job import JobMessage, Scope
 from medical_image_processing.worker import log
 from medical_image_processing.worker.arriving import ArrivingFiles, Unwanted
 from medical_image_processing.worker.aws import retried
+from medical_image_processing.worker.bundle import Arrival
 from medical_image_processing.worker.http import ConnectionFailed, HttpClient, Response, Streamed, origin_of
+from medical_image_processing.worker.pacs_answers import (
+    MAX_ERROR_BYTES,
+    MAX_LISTING_BYTES,
+    NO_IMAGE,
+    UID,
+    check_status,
+    check_uids,
+    checked,
+    nonsense,
+    not_found,
+    read_whole,
+    url_of,
+)
 
 _PARALLEL = 4
 INPUT_TIMEOUT_S = 300.0
 """For all that one job needs of the PACS."""
-_MAX_LISTING_BYTES = 2**26
 _ATTEMPTS = 3
 _MOST_FILES = 100_000
-_MAX_ERROR_BYTES = 65_536
-_CODE = re.compile(r"[A-Z][A-Z0-9_]{2,63}")
-_UID = re.compile(r"(?![0-9]\.[0-9]{1,2}\.(?:19|20)?[0-9]{2}$)[0-2](?:\.[0-9]+){2,}")
-"""As no other id is likely to be written (PS3.5, section 9.1): folders are named 2.5, or 2.10.2024."""
 DAMAGED = ("NOT_DICOM", "BAD_HEADER", "NO_PIXELS", "UNDECODABLE_PIXELS")
 """Why an input can't be used where a fault on its way may be the cause: :meth:`PacsClient.fetch_again`."""
-_PATHS = (
-    ". Where the PACS is a DICOMweb server, ids are DICOM UIDs (digits and dots), not paths: see `mip studies`"
-)
 T = TypeVar("T")
-_NO_IMAGE = "NOT_AN_IMAGE"
-_REASONS = frozenset({"BURNED_IN_ANNOTATION", "NOT_DEIDENTIFIABLE", _NO_IMAGE})
-"""Why the PACS API gives an algorithm that may not know the patient no image."""
-_MOST_MESSAGE = 500
 _AS_USUAL: Mapping[str, str] = {}
 _PAST_CACHE: Mapping[str, str] = {"cache-control": "no-cache"}
-_IDS_OF = {Scope.STUDY: 1, Scope.SERIES: 2, Scope.IMAGE: 3}
-"""How many of a job's ids name its input; what it says beyond them is of no account."""
 _LINK_GONE = (401, 403, 404, 409, 410)
 
 
@@ -101,7 +98,7 @@ class PacsClient:
             link = self._get_json(
                 job, f"{images}/{quote(where.series_id or '')}/{quote(where.image_id or '')}", deadline
             )
-            return [self._get_file(job, _url(link), self._max_bytes, deadline, how)]
+            return [self._get_file(job, url_of(link), self._max_bytes, deadline, how)]
         if where.scope is Scope.SERIES:
             return self._fetch_whole(job, images, where.series_id or "", deadline, how)
         return self._fetch_study(job, images, deadline, how)
@@ -118,9 +115,9 @@ class PacsClient:
 
     def _is_input(self, job: JobMessage, link: Any, deadline: float, how: Mapping[str, str]) -> bool:
         try:
-            data = self._get_file(job, _url(link), self._max_bytes, deadline, how)
+            data = self._get_file(job, url_of(link), self._max_bytes, deadline, how)
         except InputRejected as error:
-            if error.code != _NO_IMAGE:
+            if error.code != NO_IMAGE:
                 raise
             return False  # a report, which is not given to those who may not know the patient
         return study.is_input(read_header(data))
@@ -143,7 +140,7 @@ class PacsClient:
                 call = self._http.stream(self._origin, f"{listing}&bundle=1", headers, total_s=left)
                 answer = stack.enter_context(call)
                 if answer.status >= 300:
-                    _check_status(answer.status, _whole(answer, _MAX_ERROR_BYTES), job)
+                    check_status(answer.status, read_whole(answer, MAX_ERROR_BYTES), job)
                 return answer
 
             try:
@@ -166,9 +163,9 @@ class PacsClient:
                 arrival.start()
                 return files
             try:
-                links = json.loads(_whole(answer))
+                links = json.loads(read_whole(answer))
             except ValueError as error:
-                raise _nonsense() from error
+                raise nonsense() from error
         return self._fetch_listed(job, links, deadline)
 
     def _arrive(
@@ -181,7 +178,7 @@ class PacsClient:
         connection: ExitStack,
     ) -> None:
         """Put the answer's files into ``files``; those that it lacks in the end by their own links."""
-        arrival = _Arrival(files, self._max_bytes, deadline, partial(_check_uids, job))
+        arrival = Arrival(files, self._max_bytes, deadline, partial(check_uids, job))
         try:
             try:
                 with connection:
@@ -201,22 +198,22 @@ class PacsClient:
             reason = f"fetching the input failed: {type(error).__name__}"
             files.fail(TransientError("FETCH_FAILED", reason))
 
-    def _complete(self, job: JobMessage, links: Any, arrival: _Arrival) -> None:
+    def _complete(self, job: JobMessage, links: Any, arrival: Arrival) -> None:
         if not isinstance(links, list):
-            raise _nonsense()
+            raise nonsense()
         missing = [link for link in links if isinstance(link, dict) and link.get("key") not in arrival.keys]
         if len(links) != len(arrival.files) or len(arrival.keys) + len(missing) != len(links):
             raise Unavailable("PACS_UNAVAILABLE", "the series changed while it was read")
         for link in missing:
             most = max(0, self._max_bytes - arrival.size)
-            arrival.put(link["key"], self._get_file(job, _url(link), most, arrival.deadline))
+            arrival.put(link["key"], self._get_file(job, url_of(link), most, arrival.deadline))
 
     def _fetch_listed(
         self, job: JobMessage, links: Any, deadline: float, how: Mapping[str, str] = _AS_USUAL
     ) -> list[bytes]:
         if not isinstance(links, list):
-            raise _nonsense()
-        return self._get_files(job, [_url(link) for link in links], deadline, how)
+            raise nonsense()
+        return self._get_files(job, [url_of(link) for link in links], deadline, how)
 
     def _headers(self, job: JobMessage) -> dict[str, str]:
         return {"x-api-key": self._key, "x-job-id": job.job_id}
@@ -226,15 +223,15 @@ class PacsClient:
 
         def ask() -> Response:
             response = self._http.request(
-                "GET", self._origin, target, headers, max_bytes=_MAX_LISTING_BYTES, total_s=_left(deadline)
+                "GET", self._origin, target, headers, max_bytes=MAX_LISTING_BYTES, total_s=_left(deadline)
             )
-            return _checked(response, job)
+            return checked(response, job)
 
         response = _from_pacs(ask)
         try:
             return json.loads(response.body)
         except ValueError as error:
-            raise _nonsense() from error
+            raise nonsense() from error
 
     def _get_file(
         self, job: JobMessage, url: str, max_bytes: int, deadline: float, how: Mapping[str, str] = _AS_USUAL
@@ -247,19 +244,19 @@ class PacsClient:
             left = _left(deadline)
             origin = origin_of(f"{parts.scheme}://{parts.netloc}")
             response = self._http.request("GET", origin, target, how, max_bytes=max_bytes, total_s=left)
-            return response if response.status in _LINK_GONE else _checked(response, job)
+            return response if response.status in _LINK_GONE else checked(response, job)
 
         response = _from_pacs(ask)
         if response.status in _LINK_GONE:
             raise _LinkGone(
                 "PACS_UNAVAILABLE", "the PACS lists an image that it does not give; was it removed just now?"
             )
-        _check_uids(job, response.body)
+        check_uids(job, response.body)
         return response.body
 
     def _get_files(self, job: JobMessage, urls: list[str], deadline: float, how: Mapping[str, str]) -> list[bytes]:
         if not urls:
-            raise _not_found(job)
+            raise not_found(job)
         total = 0
         reports: list[InputRejected] = []
 
@@ -269,7 +266,7 @@ class PacsClient:
             try:
                 data = self._get_file(job, url, max(0, self._max_bytes - total), deadline, how)
             except InputRejected as error:
-                if error.code != _NO_IMAGE or job.pacs.scope is not Scope.STUDY:
+                if error.code != NO_IMAGE or job.pacs.scope is not Scope.STUDY:
                     raise
                 reports.append(error)  # a study has them beside its images
                 return None
@@ -299,7 +296,7 @@ def by_series(links: Any, study_id: str) -> dict[str, list[Any]] | None:
         key = link.get("key") if isinstance(link, dict) else None
         study_uid, _, rest = key.partition("/") if isinstance(key, str) else ("", "", "")
         series_uid, _, image = rest.partition("/")
-        if study_uid != study_id or not image or not all(map(_UID.fullmatch, (study_uid, series_uid))):
+        if study_uid != study_id or not image or not all(map(UID.fullmatch, (study_uid, series_uid))):
             return None
         series[series_uid].append(link)
     return series or None
@@ -319,68 +316,6 @@ def _no_input() -> InputRejected:
     )
 
 
-class _Arrival:
-    """Files of a series on their way into ``files``; ``keys`` are those that are there."""
-
-    def __init__(
-        self, files: ArrivingFiles, max_bytes: int, deadline: float, check: Callable[[bytes], None]
-    ) -> None:
-        self.files = files
-        self._check = check
-        self.keys: set[str] = set()
-        self.size = 0
-        self.deadline = deadline
-        self._max_bytes = max_bytes
-
-    def take(self, answer: Streamed) -> None:
-        """The files of a bundle. Unavailable where it is broken or ends too early."""
-        key, content = "", []  # type: str, list[bytes]
-        try:
-            parts = Parts(answer.headers.get("content-type", ""))
-            for piece in answer.pieces:
-                for kind, data in parts.feed(piece):
-                    if kind is Kind.BEGIN:
-                        key, content = unquote(location(data)), []
-                    elif kind is Kind.DATA:
-                        self._count(len(data))
-                        content.append(data)
-                    else:
-                        self.put(key, b"".join(content), answer.postpone, counted=True)
-                        content = []
-            parts.finish()
-        except ValueError as error:
-            raise Unavailable("PACS_UNAVAILABLE", f"the PACS API: its answer {error}") from error
-
-    def put(
-        self,
-        key: str,
-        data: bytes,
-        postpone: Callable[[float], None] = lambda _: None,
-        *,
-        counted: bool = False,
-    ) -> None:
-        """One file that is here."""
-        if key in self.keys or self.files.has_all:
-            raise Unavailable("PACS_UNAVAILABLE", "the PACS API sent an image twice, or too many of them")
-        if not counted:
-            self._count(len(data))
-        self._check(data)
-
-        def postpone_all(seconds: float) -> None:
-            self.deadline += seconds
-            postpone(seconds)
-
-        self.files.put(data, postpone_all)
-        self.keys.add(key)
-
-    def _count(self, size: int) -> None:
-        self.size += size
-        if self.size > self._max_bytes:
-            raise InputRejected(
-                "TOO_LARGE", f"the series is larger than {self._max_bytes} bytes; ask for less at once"
-            )
-
-
 def _from_pacs(ask: Callable[[], T]) -> T:
     """Asked again a little later, since most trouble is short; then the job goes back to its queue."""
     try:
@@ -388,16 +323,7 @@ def _from_pacs(ask: Callable[[], T]) -> T:
     except ConnectionFailed as error:
         raise Unavailable("PACS_UNAVAILABLE", f"the PACS API: {error.message}") from error
     except ValueError as error:  # a link that is no http address
-        raise _nonsense() from error
-
-
-def _whole(answer: Streamed, most: int = _MAX_LISTING_BYTES) -> bytes:
-    body = bytearray()
-    for piece in answer.pieces:
-        body += piece
-        if len(body) > most:
-            raise _nonsense()
-    return bytes(body)
+        raise nonsense() from error
 
 
 def _left(deadline: float) -> float:
@@ -405,75 +331,3 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise Unavailable("PACS_UNAVAILABLE", f"the input did not arrive within {INPUT_TIMEOUT_S:.0f} s")
     return left
-
-
-def _url(link: Any) -> str:
-    if not isinstance(link, dict) or not isinstance(url := link.get("url"), str):
-        raise _nonsense()
-    return url
-
-
-def _nonsense() -> Unavailable:
-    return Unavailable("PACS_UNAVAILABLE", "the PACS API's answer is not as its contract says")
-
-
-def _checked(response: Response, job: JobMessage) -> Response:
-    _check_status(response.status, response.body, job)
-    return response
-
-
-def _check_status(status: int, body: bytes, job: JobMessage) -> None:
-    """What the PACS API says is wrong (CONTRACT.md); where it is another that says nothing, its status."""
-    if status < 300:
-        return
-    if status == 404:
-        raise _not_found(job)
-    if status in (401, 403):
-        raise PermanentError("PACS_DENIED", "the PACS API refuses the algorithm's key; check PACS_API_KEY")
-    code, message = _said(body)
-    if status >= 500 or status in (408, 429):
-        raise Unavailable(code or "PACS_UNAVAILABLE", message or f"the PACS API answers {status}")
-    if code in _REASONS:
-        raise InputRejected(code, message)
-    refused = f"the PACS API refuses the request with {status}; check the ids"
-    raise PermanentError(code or "PACS_REFUSED", message or refused)
-
-
-def _said(body: bytes) -> tuple[str, str]:
-    """Code and message of an error; "" for what is none."""
-    try:
-        error = json.loads(body[:_MAX_ERROR_BYTES])["error"]
-        code, message = error["code"], error["message"]
-    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
-        return "", ""
-    if not isinstance(code, str) or not isinstance(message, str) or not _CODE.fullmatch(code):
-        return "", ""
-    return code, "".join(filter(str.isprintable, message))[:_MOST_MESSAGE]
-
-
-def _check_uids(job: JobMessage, data: bytes) -> None:
-    """Unavailable when the file says to be of another study, series or image than the job names by UID.
-
-    A file that says nothing is left to its reader, which states what is wrong with it.
-    """
-    if (uids := read_uids(data)) is None:
-        return
-    ids = (job.pacs.study_id, job.pacs.series_id, job.pacs.image_id)[: _IDS_OF[job.pacs.scope]]
-    if any(asked and _UID.fullmatch(asked) and asked != said for asked, said in zip(ids, uids, strict=False)):
-        raise Unavailable(
-            "PACS_WRONG_IMAGE",
-            "the PACS gave an image of another Study, Series or SOP Instance UID than the job's; nothing of it "
-            "was used",
-        )
-
-
-def _not_found(job: JobMessage) -> MipError:
-    where, scope = job.pacs, job.pacs.scope.value
-    ids = [text for text in (where.study_id, where.series_id, where.image_id) if text is not None]
-    hint = "" if are_uids(*ids) else _PATHS
-    named = {
-        "image": "study_id, series_id and image_id",
-        "series": "study_id and series_id",
-        "study": "study_id",
-    }
-    return InputRejected(f"{scope.upper()}_NOT_FOUND", f"the PACS has no such {scope}; check {named[scope]}{hint}")
