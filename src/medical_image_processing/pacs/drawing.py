@@ -18,7 +18,10 @@ from medical_image_processing.errors import InputRejected
 
 _LOG = logging.getLogger(__name__)
 _COMMAND = (sys.executable, "-P", "-m", "medical_image_processing.dicom.draw_thumbnails")
-_INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
+_INHERITED = (
+    *("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH"),
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),  # each thread takes of the addresses that it may have
+)
 _MOST_PNG_BYTES = 2**22
 
 
