@@ -13,12 +13,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,7 +26,7 @@ from medical_image_processing.api.access import Access, fixed_digests
 from medical_image_processing.api.app import Parts, create_app
 from medical_image_processing.api.limits import LimitBody
 from medical_image_processing.api.metrics import Metrics
-from medical_image_processing.api.websocket import PING_INTERVAL_S, PING_TIMEOUT_S, Hub
+from medical_image_processing.api.websocket import Hub
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.delivery import Delivery
@@ -42,13 +41,13 @@ from medical_image_processing.entrypoints import client_keys
 from medical_image_processing.entrypoints.foreign_pages import ForeignPages
 from medical_image_processing.entrypoints.home import Home, Secrets
 from medical_image_processing.entrypoints.known_pages import KnownPages
+from medical_image_processing.entrypoints.listening import Server, listen
 from medical_image_processing.entrypoints.loopback_names import LoopbackNames
-from medical_image_processing.entrypoints.one_write import OneWriteProtocol
 from medical_image_processing.entrypoints.pacs_place import open_pacs
-from medical_image_processing.entrypoints.settings import EVERY_IPV4, STOP_GRACE_S, Settings
+from medical_image_processing.entrypoints.settings import STOP_GRACE_S, Settings
 from medical_image_processing.entrypoints.web_client import WebClient, find_built
 from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
-from medical_image_processing.errors import Conflict, MipError
+from medical_image_processing.errors import MipError
 from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.pacs.app import PacsApp
 from medical_image_processing.pacs.archive import Archive
@@ -64,7 +63,6 @@ if TYPE_CHECKING:
     from medical_image_processing.entrypoints.dimse_place import DimsePlace
 
 _LOG = logging.getLogger(__name__)
-_KEEP_ALIVE_S = 75
 _TICK_S = 1.0
 _SCALE_EVERY_S = 3.0
 """Often, since a worker starts here at once, and a job that comes while there is none waits for this."""
@@ -114,8 +112,8 @@ class _Platform:
     async def _serve(
         self, workplace: Workplace, stop: asyncio.Event, announce: Callable[[Addresses], None]
     ) -> None:
-        sockets = _listen(self._settings, workplace.gateway)
-        server = _Server(_uvicorn_config(self._dispatch))
+        sockets = listen(self._settings, workplace.gateway)
+        server = Server(self._dispatch)
         async with self._started(workplace, api=sockets[0], worker=sockets[1]):
             serving = asyncio.create_task(server.serve(sockets))
             addresses = self._addresses()
@@ -352,42 +350,6 @@ class _Platform:
         )
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to us: workers must stop before the port they speak to closes."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
-def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=OneWriteProtocol,
-        interface="asgi3",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=1,
-        ws_ping_interval=PING_INTERVAL_S,
-        ws_ping_timeout=PING_TIMEOUT_S,
-        ws_max_size=64 * 1024,
-        ws_per_message_deflate=False,
-    )
-
-
 def _mounted(app: ASGIApp, prefixes: dict[str, ASGIApp]) -> ASGIApp:
     """``app``, with others under path prefixes (ASGI's ``root_path``)."""
 
@@ -409,35 +371,6 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-length", b"0"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 403, "headers": headers})
     await send({"type": "http.response.body"})
-
-
-def _listen(settings: Settings, gateway: str | None) -> list[socket.socket]:
-    """The API's socket, then the workers' on the next port where that is free; that port on ``gateway``, too."""
-    api = _bind(settings.host, settings.port)
-    following = settings.port + 1 if 0 < settings.port < 65535 else 0
-    try:
-        worker = _bind(settings.host, following)
-    except MipError:
-        worker = _bind(settings.host, 0)
-    if gateway is None or settings.host == EVERY_IPV4:
-        return [api, worker]
-    return [api, worker, _bind(gateway, worker.getsockname()[1])]
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise Conflict(
-            "PORT_UNUSABLE",
-            f"can't listen on {host} port {port}: {_reason(error)}; choose another --port, or 0 for a free one",
-        ) from error
-
-
-def _reason(error: OSError) -> str:
-    # asyncio and socket put the address into the text; only the system's own words are wanted.
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 def configure_logging() -> None:
