@@ -1,7 +1,7 @@
 """`mip up`: the platform on one machine, put together and run until it is told to stop.
 
-Two ports: the API (admin, processing, WebSocket, and the PACS API for clients), and the one that workers
-use (SQS, S3 and the PACS API), so that what workers reach can be shut off from the rest.
+Two ports: the one that clients use (admin, processing, WebSocket, results, the PACS API and the web client), and
+the one that workers use (SQS, S3 and the PACS API), so that each can be shut off from the others.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from medical_image_processing.entrypoints.known_pages import KnownPages
 from medical_image_processing.entrypoints.listening import Server, listen
 from medical_image_processing.entrypoints.loopback_names import LoopbackNames
 from medical_image_processing.entrypoints.pacs_place import open_pacs
+from medical_image_processing.entrypoints.public_address import PublicAddress
 from medical_image_processing.entrypoints.settings import STOP_GRACE_S, Settings
 from medical_image_processing.entrypoints.web_client import WebClient, find_built
 from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
@@ -149,11 +150,9 @@ class _Platform:
             EngineSettings(
                 home=settings.home,
                 worker_base=self._worker_base,
-                worker_port=self._worker_port,
                 operator=(secrets.operator_access_key_id, secrets.operator_secret_access_key),
                 create_runtime=workplace.create_runtime,
                 allow_origins=settings.allow_origins,
-                page_port=self._api_port,
                 add_pacs_key=workers_keys.add,
                 remove_pacs_key=workers_keys.remove,
                 pseudonym_secret=bytes.fromhex(secrets.pseudonym_secret),
@@ -207,7 +206,7 @@ class _Platform:
     def _assemble(self, clients_pacs: ASGIApp, workers_pacs: ASGIApp) -> None:
         engine, settings = self._engine, self._settings
         hub = Hub(engine.jobs, engine.outputs)
-        open_clients = settings.open_clients or (settings.is_loopback and settings.client_keys is None)
+        open_clients = settings.open_clients or (settings.is_private and settings.client_keys is None)
         root = digest(self._secrets.admin_key)
         access = Access(engine.keys, root_admin_digests=fixed_digests(root), open_clients=open_clients)
         metrics = Metrics(engine.jobs, engine.queues)
@@ -266,7 +265,7 @@ class _Platform:
         api: ASGIApp = create_app(
             parts,
             allow_origins=settings.allow_origins,
-            open_metrics=settings.is_loopback,
+            open_metrics=settings.is_private,
             pacs_state=self._pacs.state,
             dimse_state=self._dimse.state if self._dimse else lambda: None,
         )
@@ -275,17 +274,18 @@ class _Platform:
             api = ForeignPages(api, settings.allow_origins)
         # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
         told: dict[str, str] = {}
-        if settings.is_loopback and open_clients:
+        if settings.is_private and open_clients:
             told = {"pacs_key": self._secrets.pacs_key}
             clients_pacs = KnownPages(clients_pacs, settings.allow_origins, self._secrets.pacs_key)
         self._api_app: ASGIApp = WebClient(
-            _mounted(api, {"/pacs": clients_pacs}),
+            _mounted(api, {"/pacs": clients_pacs, f"/{engine.output_bucket}": engine.create_result_links()}),
             find_built(),
             config=told,
-            worker_port=self._worker_port,
         )
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
-        if settings.is_loopback:
+        if settings.public_address is not None:
+            self._api_app = PublicAddress(self._api_app, settings.public_address)
+        if settings.is_private:
             self._api_app = LoopbackNames(self._api_app)
             self._worker_app = LoopbackNames(self._worker_app, own=self._workplace.gateway)
 
