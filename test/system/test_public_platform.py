@@ -1,22 +1,28 @@
 """A platform on loopback that a proxy passes on to, as its clients see it: ``mip up --public-url``.
 
-The proxy itself is in test/web/test_web_behind_a_proxy.py; what it sends is sent here by hand.
+First by hand, with what proxies send; then the command line, through nginx. The web client through nginx is in
+test/web/test_web_behind_a_proxy.py.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import ssl
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import pydicom
 import pytest
 from websockets.sync.client import connect
 
 from api_calls import Api, error_of, make_pacs, receive
 from medical_image_processing.testing import puppet
-from platform_process import Platform, unconfined
+from platform_process import CLI, Platform, clean_environment, unconfined
+from tls_proxy import free_port, running_nginx
 
 PUBLIC = "https://mip.hospital.example"
 HOSTS = ("mip.hospital.example", "mip_upstream", "127.0.0.1:8080")
@@ -93,3 +99,55 @@ def test_people_are_told_the_public_address(api: Api) -> None:
     assert api.platform.env["API_BASE"].startswith("http://127.0.0.1:"), (
         "programs on this machine call it directly"
     )
+
+
+@pytest.mark.needs("nginx", "openssl")
+def test_the_command_line_works_through_nginx_once_it_trusts_the_certificate(tmp_path: Path) -> None:
+    """By the name localhost, since any other would have to be this machine's in its own eyes."""
+    port = free_port()
+    public = f"https://localhost:{port}"
+    keys = tmp_path / "clients.keys"
+    keys.touch(mode=0o600)
+    options = ["--public-url", public, "--client-keys", str(keys)]
+    with (
+        Platform(tmp_path / "home", pacs=make_pacs(tmp_path / "pacs"), options=options) as platform,
+        running_nginx(tmp_path / "nginx", port=port, upstream=platform.port, name="localhost") as certificate,
+    ):
+        given = {
+            "API_BASE": public,
+            "MIP_ADMIN_KEY": platform.env["MIP_ADMIN_KEY"],
+            "PACS_API_KEY": platform.env["PACS_API_KEY"],
+            "SSL_CERT_FILE": str(certificate),
+        }
+
+        def run(*arguments: str, **change: str) -> subprocess.CompletedProcess[str]:
+            command = [*CLI, *arguments, "--json"]
+            environment = {**clean_environment(), **given, **change}
+            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+        made = run("keys", "add", "ct-room", "--client-ids", "ct-room")
+        assert made.returncode == 0, made.stderr
+        client = {"MIP_CLIENT_KEY": json.loads(made.stdout)["key"]}
+        image = "123456789.dkr.ecr.us-east-1.amazonaws.com/mip-algos:processing_1"
+        registered = run("algorithms", "register", "processing_1", "--image", image, "--wait")
+        assert registered.returncode == 0, registered.stderr
+        assert json.loads(run("studies").stdout)["series"][0]["images"] == 3
+        where = ["--study", "study-1", "--series", "series-1", "--image", "image-1"]
+        output = ["--output", str(tmp_path / "result.dcm")]
+        done = run("process", "processing_1", *where, *output, **client)
+        assert done.returncode == 0, done.stderr
+        assert pydicom.dcmread(tmp_path / "result.dcm").Modality
+        untrusting = run("process", "processing_1", *where, *output, **client, SSL_CERT_FILE="")
+        assert untrusting.returncode == 1 and "PLATFORM_UNREACHABLE" in untrusting.stdout + untrusting.stderr
+
+        trusting = ssl.create_default_context(cafile=certificate)
+        with httpx.Client(base_url=public, verify=trusting, timeout=20, trust_env=False) as http:
+            large = http.post("/process/processing_1", content=b" " * 1_100_000)
+            assert large.status_code == 413
+            job = Api(platform, admin_key=None, client_key=client["MIP_CLIENT_KEY"]).get("/jobs").json()["jobs"][0]
+            url = job["result"]["dicom"]["url"]
+            part = http.get(url, headers={"range": "bytes=128-131"})
+            assert (part.status_code, part.content) == (206, b"DICM")
+            assert http.put(url, content=b"x").status_code == 405
+        log = (tmp_path / "nginx/error.log").read_text() + (tmp_path / "nginx/said.log").read_text()
+        assert "study-1" not in log and client["MIP_CLIENT_KEY"] not in log
