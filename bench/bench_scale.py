@@ -148,7 +148,6 @@ async def _fill(home: Path) -> None:
     settings = EngineSettings(
         home=home,
         worker_base="http://127.0.0.1:1",
-        worker_port=1,
         operator=("unused", "unused"),
         create_runtime=lambda logs: ProcessRuntime(logs=logs, run_dir=home / "run", allow_commands=home),
         allow_origins=(),

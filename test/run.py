@@ -31,6 +31,7 @@ DEBIAN_PACKAGES = {
     "iproute2": "ip",
     "curl": "curl",
     "openssl": "openssl",
+    "nginx-light": "nginx",
     "nodejs": "node",
     "npm": "npm",
     "chromium": "chromium",

@@ -172,7 +172,6 @@ async def running_engine(folder: Path, workers: Workers) -> AsyncIterator[Engine
         EngineSettings(
             home=folder / "home",
             worker_base=base,
-            worker_port=port,
             operator=("MIPOPERATORTEST", secrets.token_urlsafe(30)),
             create_runtime=workers.create_runtime,
             allow_origins=(),

@@ -37,7 +37,7 @@ def test_o1_a_signed_url_opens_that_one_object_until_it_expires_and_nothing_else
         return httpx.request(method, url, timeout=10, trust_env=False).status_code
 
     asyncio.run(store())
-    url = S3Outputs(s3).sign(BUCKET, KEY, host="platform.example")
+    url = S3Outputs(s3).sign(BUCKET, KEY, base_url="https://platform.example")
     opened = httpx.get(url, timeout=10, trust_env=False)
     assert (opened.status_code, opened.content) == (200, KEY.encode())
     assert "platform.example" not in url

@@ -29,15 +29,12 @@ T = TypeVar("T")
 # AWS_ENDPOINT_URL for SQS; any other name will do.
 ACCOUNT, REGION = "000000000000", "mip-local-1"
 BUCKET = naming.output_bucket(ACCOUNT, REGION)
-ORIGIN = "http://viewer.example"
-PAGE_PORT = 8765
 
 
 class WireServer:
     """Queues of the algorithms ``liver`` and ``lung``, the results queue, and an empty bucket."""
 
-    def __init__(self, home: Path, *, max_object_bytes: int = 1 << 30, page_port: int = PAGE_PORT) -> None:
-        self._page_port = page_port
+    def __init__(self, home: Path, *, max_object_bytes: int = 1 << 30) -> None:
         self.credentials = Credentials()
         self.operator = Credential("MIPOPERATORTEST", "the-operator's-own", Operator())
         self.credentials.add(self.operator)
@@ -92,8 +89,6 @@ class WireServer:
             region=REGION,
             account=ACCOUNT,
             bucket=BUCKET,
-            allow_origins=(ORIGIN,),
-            page_port=self._page_port,
         )
         config = uvicorn.Config(
             app,

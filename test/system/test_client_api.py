@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from api_calls import IMAGE, Api, error_of, make_pacs, receive, until
@@ -163,7 +162,7 @@ def test_an_admin_sees_how_an_algorithm_does(api: Api, tmp_path: Path) -> None:
 def test_the_platform_serves_its_web_client_or_says_that_there_is_none(api: Api) -> None:
     page = api.http.get("/", headers={"accept": "text/html"})
     assert page.status_code in (200, 404) and page.headers["content-type"].startswith("text/html")
-    assert f":{httpx.URL(api.platform.env['AWS_ENDPOINT_URL']).port}" in page.headers["content-security-policy"]
+    assert f"wss://127.0.0.1:{api.platform.port};" in page.headers["content-security-policy"]
     assert api.get("/config.json").json() == {"pacs_key": "devkey"}
     assert error_of(api.get("/no-such-page")) == "NO_SUCH_ROUTE"
     rebound = api.http.get("/config.json", headers={"host": "evil.example"})

@@ -119,7 +119,7 @@ def installed_example(folder: Path) -> Path:
 def test_the_commands_that_let_other_machines_in_do_so(
     tmp_path: Path, small_pacs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = [block for block in blocks(OPERATION, "sh") if "--client-keys" in block]
+    (block,) = [block for block in blocks(OPERATION, "sh") if "--host 0.0.0.0" in block]
     add, up = block.splitlines()
     key = re.search(r"mip-client-\S+", shell(add, tmp_path))
     assert key is not None

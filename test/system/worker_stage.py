@@ -336,7 +336,6 @@ class Stage:
             region="us-east-1",
             account="000000000000",
             bucket=BUCKET,
-            allow_origins=(),
         )
         index = FolderIndex(self._pacs_folder)
         index.start()

@@ -72,6 +72,9 @@ def test_the_env_file_is_private_survives_any_value_and_goes_with_the_platform(t
         ({"host": "::"}, "CLIENTS_UNPROTECTED"),
         ({"host": "example.org"}, "CLIENTS_UNPROTECTED"),
         ({"host": "0.0.0.0", "open_clients": True, "admin_key": "dev-admin"}, "WEAK_ADMIN_KEY"),
+        ({"public_url": "https://mip.example"}, "CLIENTS_UNPROTECTED"),
+        ({"public_url": "https://mip.example", "open_clients": True, "admin_key": "dev-admin"}, "WEAK_ADMIN_KEY"),
+        ({"public_url": "mip.example", "open_clients": True}, "BAD_PUBLIC_URL"),
         ({"port": 70_000}, "BAD_PORT"),
         ({"pacs": Path("/no/such/folder")}, "NO_SUCH_FOLDER"),
         ({"allow_commands": Path("/no/such/folder")}, "NO_SUCH_FOLDER"),
@@ -89,7 +92,15 @@ def test_settings_that_are_unsafe_or_cannot_work_are_refused(
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
 def test_loopback_needs_no_decision_about_clients(tmp_path: Path, host: str) -> None:
     settings(tmp_path, host=host).check()
-    assert settings(tmp_path, host=host).is_loopback
+    assert settings(tmp_path, host=host).is_private
+
+
+def test_a_platform_behind_a_proxy_has_no_key_that_everybody_knows(tmp_path: Path) -> None:
+    with Home(tmp_path / "home") as home:
+        private = home.secrets(settings(tmp_path))
+        public = home.secrets(settings(tmp_path, public_url="https://mip.example", open_clients=True))
+    assert (private.admin_key, private.pacs_key) == ("dev-admin", "devkey")
+    assert len(public.admin_key) > 32 and len(public.pacs_key) > 32
 
 
 @pytest.mark.parametrize(

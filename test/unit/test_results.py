@@ -1,8 +1,9 @@
 """A finished job as its client sees it."""
 
 import pytest
+from starlette.requests import HTTPConnection
 
-from medical_image_processing.api.results import host_of, job_answer, result_message
+from medical_image_processing.api.results import base_url_of, host_of, job_answer, result_message
 from medical_image_processing.model.job import (
     Job,
     JobError,
@@ -23,8 +24,8 @@ MESSAGE = JobMessage(
 class Addresses:
     """Names the object instead of signing it."""
 
-    def sign(self, bucket: str, key: str, *, host: str) -> str:
-        return f"signed://{host}/{bucket}/{key}"
+    def sign(self, bucket: str, key: str, *, base_url: str) -> str:
+        return f"{base_url}/{bucket}/{key}?signed"
 
 
 def a_job(**changes: object) -> Job:
@@ -44,9 +45,9 @@ def a_job(**changes: object) -> Job:
 
 
 def test_every_url_is_made_anew_and_none_is_the_senders() -> None:
-    message = result_message(a_job(), Addresses(), "pacs.local")
-    assert message["dicom"]["url"] == "signed://pacs.local/out/liver/a.dcm"
-    assert message["outputs"][0]["url"] == "signed://pacs.local/out/liver/a.dcm"
+    message = result_message(a_job(), Addresses(), "https://pacs.local")
+    assert message["dicom"]["url"] == "https://pacs.local/out/liver/a.dcm?signed"
+    assert message["outputs"][0]["url"] == "https://pacs.local/out/liver/a.dcm?signed"
     assert "evil" not in str(message) + str(job_answer(a_job(), Addresses(), "pacs.local"))
     assert (message["job_id"], message["algo_id"], message["client_id"]) == ("test-123", "liver", "client-456")
 
@@ -63,9 +64,10 @@ def test_a_failure_has_its_reason_and_no_dicom() -> None:
 @pytest.mark.parametrize(
     ("header", "host"),
     [
-        ("pacs.local:8080", "pacs.local"),
+        ("pacs.local:8080", "pacs.local:8080"),
+        ("PACS.Local:8080", "pacs.local:8080"),
         ("192.0.2.1", "192.0.2.1"),
-        ("[::1]:8080", "[::1]"),
+        ("[::1]:8080", "[::1]:8080"),
         (None, "127.0.0.1"),
         ("evil/../x", "127.0.0.1"),
         ("a b", "127.0.0.1"),
@@ -75,3 +77,13 @@ def test_a_failure_has_its_reason_and_no_dicom() -> None:
 )
 def test_a_host_header_that_is_no_host_is_not_repeated(header: str | None, host: str) -> None:
     assert host_of(header) == host
+
+
+@pytest.mark.parametrize(
+    ("scheme", "base_url"),
+    [("http", "http://p:1"), ("https", "https://p:1"), ("ws", "http://p:1"), ("wss", "https://p:1")],
+)
+def test_a_websocket_s_client_fetches_results_from_where_it_is_connected(scheme: str, base_url: str) -> None:
+    kind = "http" if scheme.startswith("http") else "websocket"
+    connection = HTTPConnection({"type": kind, "scheme": scheme, "headers": [(b"host", b"p:1")]})
+    assert base_url_of(connection) == base_url

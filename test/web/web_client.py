@@ -39,11 +39,11 @@ def run_npm(*arguments: str) -> None:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*flags: str) -> Iterator[Browser]:
     """A browser without a window. As root its sandbox can't be had, and what it loads is ours."""
-    flags = [*_FLAGS, "--no-sandbox"] if os.geteuid() == 0 else _FLAGS
+    flags = (*_FLAGS, *flags, "--no-sandbox") if os.geteuid() == 0 else (*_FLAGS, *flags)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(flags))
         try:
             yield browser
         finally:
@@ -54,25 +54,35 @@ class Person:
     """Somebody with a browser of their own, and so with a client_id of their own."""
 
     def __init__(
-        self, browser: Browser, origin: str, *, width: int = 1280, theme: str = "light", lang: str = "en"
+        self,
+        browser: Browser,
+        origin: str,
+        *,
+        width: int = 1280,
+        theme: str = "light",
+        lang: str = "en",
+        trusts_all: bool = False,
     ) -> None:
         self.context: BrowserContext = browser.new_context(
             viewport={"width": width, "height": 800 if width > 700 else 844},
             color_scheme="dark" if theme == "dark" else "light",
             locale=lang,
             accept_downloads=True,
+            ignore_https_errors=trusts_all,
         )
         self.context.set_default_timeout(WAIT_MS)
         self.page: Page = self.context.new_page()
         self.broken: list[str] = []
-        """What the page says is wrong with itself: exceptions, and what its own policy forbids."""
+        """What the page says is wrong with itself: exceptions, and what its own policy, or HTTPS, forbids."""
         self.page.on("pageerror", lambda error: self.broken.append(str(error)))
         self.page.on("console", self._note)
         self._origin = origin
 
     def _note(self, message: object) -> None:
         text = getattr(message, "text", "")
-        if "Content Security Policy" in text or "The above error occurred" in text:
+        if any(
+            words in text for words in ("Content Security Policy", "Mixed Content", "The above error occurred")
+        ):
             self.broken.append(text)
 
     def visit(self, screen: str = "find") -> Page:

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from medical_image_processing.api import schemas
 from medical_image_processing.api.access import Access, Caller, ClientKey, ClientToken
-from medical_image_processing.api.results import host_of, job_answer, one_job_answer
+from medical_image_processing.api.results import base_url_of, job_answer, one_job_answer
 from medical_image_processing.control.cancelling import cancel_job
 from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.outlook import NO_OUTLOOK, look_ahead
@@ -96,14 +96,14 @@ def create_router(
         """One job, with where its result lies once it has one."""
         job = await _own_job(job_id, caller)
         outlook = (await look_ahead(workload, [job])).get(job_id, NO_OUTLOOK)
-        return JSONResponse(one_job_answer(job, outputs, host_of(request.headers.get("host")), outlook))
+        return JSONResponse(one_job_answer(job, outputs, base_url_of(request), outlook))
 
     @routes.post("/jobs/{job_id}/cancel", response_model=schemas.OneJobAnswer, responses=schemas.errors(404, 409))
     async def cancel(job_id: JobIdPath, caller: Client, request: Request) -> Response:
         """Cancel a job that waits; twice is no error. Once it runs it is too late: 409."""
         await _own_job(job_id, caller)
         job = await cancel_job(jobs, push, job_id, actor=caller.name)
-        return JSONResponse(one_job_answer(job, outputs, host_of(request.headers.get("host"))))
+        return JSONResponse(one_job_answer(job, outputs, base_url_of(request)))
 
     @routes.get("/jobs", response_model=schemas.JobPage, responses=schemas.errors(403))
     async def list_jobs(
@@ -120,9 +120,9 @@ def create_router(
             caller.check(client_id)
         ids = caller.client_ids if client_id is None else (client_id,)
         page = await jobs.page(client_ids=ids, status=status, algo_id=algo_id, limit=limit, cursor=cursor)
-        host = host_of(request.headers.get("host"))
+        base_url = base_url_of(request)
         outlooks = await look_ahead(workload, page.items)
-        answers = [job_answer(job, outputs, host, outlooks.get(job.job_id, NO_OUTLOOK)) for job in page.items]
+        answers = [job_answer(job, outputs, base_url, outlooks.get(job.job_id, NO_OUTLOOK)) for job in page.items]
         return JSONResponse({"jobs": answers, "next_cursor": page.next_cursor})
 
     async def _own_job(job_id: str, caller: Caller) -> Job:

@@ -18,7 +18,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from medical_image_processing.api.access import Access
 from medical_image_processing.api.failures import answer
-from medical_image_processing.api.results import host_of, result_message
+from medical_image_processing.api.results import base_url_of, result_message
 from medical_image_processing.errors import Forbidden, Unauthorized
 from medical_image_processing.model.job import Job, JobEnd
 from medical_image_processing.naming import NAME_PATTERN
@@ -44,7 +44,7 @@ class _Connection:
         self.client_id = client_id
         self.holder = holder
         self.revoked = asyncio.Event()
-        self.host = host_of(socket.headers.get("host"))
+        self.base_url = base_url_of(socket)
         self.waiting: asyncio.Queue[Job] = asyncio.Queue(_MOST_WAITING)
         self.behind = True
         self.sent: OrderedDict[JobEnd, float] = OrderedDict()
@@ -135,7 +135,7 @@ class Hub:
             last = jobs[-1].job_id
 
     async def _send(self, connection: _Connection, job: Job) -> None:
-        message = result_message(job, self._outputs, connection.host)
+        message = result_message(job, self._outputs, connection.base_url)
         connection.sent[job.end] = float("inf")
         await connection.socket.send_text(json.dumps(message))
         if job.end in connection.sent:

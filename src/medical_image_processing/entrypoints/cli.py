@@ -10,7 +10,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -27,6 +27,9 @@ from medical_image_processing.entrypoints import cli_output as output
 from medical_image_processing.entrypoints.dimse_options import DimseOptions
 from medical_image_processing.entrypoints.pacs_options import CACHE_MIB, PacsOptions
 from medical_image_processing.errors import InvalidRequest, MipError, Unavailable
+
+if TYPE_CHECKING:
+    from medical_image_processing.entrypoints.settings import Settings
 
 _EPILOG = (
     "algorithms, jobs, keys, process, studies and accesses call the platform at MIP_API_BASE (else "
@@ -199,12 +202,20 @@ def up(
         list[str] | None,
         typer.Option(metavar="ORIGIN", help="A web page's origin that may call it; may be repeated."),
     ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The address of a proxy before it, like https://mip.hospital.example; links lead there.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Start the platform, and stay up until Ctrl-C.
 
-    A browser finds the web client at its address. Only this machine reaches it, unless --host says otherwise;
-    then clients need keys (--client-keys), or must be let in by name (--open-clients). DIR/env has its addresses
-    and keys: `. DIR/env` sets them in a shell.
+    A browser finds the web client at its address. Only this machine reaches it, unless --host or --public-url says
+    otherwise; then clients need keys (--client-keys), or must be let in by name (--open-clients). DIR/env has its
+    addresses and keys: `. DIR/env` sets them in a shell.
     """
     from medical_image_processing.entrypoints.server import configure_logging, run_platform
     from medical_image_processing.entrypoints.settings import Settings
@@ -243,11 +254,12 @@ def up(
         open_clients=open_clients,
         admin_key=os.environ.get("MIP_ADMIN_KEY") or None,
         allow_origins=tuple(cors_origin or Settings.allow_origins),
+        public_url=public_url,
     )
     settings.check()  # before anything is fetched
     if pacs is None:
         settings = replace(settings, pacs=_sample_pacs().absolute())
-    status = run_platform(settings, announce=lambda addresses: _announce(addresses.public, home))
+    status = run_platform(settings, announce=lambda addresses: _announce(addresses.public, home, settings))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # calls to a Docker engine that hangs must not keep the process
@@ -305,13 +317,15 @@ def _sample_pacs() -> Path:
     return sample_pacs()
 
 
-def _announce(addresses: dict[str, str], home: Path) -> None:
+def _announce(addresses: dict[str, str], home: Path, settings: Settings) -> None:
     from medical_image_processing.entrypoints.web_client import find_built
 
     missing = "missing, since it is not built: docs/web-client.md"
+    public = settings.public_address.origin if settings.public_address else None
     output.print_fields(
         [
-            ("web client", f"{addresses['API_BASE']}/" if find_built() else missing),
+            ("web client", f"{public or addresses['API_BASE']}/" if find_built() else missing),
+            ("for clients", public),
             ("API", addresses["API_BASE"]),
             ("results", addresses["WS_ENDPOINT"]),
             ("PACS", addresses["PACS_API_BASE"]),

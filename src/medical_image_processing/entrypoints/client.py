@@ -110,8 +110,10 @@ class Client:
         for name, key in given.items():
             if key and not (key.isascii() and key.isprintable()):
                 raise InvalidRequest("BAD_KEY", f"{name} holds characters that no key has; set it again")
-        # A proxy for the outside world is not asked for this machine's own address.
-        self._http = httpx.Client(timeout=30, trust_env=not self._is_loopback)
+        # A proxy for the outside world is not asked for this machine's own address; SSL_CERT_FILE holds for all.
+        self._http = httpx.Client(
+            timeout=30, trust_env=not self._is_loopback, verify=httpx.create_ssl_context(trust_env=True)
+        )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:

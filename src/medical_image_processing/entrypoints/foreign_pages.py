@@ -13,7 +13,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from medical_image_processing.api.failures import answer
 
 _REFUSAL = answer(
-    403, "FOREIGN_PAGE", "a page of another origin can't do this; start the platform with --cors-origin for it"
+    403,
+    "FOREIGN_PAGE",
+    "a page of another origin can't do this; start the platform with --cors-origin for it, or behind a proxy with "
+    "its --public-url",
 )
 
 

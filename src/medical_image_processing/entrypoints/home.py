@@ -65,7 +65,7 @@ class Home:
             os.close(self._lock)
 
     def secrets(self, settings: Settings) -> Secrets:
-        """The secrets of this home. On loopback the seed's ``dev-admin`` and ``devkey``; elsewhere random."""
+        """The secrets of this home. Where it is private, the seed's ``dev-admin`` and ``devkey``; else random."""
         file = self.path / "secrets.json"
         kept = _read_secrets(file)
         random = {
@@ -79,7 +79,7 @@ class Home:
         found = Secrets(**{**random, **kept})
         if asdict(found) != kept:
             write_private(file, json.dumps(asdict(found)))
-        loopback = {"admin_key": LOOPBACK_ADMIN_KEY, "pacs_key": LOOPBACK_PACS_KEY} if settings.is_loopback else {}
+        loopback = {"admin_key": LOOPBACK_ADMIN_KEY, "pacs_key": LOOPBACK_PACS_KEY} if settings.is_private else {}
         chosen = {"admin_key": settings.admin_key} if settings.admin_key else {}
         return Secrets(**{**asdict(found), **loopback, **chosen})
 

@@ -16,7 +16,8 @@ _REFUSAL = json.dumps(
     {
         "error": {
             "code": "HOST_NOT_LOOPBACK",
-            "message": "this platform answers to 127.0.0.1 and localhost only; use those, or give it a --host",
+            "message": "this platform answers to 127.0.0.1 and localhost only; use those, or give it a --host, or "
+            "where a proxy called it its --public-url",
         }
     }
 ).encode()

@@ -1,7 +1,7 @@
 """`mip up`: the platform on one machine, put together and run until it is told to stop.
 
-Two ports: the API (admin, processing, WebSocket, and the PACS API for clients), and the one that workers
-use (SQS, S3 and the PACS API), so that what workers reach can be shut off from the rest.
+Two ports: the one that clients use (admin, processing, WebSocket, results, the PACS API and the web client), and
+the one that workers use (SQS, S3 and the PACS API), so that each can be shut off from the others.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,7 +26,7 @@ from medical_image_processing.api.access import Access, fixed_digests
 from medical_image_processing.api.app import Parts, create_app
 from medical_image_processing.api.limits import LimitBody
 from medical_image_processing.api.metrics import Metrics
-from medical_image_processing.api.websocket import PING_INTERVAL_S, PING_TIMEOUT_S, Hub
+from medical_image_processing.api.websocket import Hub
 from medical_image_processing.control.admin import Admin
 from medical_image_processing.control.catalogue import Catalogue
 from medical_image_processing.control.delivery import Delivery
@@ -42,13 +41,14 @@ from medical_image_processing.entrypoints import client_keys
 from medical_image_processing.entrypoints.foreign_pages import ForeignPages
 from medical_image_processing.entrypoints.home import Home, Secrets
 from medical_image_processing.entrypoints.known_pages import KnownPages
+from medical_image_processing.entrypoints.listening import Server, listen
 from medical_image_processing.entrypoints.loopback_names import LoopbackNames
-from medical_image_processing.entrypoints.one_write import OneWriteProtocol
 from medical_image_processing.entrypoints.pacs_place import open_pacs
-from medical_image_processing.entrypoints.settings import EVERY_IPV4, STOP_GRACE_S, Settings
+from medical_image_processing.entrypoints.public_address import PublicAddress
+from medical_image_processing.entrypoints.settings import STOP_GRACE_S, Settings
 from medical_image_processing.entrypoints.web_client import WebClient, find_built
 from medical_image_processing.entrypoints.workplace import Workplace, open_workplace
-from medical_image_processing.errors import Conflict, MipError
+from medical_image_processing.errors import MipError
 from medical_image_processing.memory import freeze_imports, keep_freed_memory
 from medical_image_processing.pacs.app import PacsApp
 from medical_image_processing.pacs.archive import Archive
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from medical_image_processing.entrypoints.dimse_place import DimsePlace
 
 _LOG = logging.getLogger(__name__)
-_KEEP_ALIVE_S = 75
 _TICK_S = 1.0
 _SCALE_EVERY_S = 3.0
 """Often, since a worker starts here at once, and a job that comes while there is none waits for this."""
@@ -114,8 +113,8 @@ class _Platform:
     async def _serve(
         self, workplace: Workplace, stop: asyncio.Event, announce: Callable[[Addresses], None]
     ) -> None:
-        sockets = _listen(self._settings, workplace.gateway)
-        server = _Server(_uvicorn_config(self._dispatch))
+        sockets = listen(self._settings, workplace.gateway)
+        server = Server(self._dispatch)
         async with self._started(workplace, api=sockets[0], worker=sockets[1]):
             serving = asyncio.create_task(server.serve(sockets))
             addresses = self._addresses()
@@ -151,11 +150,9 @@ class _Platform:
             EngineSettings(
                 home=settings.home,
                 worker_base=self._worker_base,
-                worker_port=self._worker_port,
                 operator=(secrets.operator_access_key_id, secrets.operator_secret_access_key),
                 create_runtime=workplace.create_runtime,
                 allow_origins=settings.allow_origins,
-                page_port=self._api_port,
                 add_pacs_key=workers_keys.add,
                 remove_pacs_key=workers_keys.remove,
                 pseudonym_secret=bytes.fromhex(secrets.pseudonym_secret),
@@ -209,7 +206,7 @@ class _Platform:
     def _assemble(self, clients_pacs: ASGIApp, workers_pacs: ASGIApp) -> None:
         engine, settings = self._engine, self._settings
         hub = Hub(engine.jobs, engine.outputs)
-        open_clients = settings.open_clients or (settings.is_loopback and settings.client_keys is None)
+        open_clients = settings.open_clients or (settings.is_private and settings.client_keys is None)
         root = digest(self._secrets.admin_key)
         access = Access(engine.keys, root_admin_digests=fixed_digests(root), open_clients=open_clients)
         metrics = Metrics(engine.jobs, engine.queues)
@@ -268,7 +265,7 @@ class _Platform:
         api: ASGIApp = create_app(
             parts,
             allow_origins=settings.allow_origins,
-            open_metrics=settings.is_loopback,
+            open_metrics=settings.is_private,
             pacs_state=self._pacs.state,
             dimse_state=self._dimse.state if self._dimse else lambda: None,
         )
@@ -277,17 +274,18 @@ class _Platform:
             api = ForeignPages(api, settings.allow_origins)
         # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
         told: dict[str, str] = {}
-        if settings.is_loopback and open_clients:
+        if settings.is_private and open_clients:
             told = {"pacs_key": self._secrets.pacs_key}
             clients_pacs = KnownPages(clients_pacs, settings.allow_origins, self._secrets.pacs_key)
         self._api_app: ASGIApp = WebClient(
-            _mounted(api, {"/pacs": clients_pacs}),
+            _mounted(api, {"/pacs": clients_pacs, f"/{engine.output_bucket}": engine.create_result_links()}),
             find_built(),
             config=told,
-            worker_port=self._worker_port,
         )
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
-        if settings.is_loopback:
+        if settings.public_address is not None:
+            self._api_app = PublicAddress(self._api_app, settings.public_address)
+        if settings.is_private:
             self._api_app = LoopbackNames(self._api_app)
             self._worker_app = LoopbackNames(self._worker_app, own=self._workplace.gateway)
 
@@ -352,42 +350,6 @@ class _Platform:
         )
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to us: workers must stop before the port they speak to closes."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
-def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=OneWriteProtocol,
-        interface="asgi3",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=1,
-        ws_ping_interval=PING_INTERVAL_S,
-        ws_ping_timeout=PING_TIMEOUT_S,
-        ws_max_size=64 * 1024,
-        ws_per_message_deflate=False,
-    )
-
-
 def _mounted(app: ASGIApp, prefixes: dict[str, ASGIApp]) -> ASGIApp:
     """``app``, with others under path prefixes (ASGI's ``root_path``)."""
 
@@ -409,35 +371,6 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-length", b"0"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 403, "headers": headers})
     await send({"type": "http.response.body"})
-
-
-def _listen(settings: Settings, gateway: str | None) -> list[socket.socket]:
-    """The API's socket, then the workers' on the next port where that is free; that port on ``gateway``, too."""
-    api = _bind(settings.host, settings.port)
-    following = settings.port + 1 if 0 < settings.port < 65535 else 0
-    try:
-        worker = _bind(settings.host, following)
-    except MipError:
-        worker = _bind(settings.host, 0)
-    if gateway is None or settings.host == EVERY_IPV4:
-        return [api, worker]
-    return [api, worker, _bind(gateway, worker.getsockname()[1])]
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise Conflict(
-            "PORT_UNUSABLE",
-            f"can't listen on {host} port {port}: {_reason(error)}; choose another --port, or 0 for a free one",
-        ) from error
-
-
-def _reason(error: OSError) -> str:
-    # asyncio and socket put the address into the text; only the system's own words are wanted.
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 def configure_logging() -> None:

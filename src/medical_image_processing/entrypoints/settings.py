@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medical_image_processing.entrypoints.dimse_options import DimseSettings
 from medical_image_processing.entrypoints.pacs_options import CACHE_MIB
+from medical_image_processing.entrypoints.public_address import PublicUrl, parse_public_url
 from medical_image_processing.errors import InvalidRequest
 from medical_image_processing.pacs.retrieve import DicomwebServer
 
@@ -40,16 +41,25 @@ class Settings:
     """Whether results may be stored in the PACS: not in the sample that stands in for one."""
     dimse: DimseSettings | None = None
     """None where no C-STORE is taken."""
+    public_url: str | None = None
+    """Where clients reach a proxy that passes on to the platform; None where they reach the platform itself."""
 
     @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach the platform."""
+    def is_private(self) -> bool:
+        """Whether only this machine can reach the platform: it is on loopback, and no proxy passes on to it."""
+        if self.public_url is not None:
+            return False
         if self.host == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def public_address(self) -> PublicUrl | None:
+        """``public_url``, taken apart; None where clients call the platform itself. InvalidRequest."""
+        return None if self.public_url is None else parse_public_url(self.public_url)
 
     @property
     def local_host(self) -> str:
@@ -59,6 +69,7 @@ class Settings:
 
     def check(self) -> None:
         """Raise InvalidRequest when this would be unsafe or can't work; the message says what to do."""
+        _ = self.public_address  # raises
         if not 0 <= self.port <= 65535:
             raise InvalidRequest("BAD_PORT", f"--port {self.port}: ports are 0 to 65535; 0 takes a free one")
         if self.dimse is not None and not self.may_store:
@@ -71,14 +82,15 @@ class Settings:
                 "--allow-commands is for workers that are processes: add --runtime process, or leave it out; "
                 "containers run any command of their image",
             )
-        if not self.is_loopback and self.client_keys is None and not self.open_clients:
+        reached = f"--host {self.host}" if self.public_url is None else "--public-url"
+        if not self.is_private and self.client_keys is None and not self.open_clients:
             raise InvalidRequest(
                 "CLIENTS_UNPROTECTED",
-                f"--host {self.host} lets other machines in, so clients need keys: give --client-keys FILE "
+                f"{reached} lets other machines in, so clients need keys: give --client-keys FILE "
                 "(make it with `mip keys add NAME --file FILE`), or --open-clients if anybody there may "
                 "send jobs and read results",
             )
-        if not self.is_loopback and self.admin_key is not None and len(self.admin_key) < 16:
+        if not self.is_private and self.admin_key is not None and len(self.admin_key) < 16:
             raise InvalidRequest(
                 "WEAK_ADMIN_KEY",
                 "MIP_ADMIN_KEY is too short for a platform that other machines reach; use 16 characters or "

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import json
 import mimetypes
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,6 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _SMALL_BYTES = 1024
-_PORT = re.compile(r":[0-9]{1,5}")
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self' {others}; font-src 'self'; base-uri 'none'; "
@@ -76,14 +74,13 @@ class _File:
 class WebClient:
     """``folder``'s files, and everything else from ``app``. Without a folder ``/`` tells people how to get one.
 
-    ``config`` is what the page is told at ``/config.json``; ``worker_port`` is where links to results lead.
+    ``config`` is what the page is told at ``/config.json``.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path | None, *, config: dict[str, str], worker_port: int) -> None:
+    def __init__(self, app: ASGIApp, folder: Path | None, *, config: dict[str, str]) -> None:
         self._app = app
         self._folder = folder
         self._config = json.dumps(config).encode()
-        self._worker_port = worker_port
         self._paths = {} if folder is None else _names(folder)
         self._read: dict[str, _File] = {}
 
@@ -126,7 +123,7 @@ class WebClient:
             (b"cache-control", caching),
             (b"etag", file.etag),
             (b"vary", b"accept-encoding"),
-            (b"content-security-policy", self._policy(asked.get(b"host"))),
+            (b"content-security-policy", _policy(asked.get(b"host"))),
             *_SECURITY,
         ]
         if body and body is packed:
@@ -134,15 +131,12 @@ class WebClient:
         await send({"type": "http.response.start", "status": 304 if is_known else file.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    def _policy(self, header: bytes | None) -> bytes:
-        """The page's own origin, over WebSocket too, and the port that results are fetched from."""
-        name = (header or b"").decode("latin-1")
-        host = host_of(name)
-        # Nothing else of what was sent: a policy's words are anybody's to add to, if a header's are.
-        port = _PORT.fullmatch(name.removeprefix(host))
-        own = host + (port[0] if port else "")
-        others = f"ws://{own} wss://{own} http://{host}:{self._worker_port}"
-        return _POLICY.format(others=others).encode()
+
+def _policy(header: bytes | None) -> bytes:
+    """The page's own origin, over WebSocket too: not every browser takes that for ``'self'``."""
+    # Nothing else of what was sent: a policy's words are anybody's to add to, if a header's are.
+    own = host_of((header or b"").decode("latin-1"))
+    return _POLICY.format(others=f"ws://{own} wss://{own}").encode()
 
 
 def _names(folder: Path) -> dict[str, Path]:

@@ -14,5 +14,5 @@ from typing import Protocol
 class Outputs(Protocol):
     """The output bucket, for reading."""
 
-    def sign(self, bucket: str, key: str, *, host: str) -> str:
-        """A URL that expires. ``host`` is the name by which the client reaches the platform."""
+    def sign(self, bucket: str, key: str, *, base_url: str) -> str:
+        """A URL that expires. ``base_url`` is the scheme and host by which the client reaches the API."""

@@ -22,6 +22,7 @@ export function openSession(addresses: Addresses): void {
 export function changeKeys(change: Partial<Keys>): void {
   const now = current();
   const keys = { ...now.platform.keys, ...change };
+  making = null; // what was asked without the key is refused
   session.set({ ...now, platform: new Platform(now.platform.addresses, keys) });
 }
 
@@ -38,11 +39,15 @@ export function current(): Session {
 export async function ensureClientId(): Promise<string> {
   const known = current().clientId;
   if (known) return known;
-  making ??= current()
+  if (making) return making;
+  const asked = current()
     .platform.provision()
     .then(keepClientId)
-    .finally(() => (making = null));
-  return making;
+    .finally(() => {
+      if (making === asked) making = null;
+    });
+  making = asked;
+  return asked;
 }
 
 let making: Promise<string> | null = null;

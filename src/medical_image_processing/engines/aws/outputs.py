@@ -14,8 +14,8 @@ class S3Outputs:
     def __init__(self, client: AwsClient) -> None:
         self._client = client
 
-    def sign(self, bucket: str, key: str, *, host: str) -> str:
-        """A URL that opens one object for a while. S3 has the same name for everybody, whatever ``host`` is ours.
+    def sign(self, bucket: str, key: str, *, base_url: str) -> str:
+        """A URL that opens one object for a while. S3 has the same name for everybody, whatever ours is.
 
         Made without a call. With a role's temporary credentials it ends with them at the latest (Amazon S3 user
         guide, "Sharing objects with presigned URLs").

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
 from medical_image_processing.engines.embedded.aws_error import AwsError
 from medical_image_processing.engines.embedded.sigv4 import Query, Request
@@ -99,3 +99,15 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     stream: AsyncIterator[bytes] | None = None
+
+
+async def send_response(response: Response, send: Send) -> None:
+    """The answer as ASGI's messages."""
+    headers = [(name.encode(), value.encode()) for name, value in response.headers.items()]
+    if response.status not in (204, 304) and "content-length" not in response.headers:
+        headers.append((b"content-length", b"%d" % len(response.body)))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    if response.stream is not None:
+        async for block in response.stream:
+            await send({"type": "http.response.body", "body": block, "more_body": True})
+    await send({"type": "http.response.body", "body": response.body})

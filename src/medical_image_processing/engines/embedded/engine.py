@@ -21,7 +21,7 @@ from medical_image_processing.engines.embedded.jobs import SqliteJobs
 from medical_image_processing.engines.embedded.keys import SqliteKeys
 from medical_image_processing.engines.embedded.log_groups import LogGroups
 from medical_image_processing.engines.embedded.objects import ObjectStore
-from medical_image_processing.engines.embedded.outputs import SignedOutputs
+from medical_image_processing.engines.embedded.outputs import ResultLinks, SignedOutputs
 from medical_image_processing.engines.embedded.pseudonyms import SqlitePseudonyms
 from medical_image_processing.engines.embedded.queues import FifoQueues
 from medical_image_processing.engines.embedded.registry import SqliteRegistry
@@ -50,19 +50,17 @@ class EngineSettings:
     ``create_runtime`` makes what runs the workers, given where their logs go. ``add_pacs_key(digest, algo_id)``
     lets an algorithm read from the PACS API, ``remove_pacs_key(digest)`` shuts it out. Pseudonyms are
     made with ``pseudonym_secret``.
-    Pages that come from this host's ``page_port`` may read results, as those of ``allow_origins``.
+    Pages of ``allow_origins`` may read results.
     """
 
     home: Path
     worker_base: str
-    worker_port: int
     operator: tuple[str, str]
     create_runtime: Callable[[LogGroups], Runtime]
     allow_origins: tuple[str, ...]
     add_pacs_key: Callable[[str, str], None]
     remove_pacs_key: Callable[[str], None]
     pseudonym_secret: bytes
-    page_port: int | None = None
 
 
 class EmbeddedEngine:
@@ -92,7 +90,7 @@ class EmbeddedEngine:
         self.credentials = Credentials(is_algorithm=self.registry.knows)
         operator = Credential(*settings.operator, Operator())
         self.credentials.add(operator)
-        self.outputs = SignedOutputs(operator, region=REGION, port=settings.worker_port)
+        self.outputs = SignedOutputs(operator, region=REGION)
         self.supervisor = Supervisor(
             runtime=settings.create_runtime(self.logs),
             queues=self.queues,
@@ -141,8 +139,12 @@ class EmbeddedEngine:
             region=REGION,
             account=ACCOUNT,
             bucket=self.output_bucket,
-            allow_origins=self._settings.allow_origins,
-            page_port=self._settings.page_port,
+        )
+
+    def create_result_links(self) -> ASGIApp:
+        """What answers the URLs of ``outputs``, below ``/{output_bucket}/`` of the API."""
+        return ResultLinks(
+            self._objects, self.credentials, region=REGION, allow_origins=self._settings.allow_origins
         )
 
     async def sweep(self) -> None:

@@ -68,7 +68,7 @@ def create_renderer(outputs: Outputs) -> Callable[[Job, str], str]:
     is left out."""
 
     def render(job: Job, host: str) -> str:
-        message = result_message(job, outputs, host)
+        message = result_message(job, outputs, f"https://{host}")
         for left_out in ("provenance", "outputs"):
             if len(text := json.dumps(message)) <= MAX_MESSAGE_BYTES:
                 return text
