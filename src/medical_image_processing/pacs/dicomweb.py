@@ -223,7 +223,10 @@ class DicomwebArchive:
     async def _look(self, address: str, study_id: str | None, limit: int, search: str) -> Described:
         async def pages(question: Question) -> AsyncGenerator[Looked, None]:
             how = {"includefield": [*_DESCRIBING, *_SEARCHED]}
-            async with self._looking, aclosing(self._pages(address, limit + 1, how, question)) as given:
+            async with (
+                self._looking,
+                aclosing(self._pages(address, limit + 1 if question else _PAGE, how, question)) as given,
+            ):
                 async for page in given:
                     series = [
                         _described(item, study_id)
