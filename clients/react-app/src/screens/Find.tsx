@@ -1,11 +1,13 @@
 import { useEffect, useId, useState } from "react";
 
+import { ApiError } from "../api/http";
 import type { Platform, SeriesList } from "../api/platform";
 import type { Series } from "../api/types";
 import { language, useWords } from "../i18n";
 import type { Translate } from "../i18n";
 import { Failure } from "../parts/Failure";
 import { Thumbnail } from "../parts/Thumbnail";
+import { connection } from "../state/connection";
 import { openSeries } from "../state/route";
 import { session } from "../state/session";
 import { useStore } from "../state/store";
@@ -40,6 +42,14 @@ export function Find() {
       .catch((error: unknown) => !gone.signal.aborted && setFailure(error));
     return () => gone.abort();
   }, [platform, asked, limit, tries]);
+
+  const isOpen = useStore(connection).state === "open";
+  useEffect(() => {
+    // The platform was away, and is back.
+    if (isOpen && failure instanceof ApiError && failure.isAway) setTries((before) => before + 1);
+    // Only a connection that opens asks again: one that is open while the PACS is away does not.
+    // eslint-disable-next-line react-hooks/exhaustive-deps
+  }, [isOpen]);
 
   // What was found for other words is not what is being looked for.
   const list = found?.asked === asked ? found : null;
