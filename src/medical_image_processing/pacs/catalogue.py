@@ -176,16 +176,16 @@ class Catalogue:
 
         Those of ``study``, with the UID ``series``, that have the words of ``search``, where these are given.
         """
+        # Only what is asked for, so that a study's series are found by their index.
+        asked = {name: uid for name, uid in (("study", study), ("series", series)) if uid is not None}
+        conditions = "dicom AND study != '' AND series != ''" + "".join(f" AND {name} = ?" for name in asked)
+        columns = "study, series, date, modality, study_description, series_description, COUNT(*), MIN(path)"
+        found_in = f"files WHERE {conditions} GROUP BY study, series ORDER BY MIN(path)"
+        query = f"SELECT {columns} FROM {found_in}"  # noqa: S608 - the words above
         with closing(_connect(self._path)) as reader:
             # Beside MIN() the other columns are those of the row that it is of (SQLite, "Bare columns in an
             # aggregate query").
-            rows = reader.execute(
-                "SELECT study, series, date, modality, study_description, series_description, COUNT(*), MIN(path)"
-                " FROM files WHERE dicom AND study != '' AND series != ''"
-                " AND study = coalesce(?, study) AND series = coalesce(?, series)"
-                " GROUP BY study, series ORDER BY MIN(path)",
-                (study, series),
-            )
+            rows = reader.execute(query, tuple(asked.values()))
             described = (SeriesDescription._make(one or None for one in row[:-1]) for row in rows)
             found = list(islice((one for one in described if one.has(search or "")), limit + 1))
         return Described(found[:limit], len(found) <= limit)
