@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from email.message import Message
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,17 @@ _PLACE = re.compile(r"(?<=<!-- made: )([a-z-]+)( -->\n).*?(?=<!-- end -->)", re.
 _FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 _STUDY, _SERIES, _IMAGE = "1.2.3", "1.2.3.4", "1.2.3.4.5"
 _NAMES = {_STUDY: "{study}", _SERIES: "{series}", _IMAGE: "{instance}"}
+_MATCHED = {
+    "PatientName",
+    "PatientID",
+    "AccessionNumber",
+    "StudyDate",
+    "StudyDescription",
+    "StudyInstanceUID",
+    "Modality",
+    "SeriesDescription",
+    "SeriesInstanceUID",
+}
 _SAMPLES = ("CT_small.dcm", "MR_small.dcm")
 _NOT_HERE = "Not part of this version.\n"
 
@@ -272,6 +284,34 @@ def qido() -> str:
     return table(("resource", "query parameters", "Accept", "to"), rows)
 
 
+def matching() -> str:
+    """What the server is asked to match when a person searches, for each kind of word."""
+    rows = []
+    for kind, word in (("a word", "Smith"), ("digits that may be a date", "202401"), ("a UID", _STUDY)):
+        with noting_server() as server:
+            call(server, partial(_find, word))
+            firsts = [asked.query for asked in server.asked if ("offset", "0") in asked.query]
+        given = sorted({f"{name}={named(value)}" for query in firsts for name, value in query if name in _MATCHED})
+        asked_for = {value for query in firsts for name, value in query if name == "includefield"}
+        more = (
+            "; and, without any, the first of all series"
+            if any(not _MATCHED & dict(q).keys() for q in firsts)
+            else ""
+        )
+        rows.append(
+            (f"{kind}, `{named(word)}`", ", ".join(f"`{one}`" for one in given) + more, _names_of(asked_for))
+        )
+    return table(("typed", "one request each with", "asked for beside it"), rows)
+
+
+async def _find(word: str, archive: DicomwebArchive) -> None:
+    await archive.describe(None, None, 100, word)
+
+
+def _names_of(tags: set[str]) -> str:
+    return ", ".join(dictionary_description(int(tag, 16)) for tag in sorted(tags))
+
+
 def wado() -> str:
     """The downloads."""
     rows = [
@@ -340,6 +380,7 @@ def limits() -> str:
         "stall_bytes": "the least that comes in that time, bytes",
         "total_s": "to send one image or series, or to take one result",
         "search_s": "to answer a search, all its pages together",
+        "look_s": "a search that a person waits for takes no longer",
     }
     defaults = dataclasses.asdict(Limits())
     rows = [
@@ -682,6 +723,7 @@ def deidentification() -> str:
 
 TABLES: dict[str, Table] = {
     "qido": qido,
+    "matching": matching,
     "wado": wado,
     "stow": stow,
     "statuses": statuses,

@@ -122,6 +122,6 @@ class Api(Construct):
                 },
             ),
         )
-        self.rest.root.add_resource("pacs").add_resource("{proxy+}").add_method(
-            "GET", forward, request_parameters={"method.request.path.proxy": True}
-        )
+        below = self.rest.root.add_resource("pacs").add_resource("{proxy+}")
+        for method in ("GET", "POST"):  # a search is a POST, so that no address holds what is searched for
+            below.add_method(method, forward, request_parameters={"method.request.path.proxy": True})

@@ -81,9 +81,10 @@ def test_each_lambda_serves_its_own_routes(each: Template) -> None:
         "POST /process/{algo_id}",
         "POST /provision",
     }
-    pacs = found["GET /pacs/{proxy+}"]["Integration"]
-    assert (pacs["Type"], pacs["ConnectionType"]) == ("HTTP_PROXY", "VPC_LINK")
-    assert text_of(pacs["Uri"]).endswith(":8080/{proxy}")
+    for method in ("GET", "POST"):
+        pacs = found[f"{method} /pacs/{{proxy+}}"]["Integration"]
+        assert (pacs["Type"], pacs["ConnectionType"]) == ("HTTP_PROXY", "VPC_LINK")
+        assert text_of(pacs["Uri"]).endswith(":8080/{proxy}")
 
 
 def test_the_pacs_api_is_told_where_clients_find_it_and_dicom_passes_as_it_is(
@@ -109,6 +110,8 @@ def test_pages_of_the_client_may_call(real: Template, oidc: Template) -> None:
             headers = answer["ResponseParameters"]
             assert headers["method.response.header.Access-Control-Allow-Origin"] == f"'{origin}'"
             assert "x-admin-key" in headers["method.response.header.Access-Control-Allow-Headers"]
+            assert "content-type" in headers["method.response.header.Access-Control-Allow-Headers"]
+            assert "POST" in headers["method.response.header.Access-Control-Allow-Methods"]
 
 
 def test_what_the_gateway_refuses_has_the_platforms_shape(each: Template) -> None:

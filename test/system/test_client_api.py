@@ -191,7 +191,8 @@ def test_s7_a_log_is_followed_line_by_line(api: Api) -> None:
 
 def test_the_operators_pacs_shows_series_and_the_workers_does_not(api: Api) -> None:
     env = api.platform.env
-    [series] = api.http.get("/pacs/series", params={"search": "CT"}, headers={"x-api-key": "devkey"}).json()
+    key = {"x-api-key": "devkey"}
+    [series] = api.http.post("/pacs/series/search", json={"search": "CT"}, headers=key).json()
     named = {"study_id": series["study_id"], "series_id": series["series_id"]}
     shown = api.http.get("/pacs/thumbnail", params=named, headers={"x-api-key": "devkey"})
     assert shown.status_code == 200 and shown.content.startswith(b"\x89PNG")

@@ -77,6 +77,15 @@ class Pacs:
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.client.get(path, headers={**HEADERS, **headers})
 
+    def search(self, search: Any, **more: Any) -> httpx.Response:
+        return self.client.post("/series/search", json={"search": search, **more}, headers=HEADERS)
+
+    def found(self, search: str, **more: Any) -> tuple[list[str], bool]:
+        """Series Instance UIDs, and whether these are not all."""
+        answer = self.search(search, **more)
+        assert answer.status_code == 200, answer.text
+        return [one["series_id"] for one in answer.json()], answer.headers["x-more-series"] == "true"
+
     def link(self, path: str) -> str:
         answer = self.get(path)
         assert answer.status_code == 200, answer.text
@@ -159,7 +168,12 @@ def serve(
     if for_operator:
         archive = FolderArchive(index, links or LinkSigner())
         _MOUNTED[mount] = PacsApp(
-            archive, keys, on_access, describe=archive.describe, thumbnails=Thumbnails(archive, draw_here)
+            archive,
+            keys,
+            on_access,
+            allow_origins=allow_origins,
+            describe=archive.describe,
+            thumbnails=Thumbnails(archive, draw_here),
         )
     index.start()
     try:
@@ -184,7 +198,12 @@ def serve_dicomweb(
     archive = DicomwebArchive(server, LinkSigner(), cache=cache, limits=limits or Limits())
     port, mount = _server_port(), f"/pacs-{next(_NUMBERS)}"
     _MOUNTED[mount] = PacsApp(
-        archive, keys, on_access, serve_file=archive.serve, thumbnails=Thumbnails(archive, draw_here)
+        archive,
+        keys,
+        on_access,
+        serve_file=archive.serve,
+        describe=archive.describe,
+        thumbnails=Thumbnails(archive, draw_here),
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}{mount}", timeout=15) as asking:

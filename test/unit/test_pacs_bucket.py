@@ -180,19 +180,25 @@ SAID = {"date": "20040119", "modality": "CT", "study_description": "e+1", "serie
 
 def test_the_operator_is_told_what_series_there_are_without_their_patient(service: Service) -> None:
     def series(**query: str) -> list[dict[str, object]]:
-        answer = service.http.get("/series", params=query, headers={"x-api-key": OPERATOR_KEY})
+        return told(service.http.get("/series", params=query, headers={"x-api-key": OPERATOR_KEY}))
+
+    def found(**body: object) -> list[dict[str, object]]:
+        return told(service.http.post("/series/search", json=body, headers={"x-api-key": OPERATOR_KEY}))
+
+    def told(answer: httpx.Response) -> list[dict[str, object]]:
         assert answer.status_code == 200, answer.text
         assert "CompressedSamples" not in answer.text
         return [one for one in answer.json() if one["study_id"] != "long"]
 
     assert series() == [{**SAID, **one} for one in DESCRIBED]
     assert series(limit="1") == [{**SAID, **DESCRIBED[0]}]
-    assert series(study_id="study-1", search="ct SERIES-2") == [{**SAID, **DESCRIBED[2]}]
+    assert found(study_id="study-1", search="ct SERIES-2") == [{**SAID, **DESCRIBED[2]}]
+    assert found(search="Series-1 2004") == [{**SAID, **DESCRIBED[1]}]
     assert series(series_id="series-1") == [{**SAID, **DESCRIBED[1]}]
     assert series(study_id="a/b", series_id="images/c") == [
         {**SAID, "study_id": "a/b", "series_id": "images/c", "images": 1}
     ]
-    assert series(study_id="study-9") == series(study_id="study") == series(search="mr") == []
+    assert series(study_id="study-9") == series(study_id="study") == found(search="mr") == []
     for one in series():
         images = service.http.get(
             f"/studies/{one['study_id']}/images", params={"series_id": str(one["series_id"])}
@@ -212,6 +218,27 @@ def test_what_can_not_be_read_or_asked_for_hides_no_other_series(aws_emulator: A
     nothing = dict.fromkeys(SAID)
     named = [{"study_id": "study", "series_id": name, "images": 1} for name in ("ct", "text")]
     assert answer == [{**SAID, **named[0]}, {**nothing, **named[1]}]
+
+
+def test_all_of_a_bucket_is_looked_through_and_a_list_says_that_it_ends_early(aws_emulator: AwsEmulator) -> None:
+    with running_service(AwsStage(aws_emulator)) as service:
+        s3 = service.engine.clients.client("s3").boto
+        for number in range(70):
+            s3.put_object(Bucket=service.bucket, Key=f"study/series-{number:02}/1.dcm", Body=b"no DICOM file")
+        s3.upload_file(CT, service.bucket, "study/series-99/1.dcm")
+
+        def found(limit: int, search: str) -> tuple[int, str]:
+            body = {"search": search, "limit": limit}
+            answer = service.http.post("/series/search", json=body, headers={"x-api-key": OPERATOR_KEY})
+            return len(answer.json()), answer.headers["x-more-series"]
+
+        def listed(limit: int) -> tuple[int, str]:
+            answer = service.http.get("/series", params={"limit": limit}, headers={"x-api-key": OPERATOR_KEY})
+            return len(answer.json()), answer.headers["x-more-series"]
+
+        assert found(1, "20040119 ct") == (1, "false")
+        assert [found(limit, "study") for limit in (70, 71)] == [(70, "true"), (71, "false")]
+        assert [listed(limit) for limit in (70, 71)] == [(70, "true"), (71, "false")]
 
 
 @pytest.mark.parametrize("path", ["/series", "/series?study_id=study-1", "/thumbnail?study_id=a&series_id=b"])

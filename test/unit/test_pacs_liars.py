@@ -504,7 +504,7 @@ def test_what_a_server_writes_can_t_speak_to_a_terminal() -> None:
             await archive.close()
 
     with serving(liar):
-        [described] = asyncio.run(ask(liar.base))
+        [described] = asyncio.run(ask(liar.base)).series
     assert (described.study_description, described.series_description) == ("[31mred", "[31mred")
 
 

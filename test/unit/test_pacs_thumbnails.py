@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-from pacs_support import KEY, Pacs, draw, serve, write_image
+from pacs_support import KEY, draw, serve, write_image
 from pydicom.data import get_testdata_file, get_testdata_files
-from pydicom.dataset import Dataset
 
 from medical_image_processing.dicom.picture import THUMBNAIL_SIDE
 from medical_image_processing.errors import InputRejected
@@ -115,27 +114,6 @@ def test_whatever_the_file_is_there_is_a_picture_or_a_reason(name: str) -> None:
         assert max(picture(draw(data)).shape) == THUMBNAIL_SIDE
     except InputRejected as error:
         assert error.code
-
-
-def test_series_are_found_by_words_of_their_description(tmp_path: Path) -> None:
-    for number, (modality, text) in enumerate((("CT", "Abdomen portal"), ("CT", "Chest"), ("MR", "Abdomen T2"))):
-        path = tmp_path / f"{number}/1.dcm"
-        write_image(path, f"1.{number}", f"1.{number}.1")
-        image: Dataset = pydicom.dcmread(path)
-        image.Modality, image.SeriesDescription, image.PatientName = modality, text, "Zzyzx"
-        image.save_as(path)
-
-    def found(pacs: Pacs, query: str) -> list[str]:
-        return [one["series_id"] for one in pacs.get(f"/series?{query}").json()]
-
-    with serve(tmp_path, for_operator=True) as pacs:
-        assert found(pacs, "search=abdomen") == ["1.0.1", "1.2.1"]
-        assert found(pacs, "search=ABDOMEN%20ct") == ["1.0.1"]
-        assert found(pacs, "search=1.1.1") == ["1.1.1"]
-        assert found(pacs, "search=abdomen&limit=1") == ["1.0.1"]
-        assert found(pacs, "search=zzyzx") == [], "patients' names are not searched"
-        assert found(pacs, "study_id=1.2&search=chest") == []
-        assert "Zzyzx" not in pacs.get("/series").text
 
 
 def test_many_pictures_at_once_are_all_drawn(tmp_path: Path) -> None:

@@ -48,6 +48,34 @@ def test_screens_have_no_serious_violation_and_fit(person: MakePerson, theme: st
     assert wrong == {screen: [] for screen in wrong}
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_screens_in_italian_have_no_serious_violation_and_fit(person: MakePerson, width: int) -> None:
+    someone = person(lang="it", width=width)
+    page = someone.visit()
+    page.locator(".series-card", has_text="20 immagini").click()
+    page.wait_for_selector('.view-image[data-ready="true"]')
+    someone.wait_loaded(20)
+    someone.choose_algorithm("processing_1")
+    page.get_by_role("button", name="Esegui", exact=True).click()
+    page.wait_for_selector(".measurements")
+    page.wait_for_selector('.view >> nth=1 >> css=.view-image[data-ready="true"]')
+    wrong: dict[str, list[str]] = {}
+    for screen in ("Visore", "Cerca", "Lavori", "Algoritmi"):
+        someone.go(screen)
+        page.wait_for_selector(f"main h1, h1:has-text('{screen}')")
+        if screen == "Algoritmi":
+            wrong["locked"] = violations(someone)
+            page.get_by_label("Chiave di amministrazione").fill("dev-admin")
+            page.get_by_role("button", name="Apri il registro").click()
+            page.get_by_role("button", name="processing_1", exact=True).click()
+            page.wait_for_selector(".plot")
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        someone.shot(f"{screen.lower()}-{width}-it")
+        wrong[screen] = violations(someone) + ([f"{wide} pixels too wide"] if wide > 0 else [])
+    assert page.locator("html").get_attribute("lang") == "it"
+    assert wrong == {screen: [] for screen in wrong}
+
+
 def test_a_job_is_sent_with_the_keyboard_alone(person: MakePerson) -> None:
     someone = person()
     page = someone.visit()

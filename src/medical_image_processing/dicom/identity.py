@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from struct import Struct
@@ -30,6 +30,7 @@ _IMAGE_POSITION = 0x0020_0032
 _IMAGE_ORIENTATION = 0x0020_0037
 _FILE_META = frozenset({_MEDIA_STORAGE_SOP_CLASS_UID, _TRANSFER_SYNTAX_UID})
 _UIDS = frozenset({_SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID})
+_DESCRIPTION = frozenset({_CHARACTER_SET, *_DESCRIBING})
 _IDENTITY = _UIDS | {_SOP_CLASS_UID, _IMAGE_POSITION, _IMAGE_ORIENTATION}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 
@@ -69,8 +70,11 @@ def read_identity(file: BinaryIO) -> Identity | None:
     None when it is no DICOM file (PS3.10 7.1), or a DICOMDIR. A broken header gives what can be read of
     it: whoever fetches the file by its path learns from the reader what is wrong. Only OSError is raised.
     """
-    if (raw := _values(file, _IDENTITY, last=_IMAGE_ORIENTATION)) is None:
-        return None
+    raw = _values(file, _IDENTITY, last=_IMAGE_ORIENTATION)
+    return None if raw is None else _identity(raw)
+
+
+def _identity(raw: Mapping[int, bytes]) -> Identity:
     return Identity(
         study_uid=_uid(raw.get(_STUDY_INSTANCE_UID)),
         series_uid=_uid(raw.get(_SERIES_INSTANCE_UID)),
@@ -142,7 +146,16 @@ class Description:
 
 def read_description(file: BinaryIO) -> Description:
     """The description in the DICOM file open at its start."""
-    raw = _values(file, frozenset((_CHARACTER_SET, *_DESCRIBING)), last=_DESCRIBING[-1]) or {}
+    return _description(_values(file, _DESCRIPTION, last=_DESCRIBING[-1]) or {})
+
+
+def read_identity_and_description(file: BinaryIO) -> tuple[Identity, Description] | None:
+    """Both in one pass; None as :func:`read_identity`."""
+    raw = _values(file, _IDENTITY | _DESCRIPTION, last=_IMAGE_ORIENTATION)
+    return None if raw is None else (_identity(raw), _description(raw))
+
+
+def _description(raw: Mapping[int, bytes]) -> Description:
     encoding = "utf-8" if b"192" in raw.get(_CHARACTER_SET, b"") else "latin-1"
     texts = (raw.get(tag, b"").decode(encoding, "replace").strip("\0 ") for tag in _DESCRIBING)
     return Description(*("".join(c for c in text if c.isprintable()) for text in texts))

@@ -5,6 +5,7 @@ Where the images lie is an archive's to know (``archive.py``): a folder, or a bu
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medical_image_processing.errors import InvalidRequest, MipError, NotFound, Unauthorized
 from medical_image_processing.naming import NAME_PATTERN, PACS_ID_PATTERN
-from medical_image_processing.pacs.archive import Archive, Image, Reading, SeriesDescription
+from medical_image_processing.pacs.archive import Archive, Described, Image, Reading
 from medical_image_processing.pacs.bundle import BOUNDARY, Bundle, Piece, begun, joined
 from medical_image_processing.pacs.folder import FolderIndex
 from medical_image_processing.pacs.folder_archive import FolderArchive
@@ -29,9 +30,11 @@ from medical_image_processing.pacs.http import (
     failure_answer,
     json_answer,
     not_get,
+    read_body,
     send_answer,
     send_chunks,
     send_start,
+    unless_gone,
     while_read,
 )
 from medical_image_processing.pacs.keys import PacsKeys
@@ -40,18 +43,22 @@ from medical_image_processing.pacs.thumbnails import Thumbnails
 
 OnAccess = Callable[[str, Sequence[tuple[str, str, str]], str | None], Awaitable[None]]
 """``on_access(algo, [(study_uid, series_uid, sop_uid), …], job_id)``."""
-Describe = Callable[[str | None, str | None, int], Awaitable[Sequence[SeriesDescription]]]
-"""``describe(study_id, series_id, limit)``: all series, those of a study, or the one."""
+Describe = Callable[[str | None, str | None, int, str | None], Awaitable[Described]]
+"""``describe(study_id, series_id, limit, search)``: all series, a study's, or the one; with these words."""
 ServeFile = Callable[[Request, Headers, Receive, Send], Awaitable[None]]
 
 ArchiveFor = Callable[[str], Awaitable[Archive[Any]]]
 """``archive_for(algo)``: what the holder of a key may see of the archive."""
 
-_MOST_SEARCHED = 1000
-"""Series that a search looks through: their descriptions stand in no index."""
+_MOST_SERIES = 1000
+_SERIES = 100
+_WRONG_LIMIT = f"limit is a number from 1 to {_MOST_SERIES}"
 _MOST_SEARCH_CHARS = 200
+_MOST_SEARCH_BYTES = 8192
 COUNT_HEADER = b"x-image-count"
 """How many images a bundle has."""
+MORE_HEADER = b"x-more-series"
+"""Whether a list of series is not all there are: ``true`` or ``false``."""
 _BUNDLE_TYPE = b'multipart/related; type="application/dicom"; boundary=' + BOUNDARY.encode()
 
 _MOST_JOBS_KNOWN = 16
@@ -92,7 +99,8 @@ class PacsApp:
     images' UIDs ("" where a header lacks them) and the ``x-job-id`` header; when it raises, no link is given.
     ``allow_origins`` are the web origins whose pages may call, ``*`` for all. ``serve_file`` answers what lies
     below ``/files/``, where the archive's links lead there. ``describe`` tells what series there are, at
-    ``/series``, and ``thumbnails`` draws them, at ``/thumbnail``: for the operator, since algorithms need neither.
+    ``/series``, and finds some, at ``/series/search``; ``thumbnails`` draws them, at ``/thumbnail``: for the
+    operator, since algorithms need neither.
     ``archive_for`` chooses what each caller sees instead of ``archive``.
     """
 
@@ -128,7 +136,7 @@ class PacsApp:
             if self._serve_file is not None and request.path.startswith("/files/"):
                 await self._serve_file(request, cors, receive, send)
                 return
-            answer = await self._answer(request, cors)
+            answer = await self._answer(request, cors, receive)
             if isinstance(answer, _Download):
                 await self._send_bundle(request, answer, cors, receive, send)
                 return
@@ -147,14 +155,19 @@ class PacsApp:
             return ()
         return ((b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin"))
 
-    async def _answer(self, request: Request, cors: Headers) -> Answer | _Download:
+    async def _answer(self, request: Request, cors: Headers, receive: Receive) -> Answer | _Download:
+        if request.method == "POST" and request.path == "/series/search" and self._describe is not None:
+            await self._caller(request)
+            body = await read_body(receive, _MOST_SEARCH_BYTES)
+            found = await unless_gone(_search(body, self._describe), receive)
+            return found or error_answer(499, "GONE", "nobody waits for the answer")
         if request.method != "GET":
             return not_get(request, cors)
         algo, archive = caller = await self._caller(request)
         if request.path == "/studies":
             return json_answer(await archive.studies())
         if request.path == "/series" and self._describe is not None:
-            return await self._descriptions(request, self._describe)
+            return await _list(request, self._describe)
         if request.path == "/thumbnail" and self._thumbnails is not None:
             return await self._thumbnail(request, algo, self._thumbnails)
         readings = list(_readings(request.path))
@@ -174,22 +187,6 @@ class PacsApp:
         if request.query("only") == "middle":
             images = images[len(images) // 2 :][:1]
         return await self._links_of(request, caller, images)
-
-    async def _descriptions(self, request: Request, describe: Describe) -> Answer:
-        asked = {name: request.query(name) for name in ("study_id", "series_id")}
-        for name, value in asked.items():
-            if value is not None:
-                _check_id(name, value)
-        limit = request.query("limit") or "100"
-        if not (limit.isascii() and limit.isdecimal() and 0 < int(limit[:9]) <= 1000):
-            raise InvalidRequest("INVALID_QUERY", "limit is a number from 1 to 1000")
-        search = request.query("search")
-        if search is None:
-            found = await describe(asked["study_id"], asked["series_id"], int(limit))
-        else:
-            among = await describe(asked["study_id"], asked["series_id"], _MOST_SEARCHED)
-            found = [one for one in among if one.has(search[:_MOST_SEARCH_CHARS])][: int(limit)]
-        return json_answer([one._asdict() for one in found])
 
     async def _thumbnail(self, request: Request, algo: str, thumbnails: Thumbnails[Any]) -> Answer:
         """The series' middle image as a PNG. A browser may keep it, and asks each time whether it still may.
@@ -267,6 +264,52 @@ class PacsApp:
         while len(self._on_record) > _MOST_JOBS_KNOWN:
             del self._on_record[next(iter(self._on_record))]
         return known
+
+
+async def _list(request: Request, describe: Describe) -> Answer:
+    if request.query("search") is not None:
+        raise InvalidRequest(
+            "INVALID_QUERY",
+            "what is searched for may be a name, which no address may hold: POST it to /series/search",
+        )
+    limit = request.query("limit") or str(_SERIES)
+    if not (limit.isascii() and limit.isdecimal()):
+        raise InvalidRequest("INVALID_QUERY", _WRONG_LIMIT)
+    return await _described(describe, request.query("study_id"), request.query("series_id"), int(limit[:9]), None)
+
+
+async def _search(body: bytes, describe: Describe) -> Answer:
+    """Nothing of the body stands in an error: it may be a patient's name."""
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        return error_answer(400, "INVALID_JSON", "the body is not JSON")
+    if not isinstance(asked, dict) or not asked.keys() <= {"search", "study_id", "limit"}:
+        raise InvalidRequest(
+            "INVALID_QUERY", "the body is an object of search and, if need be, study_id and limit"
+        )
+    search, study_id, limit = asked.get("search"), asked.get("study_id"), asked.get("limit", _SERIES)
+    if not isinstance(search, str) or not search.strip() or len(search) > _MOST_SEARCH_CHARS:
+        raise InvalidRequest("INVALID_QUERY", f"search is a text of 1 to {_MOST_SEARCH_CHARS} characters")
+    if not isinstance(study_id, str | None):
+        raise InvalidRequest("INVALID_QUERY", "study_id is a text")
+    return await _described(describe, study_id, None, limit, search)
+
+
+async def _described(
+    describe: Describe, study_id: str | None, series_id: str | None, limit: Any, search: str | None
+) -> Answer:
+    for name, value in (("study_id", study_id), ("series_id", series_id)):
+        if value is not None:
+            _check_id(name, value)
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 0 < limit <= _MOST_SERIES:
+        raise InvalidRequest("INVALID_QUERY", _WRONG_LIMIT)
+    found = await describe(study_id, series_id, limit, search)
+    headers = (
+        (MORE_HEADER, b"false" if found.is_all else b"true"),
+        (b"access-control-expose-headers", MORE_HEADER),
+    )
+    return json_answer([one._asdict() for one in found.series], headers)
 
 
 async def _choose(archive: Archive[Any], readings: list[Reading]) -> Reading:

@@ -32,10 +32,17 @@ class SeriesDescription(NamedTuple):
     series_description: str | None
     images: int | None
 
-    def has(self, text: str) -> bool:
-        """Whether each word of ``text`` stands in some field, in upper or lower case."""
-        said = "\n".join(str(one) for one in self[:-1] if one).casefold()
+    def has(self, text: str, *hidden: str) -> bool:
+        """Whether each word of ``text`` stands in some field, in upper or lower case, or in one of ``hidden``."""
+        said = "\n".join(one for one in (*self[:-1], *hidden) if one).casefold()
         return all(word in said for word in text.casefold().split())
+
+
+class Described(NamedTuple):
+    """Series that were asked for. Without ``is_all`` there are more of them, or there may be."""
+
+    series: list[SeriesDescription]
+    is_all: bool
 
 
 def too_large(most_bytes: int) -> InputRejected:

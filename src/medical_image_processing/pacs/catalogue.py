@@ -3,7 +3,7 @@
 It is a cache: deleting it costs one full scan, and one that is damaged, of another version or of another
 folder is made anew. Paths may hold a patient's name, so the file is readable by its owner only.
 
-One thread writes; the event loop's thread reads, through a connection of its own.
+One thread writes; the event loop's thread reads, through a connection of its own, and so does each that describes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from medical_image_processing.dicom.identity import Identity
+from medical_image_processing.dicom.identity import Description, Identity
+from medical_image_processing.pacs.archive import Described, SeriesDescription
 
-_VERSION = 1
+_VERSION = 2
 # AUTOINCREMENT: an id is never given to another file, so that a link opens one file or none.
 _SCHEMA = f"""
 CREATE TABLE source (folder BLOB NOT NULL, epoch TEXT NOT NULL);
@@ -32,7 +35,11 @@ CREATE TABLE files (
     study TEXT NOT NULL,
     series TEXT NOT NULL,
     sop TEXT NOT NULL,
-    position REAL
+    position REAL,
+    date TEXT NOT NULL,
+    modality TEXT NOT NULL,
+    study_description TEXT NOT NULL,
+    series_description TEXT NOT NULL
 );
 CREATE INDEX files_by_uid ON files (study, series, sop, path);
 PRAGMA user_version = {_VERSION};
@@ -74,11 +81,11 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """A file that the scan read: ``identity`` is None when it is not DICOM."""
+    """A file that the scan read: ``said`` is None when it is not DICOM."""
 
     path: bytes
     stamp: Stamp
-    identity: Identity | None
+    said: tuple[Identity, Description] | None
 
 
 class Catalogue:
@@ -92,6 +99,7 @@ class Catalogue:
                 raise
             _remove(path)
             self._writer = _open(path, folder)
+        self._path = path
         self._reader = _connect(path)
         self.epoch: str = self._reader.execute("SELECT epoch FROM source").fetchone()[0]
 
@@ -113,8 +121,9 @@ class Catalogue:
         with self._writer:
             self._writer.executemany(
                 "INSERT OR REPLACE INTO files"
-                " (path, size, mtime_ns, ctime_ns, dicom, study, series, sop, position)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " (path, size, mtime_ns, ctime_ns, dicom, study, series, sop, position,"
+                " date, modality, study_description, series_description)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
 
@@ -131,16 +140,6 @@ class Catalogue:
             "SELECT study FROM files WHERE dicom AND study != '' GROUP BY study ORDER BY MIN(path)"
         )
         return [study for (study,) in rows]
-
-    def series(self, study: str | None, series: str | None, limit: int) -> list[tuple[str, str, int, bytes]]:
-        """Study and Series Instance UID, the number of files and the first of them, in the order of these."""
-        rows = self._reader.execute(
-            "SELECT study, series, COUNT(*), MIN(path) FROM files WHERE dicom AND study != '' AND series != ''"
-            " AND study = coalesce(?, study) AND series = coalesce(?, series)"
-            " GROUP BY study, series ORDER BY MIN(path) LIMIT ?",
-            (study, series, limit),
-        )
-        return rows.fetchall()
 
     def by_row(self, row: int) -> ImageFile | None:
         """The file with that id."""
@@ -170,6 +169,27 @@ class Catalogue:
         # "0" is the byte after "/".
         return self._select("path >= ? AND path < ? AND dicom ORDER BY path", folder + b"/", folder + b"0")
 
+    # Any thread's.
+
+    def describe(self, study: str | None, series: str | None, limit: int, search: str | None) -> Described:
+        """The first ``limit`` series, in the order of their first files, which say what they are.
+
+        Those of ``study``, with the UID ``series``, that have the words of ``search``, where these are given.
+        """
+        # Only what is asked for, so that a study's series are found by their index.
+        asked = {name: uid for name, uid in (("study", study), ("series", series)) if uid is not None}
+        conditions = "dicom AND study != '' AND series != ''" + "".join(f" AND {name} = ?" for name in asked)
+        columns = "study, series, date, modality, study_description, series_description, COUNT(*), MIN(path)"
+        found_in = f"files WHERE {conditions} GROUP BY study, series ORDER BY MIN(path)"
+        query = f"SELECT {columns} FROM {found_in}"  # noqa: S608 - the words above
+        with closing(_connect(self._path)) as reader:
+            # Beside MIN() the other columns are those of the row that it is of (SQLite, "Bare columns in an
+            # aggregate query").
+            rows = reader.execute(query, tuple(asked.values()))
+            described = (SeriesDescription._make(one or None for one in row[:-1]) for row in rows)
+            found = list(islice((one for one in described if one.has(search or "")), limit + 1))
+        return Described(found[:limit], len(found) <= limit)
+
     def _select(self, condition: str, *values: str | bytes | int) -> list[ImageFile]:
         query = f"SELECT {_COLUMNS} FROM files WHERE {condition}"  # noqa: S608 - the conditions above
         rows = self._reader.execute(query, values).fetchall()
@@ -180,15 +200,19 @@ class Catalogue:
 
 
 def _row(found: Found) -> tuple[bytes | int | str | float | None, ...]:
-    identity = found.identity or Identity()
+    identity, description = found.said or (Identity(), Description("", "", "", ""))
     return (
         found.path,
         *found.stamp,
-        found.identity is not None,
+        found.said is not None,
         identity.study_uid,
         identity.series_uid,
         identity.sop_uid,
         identity.position,
+        description.date,
+        description.modality,
+        description.study,
+        description.series,
     )
 
 

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import Any
@@ -21,7 +21,7 @@ from starlette.types import Receive, Send
 
 from medical_image_processing.dicom.identity import are_uids, distance_along_normal
 from medical_image_processing.errors import MipError, NotFound, PermanentError
-from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription, too_large
+from medical_image_processing.pacs.archive import Described, Link, Reading, SeriesDescription, too_large
 from medical_image_processing.pacs.bundle import Bundle, begun, joined, run_in
 from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.http import (
@@ -35,6 +35,7 @@ from medical_image_processing.pacs.http import (
 )
 from medical_image_processing.pacs.instances import Instance, Instances, Series
 from medical_image_processing.pacs.links import LinkSigner
+from medical_image_processing.pacs.matching import MOST_LOOKED_AT, Looked, Question, look, questions
 from medical_image_processing.pacs.retrieve import (
     DicomwebServer,
     Limits,
@@ -58,6 +59,9 @@ _STUDY_COUNT = "00201208"  # Number of Study Related Instances
 _COUNT = "00201209"  # Number of Series Related Instances
 _DESCRIBING = ("00080020", "00080060", "00081030", "0008103E", _COUNT)
 """Study Date, Modality, Study Description, Series Description."""
+_SEARCHED = ("00100010", "00100020", "00080050")
+"""Patient's Name, Patient ID, Accession Number: looked for and never told."""
+_QUESTIONS_AT_ONCE = 8
 _BROKEN = (httpx.HTTPError, OSError)
 """httpx lets through what TLS says after its handshake, such as that a certificate is missing."""
 _MOST_DOWNLOADS = 32
@@ -98,6 +102,7 @@ class DicomwebArchive:
         self._limits = limits
         self._instances_of = Instances(server, Retriever(server, limits), cache)
         self._threads = ThreadPoolExecutor(_MOST_DOWNLOADS, thread_name_prefix="pacs-download")
+        self._looking = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
         self.trouble: MipError | None = None
         """Why the server could not be used the last time it was asked; None when it could."""
 
@@ -196,17 +201,42 @@ class DicomwebArchive:
         pieces = self._instances_of.one(Instance(study_uid, series_uid, sop_uid), Line(), past_cache=past_cache)
         return await asyncio.get_running_loop().run_in_executor(self._threads, b"".join, pieces)
 
-    async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
-        """The first ``limit`` series; of a study, or the one with that UID."""
+    async def describe(
+        self, study_id: str | None, series_id: str | None, limit: int, search: str | None = None
+    ) -> Described:
+        """The first ``limit`` series; of a study, or the one with that UID; that have the words of ``search``.
+
+        These may stand in the patient's name, ID and accession number, too, which are not told.
+        """
         if not are_uids(study_id or "0", series_id or "0"):
-            return []
+            return Described([], True)
         address = f"/studies/{study_id}/series" if study_id else "/series"
+        if search is not None:
+            return await self._look(address, study_id, limit, search)
         if series_id is not None:
             uids = ({_STUDY: study_id} if study_id else {}) | {_SERIES: series_id}
             item = await self._find(address, uids, includefield=list(_DESCRIBING))
-            return [] if item is None else [_described(item, study_id)]
-        items = await self._search(address, limit=limit, includefield=list(_DESCRIBING))
-        return [_described(item, study_id) for item in items[:limit]]
+            return Described([] if item is None else [_described(item, study_id)], True)
+        items = await self._search(address, limit=limit + 1, includefield=list(_DESCRIBING))
+        return Described([_described(item, study_id) for item in items[:limit]], len(items) <= limit)
+
+    async def _look(self, address: str, study_id: str | None, limit: int, search: str) -> Described:
+        async def pages(question: Question) -> AsyncGenerator[Looked, None]:
+            how = {"includefield": [*_DESCRIBING, *_SEARCHED]}
+            async with (
+                self._looking,
+                aclosing(self._pages(address, limit + 1 if question else _PAGE, how, question)) as given,
+            ):
+                async for page in given:
+                    series = [
+                        _described(item, study_id)
+                        for item in page[:MOST_LOOKED_AT]
+                        if _has(item, study_id, search)
+                    ]
+                    yield Looked(len(page), series)
+
+        asked = [{}] if study_id else questions(search)
+        return await look(asked, pages, limit, self._limits.look_s)
 
     async def _series(self, study_uid: str, series_uid: str) -> Series:
         """One short question, however many images there are."""
@@ -280,31 +310,52 @@ class DicomwebArchive:
         """All that matches, page by page, until one is empty or has nothing new: a page may hold fewer than were
         asked for, or, where a server pays no heed to pages, everything. Or until ``enough`` holds for one."""
         limit = how.pop("limit", None)
-        items: dict[tuple[str, ...], dict[str, Any]] = {}
-        offset = 0
+        items: list[dict[str, Any]] = []
         try:
-            async with asyncio.timeout(self._limits.search_s):
-                while True:
-                    page = await self._page(address, {**how, "limit": limit or _PAGE, "offset": offset})
-                    offset += len(page)
-                    known = len(items)
-                    for item in page:
-                        items.setdefault(_uids_of(item), item)
-                    is_enough = len(items) >= (limit or _MOST_INSTANCES + 1) or (
-                        enough is not None and any(map(enough, page))
-                    )
-                    if len(items) == known or is_enough:
+            async with (
+                asyncio.timeout(self._limits.search_s),
+                aclosing(self._pages(address, limit or _PAGE, how)) as pages,
+            ):
+                async for page in pages:
+                    items += page
+                    if len(items) >= (limit or _MOST_INSTANCES + 1) or (enough and any(map(enough, page))):
                         break
         except TimeoutError as error:
             raise unavailable(f"a search took longer than {self._limits.search_s:g} s") from error
         if len(items) > _MOST_INSTANCES:
             raise unavailable(f"a search finds more than {_MOST_INSTANCES}; ask for less at once")
-        return list(items.values())
+        return items
 
-    async def _page(self, address: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    async def _pages(
+        self, address: str, size: int, how: dict[str, Any], question: Question | None = None
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """What is new in each page, until one has nothing new."""
+        known: set[tuple[str, ...]] = set()
+        offset = 0
+        while True:
+            page = await self._page(address, {**how, "limit": size, "offset": offset}, question)
+            offset += len(page)
+            items: dict[tuple[str, ...], dict[str, Any]] = {}
+            for item in page:
+                if (uids := _uids_of(item)) not in known:
+                    items.setdefault(uids, item)
+            if not items:
+                return
+            known |= items.keys()
+            yield list(items.values())
+
+    async def _page(
+        self, address: str, query: dict[str, Any], question: Question | None = None
+    ) -> list[dict[str, Any]]:
+        """``question`` holds nothing that an address may not, and goes as it is. That one is refused says nothing
+        of the server, which need not match by all attributes (PS3.18, section 10.6.1.2)."""
+        asked = str(httpx.QueryParams(query)) + "".join(
+            f"&{name}={value}" for name, value in (question or {}).items()
+        )
         headers = {"accept": "application/dicom+json"}
         try:
-            answer = await self._send(self._client.build_request("GET", address, params=query, headers=headers))
+            request = self._client.build_request("GET", f"{address}?{asked}", headers=headers)
+            answer = await self._send(request, may_refuse=bool(question))
         except NotFound as error:
             if address != "/studies" or query["offset"]:
                 return []
@@ -318,7 +369,7 @@ class DicomwebArchive:
         finally:
             await answer.aclose()
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, request: httpx.Request, *, may_refuse: bool = False) -> httpx.Response:
         try:
             answer = await self._client.send(request, stream=True)
         except _BROKEN as error:
@@ -326,7 +377,8 @@ class DicomwebArchive:
             assert self.trouble is not None
             raise self.trouble from error
         fault = problem(answer.status_code, answer.headers.get("retry-after"))
-        self._note(None if isinstance(fault, NotFound) else fault)
+        if not (may_refuse and isinstance(fault, PermanentError)):
+            self._note(None if isinstance(fault, NotFound) else fault)
         if fault is not None:
             await answer.aclose()
             raise fault
@@ -418,6 +470,19 @@ def _described(item: dict[str, Any], study_id: str | None) -> SeriesDescription:
     date, modality, study, series = (_value(item, tag) or None for tag in _DESCRIBING[:4])
     where = (study_id or _value(item, _STUDY), _value(item, _SERIES))
     return SeriesDescription(*where, date, modality, study, series, _number(item, _COUNT))
+
+
+def _has(item: dict[str, Any], study_id: str | None, search: str) -> bool:
+    """Whether it is a series, of the study, with the words: some servers pay no heed to what they are asked."""
+    described = _described(item, study_id)
+    hidden = [text for tag in _SEARCHED for one in _values(item, tag) for text in _texts(one)]
+    is_series = are_uids(*described[:2]) and _is_of(item, {_STUDY: described.study_id})
+    return is_series and described.has(search, *hidden)
+
+
+def _texts(value: Any) -> list[str]:
+    """A name is an object of its component groups (PS3.18, section F.2.2)."""
+    return [one for one in (value.values() if isinstance(value, dict) else [value]) if isinstance(one, str)]
 
 
 def _number(item: dict[str, Any], tag: str) -> int | None:

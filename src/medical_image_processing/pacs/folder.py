@@ -8,12 +8,14 @@ file system, so nothing that the scan did not find below the folder can be reach
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from medical_image_processing.errors import NotFound
+from medical_image_processing.pacs.archive import Described
 from medical_image_processing.pacs.catalogue import Catalogue, ImageFile
 from medical_image_processing.pacs.watch import PATIENCE_S, FolderWatch
 
@@ -65,12 +67,12 @@ class FolderIndex:
         await self._watch.refresh()
         return self._catalogue.studies()
 
-    async def series(
-        self, study_id: str | None, series_id: str | None, limit: int
-    ) -> list[tuple[str, str, int, bytes]]:
-        """As :meth:`Catalogue.series`. Raises as :meth:`studies`."""
+    async def describe(
+        self, study_id: str | None, series_id: str | None, limit: int, search: str | None
+    ) -> Described:
+        """As :meth:`Catalogue.describe`. Raises as :meth:`studies`."""
         await self._watch.refresh()
-        return self._catalogue.series(study_id, series_id, limit)
+        return await asyncio.to_thread(self._catalogue.describe, study_id, series_id, limit, search)
 
     async def image(self, study_id: str, series_id: str, image_id: str) -> ImageFile:
         """One image.

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from starlette.types import Receive, Send
 
 from medical_image_processing.byte_ranges import RangeNotSatisfiable, Span, asked_span
-from medical_image_processing.dicom.identity import Description, read_description
 from medical_image_processing.errors import Conflict, InputRejected, NotFound, Unavailable
-from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription, too_large
+from medical_image_processing.pacs.archive import Described, Link, Reading, too_large
 from medical_image_processing.pacs.bundle import Bundle, Packer, Piece, run_in
 from medical_image_processing.pacs.catalogue import ImageFile
 from medical_image_processing.pacs.files import FileReader
@@ -29,7 +28,6 @@ from medical_image_processing.pacs.http import (
     while_read,
 )
 from medical_image_processing.pacs.links import LinkSigner
-from medical_image_processing.pacs.scanner import below, open_file
 
 _DICOM = b"application/dicom"
 
@@ -113,19 +111,11 @@ class FolderArchive:
         """The file and its state."""
         return f"{self._index.token(image)} {image.stamp}"
 
-    async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
-        """The first ``limit`` series; of a study, or the one with that UID."""
-        found = await self._index.series(study_id, series_id, limit)
-        return await asyncio.to_thread(lambda: [self._described(*one) for one in found])
-
-    def _described(self, study: str, series: str, images: int, path: bytes) -> SeriesDescription:
-        try:
-            with open_file(below(self._index.folder, path)) as file:
-                said = read_description(file)
-        except OSError:  # gone just now
-            said = Description("", "", "", "")
-        texts = (said.date or None, said.modality or None, said.study or None, said.series or None)
-        return SeriesDescription(study, series, *texts, images)
+    async def describe(
+        self, study_id: str | None, series_id: str | None, limit: int, search: str | None = None
+    ) -> Described:
+        """The first ``limit`` series; of a study, or the one with that UID; that have the words of ``search``."""
+        return await self._index.describe(study_id, series_id, limit, search)
 
     async def serve(self, request: Request, cors: Headers, receive: Receive, send: Send) -> None:
         """Answer what lies below ``/files/``."""

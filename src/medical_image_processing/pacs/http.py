@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -46,8 +46,8 @@ STATUS: tuple[tuple[type[MipError], int], ...] = (
 """What is answered to each kind of failure, 500 to any other. 424, Failed Dependency (RFC 4918, section 11.4), is
 that of what stands behind: as any 4xx it says that asking again changes nothing (law J5)."""
 _PREFLIGHT: Headers = (
-    (b"access-control-allow-methods", b"GET, HEAD"),
-    (b"access-control-allow-headers", b"x-api-key, x-job-id, range, cache-control"),
+    (b"access-control-allow-methods", b"GET, HEAD, POST"),
+    (b"access-control-allow-headers", b"x-api-key, x-job-id, range, cache-control, content-type"),
     (b"access-control-max-age", b"600"),
 )
 _ALWAYS: Headers = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
@@ -102,9 +102,9 @@ class Answer:
     media_type: bytes = b"application/json"
 
 
-def json_answer(value: Any) -> Answer:
+def json_answer(value: Any, headers: Headers = ()) -> Answer:
     """200 with ``value`` as JSON."""
-    return Answer(200, json.dumps(value, separators=(",", ":")).encode())
+    return Answer(200, json.dumps(value, separators=(",", ":")).encode(), headers)
 
 
 def error_answer(status: int, code: str, message: str, headers: Headers = ()) -> Answer:
@@ -144,6 +144,20 @@ def not_get(request: Request, cors: Headers) -> Answer:
     return error_answer(405, "METHOD_NOT_ALLOWED", "the PACS API is read with GET", ((b"allow", b"GET, HEAD"),))
 
 
+async def read_body(receive: Receive, most_bytes: int) -> bytes:
+    """The request's body. Raises InvalidRequest ``INVALID_QUERY`` where it is longer, or breaks off."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidRequest("INVALID_QUERY", "the body broke off")
+        body += message.get("body", b"")
+        if len(body) > most_bytes:
+            raise InvalidRequest("INVALID_QUERY", f"the body is over {most_bytes} bytes")
+        if not message.get("more_body"):
+            return bytes(body)
+
+
 async def send_chunks(send: Send, chunks: AsyncGenerator[bytes, None]) -> None:
     """Send the chunks. A failure leaves the response short: the client sees it."""
     try:
@@ -173,6 +187,18 @@ async def while_read(items: AsyncGenerator[T, None], receive: Receive) -> AsyncG
     finally:
         gone.cancel()
         await items.aclose()
+
+
+async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
+    """What ``work`` returns; None once nobody waits for it any more, and it is ended."""
+    gone, step = asyncio.create_task(_until_gone(receive)), asyncio.create_task(work)
+    try:
+        await asyncio.wait((step, gone), return_when=asyncio.FIRST_COMPLETED)
+        return step.result() if step.done() else None
+    finally:
+        for task in (gone, step):
+            task.cancel()
+        await asyncio.gather(gone, step, return_exceptions=True)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -43,7 +43,8 @@ class Limits:
     """How long a server may take, in s.
 
     Until the answer's headers are here ``wait_s``, then ``total_s``, of which it must send ``stall_bytes`` within
-    every ``stall_s``. Only the time counts in which we wait for it.
+    every ``stall_s``. Only the time counts in which we wait for it. A person's search ends after ``look_s``, with
+    what is found by then, as API Gateway waits for 29.
     """
 
     connect_s: float = 5.0
@@ -52,6 +53,7 @@ class Limits:
     stall_bytes: int = 65_536
     total_s: float = 280.0
     search_s: float = 60.0
+    look_s: float = 20.0
 
 
 class Line:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from medical_image_processing.dicom.identity import read_identity
+from medical_image_processing.dicom.identity import read_identity_and_description
 from medical_image_processing.pacs.catalogue import Catalogue, Found, Stamp
 
 _BATCH = 200
@@ -103,6 +103,6 @@ def _read(folder: bytes, path: bytes) -> Found | None:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return None
-            return Found(path, stamp_of(status), read_identity(file))
+            return Found(path, stamp_of(status), read_identity_and_description(file))
     except OSError:
         return None

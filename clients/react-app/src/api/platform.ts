@@ -27,6 +27,12 @@ export interface JobPage {
   next_cursor: string | null;
 }
 
+/** ``isMore``: there are more of them in the PACS than these, or there may be. */
+export interface SeriesList {
+  series: Series[];
+  isMore: boolean;
+}
+
 interface OfferPage {
   algorithms: Offer[];
   next_cursor: string | null;
@@ -101,8 +107,14 @@ export class Platform {
 
   // PACS.
 
-  async series(asked: { study_id?: string; series_id?: string; search?: string; limit?: number }): Promise<Series[]> {
-    return askJson(`${this.addresses.pacs}/series${query(asked)}`, { headers: this.pacsHeaders });
+  async series(asked: { study_id?: string; series_id?: string; limit?: number }): Promise<SeriesList> {
+    return seriesOf(await ask(`${this.addresses.pacs}/series${query(asked)}`, { headers: this.pacsHeaders }));
+  }
+
+  /** What is searched for may be a name, so it goes in the body: addresses are written down by whoever passes them on. */
+  async search(asked: { search: string; limit: number }, signal?: AbortSignal): Promise<SeriesList> {
+    const url = `${this.addresses.pacs}/series/search`;
+    return seriesOf(await ask(url, { method: "POST", body: asked, headers: this.pacsHeaders, signal }));
   }
 
   async images(studyId: string, seriesId: string): Promise<ImageLink[]> {
@@ -162,6 +174,11 @@ export class Platform {
   private adminUrl(algoId: string): string {
     return `${this.addresses.api}/admin/algorithms/${encodeURIComponent(algoId)}`;
   }
+}
+
+async function seriesOf(answer: Response): Promise<SeriesList> {
+  const series = (await answer.json()) as Series[];
+  return { series, isMore: answer.headers.get("x-more-series") === "true" };
 }
 
 /** Study ids may be PACS paths, whose slashes stay. */

@@ -1,19 +1,24 @@
 import { useEffect, useId, useState } from "react";
 
+import { ApiError } from "../api/http";
+import type { Platform, SeriesList } from "../api/platform";
 import type { Series } from "../api/types";
 import { language, useWords } from "../i18n";
+import type { Translate } from "../i18n";
 import { Failure } from "../parts/Failure";
 import { Thumbnail } from "../parts/Thumbnail";
+import { connection } from "../state/connection";
 import { openSeries } from "../state/route";
 import { session } from "../state/session";
 import { useStore } from "../state/store";
 
 const FIRST = 100;
 const MOST = 1000;
+const MOST_CHARS = 200;
 const UID = /^[0-9]+(\.[0-9]+){3,}$/;
 
-interface Found {
-  series: Series[];
+interface Found extends SeriesList {
+  asked: string;
   limit: number;
 }
 
@@ -30,20 +35,24 @@ export function Find() {
 
   useEffect(() => {
     if (platform === undefined) return;
-    let isCurrent = true;
-    find(platform.series.bind(platform), asked, limit)
-      .then((series) => {
-        if (!isCurrent) return;
-        setFound({ series, limit });
-        setFailure(null);
-      })
-      .catch((error: unknown) => isCurrent && setFailure(error));
-    return () => {
-      isCurrent = false;
-    };
+    const gone = new AbortController();
+    setFailure(null);
+    find(platform, asked, limit, gone.signal)
+      .then((list) => !gone.signal.aborted && setFound({ ...list, asked, limit }))
+      .catch((error: unknown) => !gone.signal.aborted && setFailure(error));
+    return () => gone.abort();
   }, [platform, asked, limit, tries]);
 
-  const shown = found === null ? [] : found.series.filter((one) => matches(one, asked));
+  const isOpen = useStore(connection).state === "open";
+  useEffect(() => {
+    // The platform was away, and is back.
+    if (isOpen && failure instanceof ApiError && failure.isAway) setTries((before) => before + 1);
+    // Only a connection that opens asks again: one that is open while the PACS is away does not.
+    // eslint-disable-next-line react-hooks/exhaustive-deps
+  }, [isOpen]);
+
+  // What was found for other words is not what is being looked for.
+  const list = found?.asked === asked ? found : null;
   return (
     <>
       <h1>{t("find.title")}</h1>
@@ -63,6 +72,7 @@ export function Find() {
           id={field}
           type="search"
           value={typed}
+          maxLength={MOST_CHARS}
           placeholder={t("find.search")}
           spellCheck={false}
           onChange={(event) => setTyped(event.target.value)}
@@ -78,18 +88,20 @@ export function Find() {
           </button>
         </Failure>
       )}
-      {found === null && failure === null && <p className="quiet">{t("common.loading")}…</p>}
-      {found !== null && (
+      {list === null && failure === null && (
+        <p className="quiet" role="status">
+          {t(asked ? "find.searching" : "common.loading")}…
+        </p>
+      )}
+      {list !== null && (
         <>
           <p className="quiet" role="status">
-            {shown.length === 0
-              ? t(asked ? "find.empty" : "find.none")
-              : t(shown.length === 1 ? "find.count.one" : "find.count", { n: shown.length })}
+            {said(list, t)}
           </p>
-          {byStudy(shown).map((study) => (
+          {byStudy(list.series).map((study) => (
             <Study key={study[0].study_id} series={study} />
           ))}
-          {found.series.length === found.limit && found.limit < MOST && (
+          {endsEarly(list) && list.limit < MOST && (
             <button type="button" onClick={() => setLimit(Math.min(MOST, limit * 3))}>
               {t("find.more")}
             </button>
@@ -100,29 +112,28 @@ export function Find() {
   );
 }
 
-type Ask = (asked: { study_id?: string; series_id?: string; search?: string; limit?: number }) => Promise<Series[]>;
-
-/** A pasted UID may be a study's or a series', which only the PACS can tell. */
-async function find(ask: Ask, text: string, limit: number): Promise<Series[]> {
-  if (!UID.test(text)) return ask(text ? { search: text, limit } : { limit });
-  const both = await Promise.all([ask({ study_id: text, limit }), ask({ series_id: text, limit })]);
-  return both.flat();
+/** A pasted UID may be a study's or a series', which only the PACS can tell; or the beginning of one. */
+async function find(platform: Platform, text: string, limit: number, signal: AbortSignal): Promise<SeriesList> {
+  if (!text) return platform.series({ limit });
+  if (UID.test(text)) {
+    const asked = [{ study_id: text, limit }, { series_id: text, limit }];
+    const both = await Promise.all(asked.map((one) => platform.series(one)));
+    const series = both.flatMap((one) => one.series);
+    if (series.length > 0) return { series, isMore: both.some((one) => one.isMore) };
+  }
+  return platform.search({ search: text, limit }, signal);
 }
 
-function matches(series: Series, text: string): boolean {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  const said = [
-    series.study_id,
-    series.series_id,
-    series.modality,
-    series.date,
-    dateOf(series.date, "en"),
-    series.study_description,
-    series.series_description,
-  ]
-    .join(" ")
-    .toLowerCase();
-  return words.every((word) => said.includes(word));
+function endsEarly(list: Found): boolean {
+  return list.isMore && list.series.length >= list.limit;
+}
+
+/** How many there are, and whether these are all. */
+function said(list: Found, t: Translate): string {
+  const n = list.series.length;
+  if (endsEarly(list)) return t("find.first", { n });
+  const count = n === 0 ? t(list.asked ? "find.empty" : "find.none") : n === 1 ? t("find.count.one") : t("find.count", { n });
+  return list.isMore ? `${count} ${t("find.partly")}` : count;
 }
 
 type OfStudy = [Series, ...Series[]];

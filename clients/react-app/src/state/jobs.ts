@@ -187,11 +187,11 @@ export async function openResult(job: Job): Promise<void> {
   const { study_id, series_id } = job.pacs;
   if (series_id) {
     // What it is called is told beside it; it is shown without, too.
-    const [found] = await current().platform.series({ study_id, series_id }).catch(() => []);
-    return openSeries(found ?? { study_id, series_id }, job);
+    const found = await current().platform.series({ study_id, series_id }).catch(() => null);
+    return openSeries(found?.series[0] ?? { study_id, series_id }, job);
   }
   // Of a study the platform takes the series that has most images.
-  const series = largest(await current().platform.series({ study_id }));
+  const series = largest((await current().platform.series({ study_id })).series);
   if (series) openSeries(series, job);
 }
 

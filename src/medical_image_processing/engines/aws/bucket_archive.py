@@ -21,7 +21,7 @@ from medical_image_processing.dicom.identity import Description, read_descriptio
 from medical_image_processing.engines.aws.clients import AwsClient, Refused
 from medical_image_processing.errors import NotFound
 from medical_image_processing.naming import PACS_ID_PATTERN
-from medical_image_processing.pacs.archive import Link, Reading, SeriesDescription
+from medical_image_processing.pacs.archive import Described, Link, Reading, SeriesDescription
 
 LINK_LIFETIME_S = 600
 """A worker fetches at once. A task's credentials, with which a link ends too, last at least this long
@@ -34,8 +34,10 @@ _MISSING = ("404", "NoSuchKey", "NotFound")
 _ID = re.compile(PACS_ID_PATTERN)
 _MOST_PAGES = 100
 """Of a thousand keys each, that one question for series has listed: seconds, of the 29 that API Gateway waits."""
+_LOOK_S = 20.0
 _HEAD_BYTES = 2**16
 _HEADS_SIDE_BY_SIDE = 16
+_HEADS_AT_ONCE = 64
 _MOST_HEADS_KNOWN = 10_000
 _NOTHING_SAID = Description("", "", "", "")
 
@@ -127,12 +129,32 @@ class BucketArchive:
         urls = await self._s3.run("presign", lambda: [self._sign(image.key) for image in images])
         return [Link(url, expires_at) for url in urls]
 
-    async def describe(self, study_id: str | None, series_id: str | None, limit: int) -> list[SeriesDescription]:
-        """The first ``limit`` series in the order of their keys; of a study, or the ones with that id.
+    async def describe(
+        self, study_id: str | None, series_id: str | None, limit: int, search: str | None = None
+    ) -> Described:
+        """The first ``limit`` series in the order of their keys; of a study, or the ones with that id; that have
+        the words of ``search``.
 
         Of a very large bucket those among the first keys. How many images the last one has is then not known.
+        A search ends after a time; what was read is kept in mind, so that the same one gets further.
         """
-        found = await self._series(study_id, series_id, limit)
+        end = asyncio.get_running_loop().time() + _LOOK_S
+        listed, is_all = await self._series(study_id, series_id, limit if search is None else None)
+        if search is None:
+            return Described(await self._described(listed), is_all)
+        found: list[SeriesDescription] = []
+        for at in range(0, len(listed), _HEADS_AT_ONCE):
+            try:
+                async with asyncio.timeout_at(end):
+                    described = await self._described(listed[at : at + _HEADS_AT_ONCE])
+            except TimeoutError:
+                return Described(found, False)
+            found += [one for one in described if one.has(search)]
+            if len(found) > limit:
+                return Described(found[:limit], False)
+        return Described(found, is_all)
+
+    async def _described(self, listed: Sequence[_SeriesFound]) -> list[SeriesDescription]:
         room = asyncio.Semaphore(_HEADS_SIDE_BY_SIDE)
 
         async def described(one: _SeriesFound) -> SeriesDescription:
@@ -141,10 +163,13 @@ class BucketArchive:
             texts = (said.date or None, said.modality or None, said.study or None, said.series or None)
             return SeriesDescription(one.study_id, one.series_id, *texts, one.images)
 
-        return list(await asyncio.gather(*map(described, found)))
+        return list(await asyncio.gather(*map(described, listed)))
 
-    async def _series(self, study_id: str | None, series_id: str | None, limit: int) -> list[_SeriesFound]:
-        """Those whose ids can be asked for: what else lies in the bucket is nobody's matter."""
+    async def _series(
+        self, study_id: str | None, series_id: str | None, limit: int | None
+    ) -> tuple[list[_SeriesFound], bool]:
+        """Those whose ids can be asked for: what else lies in the bucket is nobody's matter. And whether they are
+        all."""
         prefix = "" if study_id is None else f"{study_id}/" if series_id is None else f"{study_id}/{series_id}/"
         found: dict[tuple[str, str], _SeriesFound] = {}
         place, pages = None, 0
@@ -155,13 +180,13 @@ class BucketArchive:
                 known = found.get(place)
                 if known is None:
                     if len(found) == limit:
-                        return list(found.values())
+                        return list(found.values()), False
                     known = _SeriesFound(*place, item["Key"], item["ETag"], 0)
                 found[place] = known._replace(images=(known.images or 0) + 1)
             pages += 1
             if pages == _MOST_PAGES and page.get("IsTruncated"):
-                return [one._replace(images=None) if one[:2] == place else one for one in found.values()]
-        return list(found.values())
+                return [one._replace(images=None) if one[:2] == place else one for one in found.values()], False
+        return list(found.values()), True
 
     async def _head(self, series: _SeriesFound) -> Description:
         """What its first image says of it; nothing where that is gone, or was put where it takes hours to read."""

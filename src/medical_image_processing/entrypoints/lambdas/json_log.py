@@ -17,7 +17,8 @@ def configure_logging() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("botocore", "boto3", "urllib3", "mangum"):
+    # httpx would say the PACS's address, every UID, and what is searched for there.
+    for noisy in ("botocore", "boto3", "urllib3", "mangum", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
