@@ -348,7 +348,7 @@ class ProvisionerContract:
             await ports.occupy("long")
             await ports.submit("waits")
             await control.admin.remove(ALGO, actor="anna", force=True)
-            ports.let_go()
+            await ports.let_go_after(control.provisioner().reconcile(ALGO))
             assert await control.settle() is None
             job = await ports.until("long", JobStatus.SUCCEEDED, JobStatus.FAILED)
             assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 1)
