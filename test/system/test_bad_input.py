@@ -19,6 +19,7 @@ from api_calls import IMAGE, Api, add_to_pacs, error_of, make_pacs, receive, unt
 from medical_image_processing.testing import puppet
 from platform_process import CLI, Platform, clean_environment, unconfined
 
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bad-input")

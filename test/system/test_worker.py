@@ -223,7 +223,7 @@ def test_short_jobs_are_not_reported_running(calm: Stage) -> None:
     ended = [r for r in said if r.status is not ReportedStatus.RUNNING]
     assert sorted(r.job_id for r in ended) == sorted(jobs)
     # On a machine that is held up one may last until the next one starts; that one alone may be reported then.
-    starts = sorted((r.started_at or 0.0, r.job_id) for r in ended) + [(time.time(), "")]
+    starts = [*sorted((r.started_at or 0.0, r.job_id) for r in ended), (time.time(), "")]
     lasted = {job_id for (at, job_id), (then, _) in pairwise(starts) if then - at > REPORT_AFTER_S - 0.05}
     assert {r.job_id for r in said if r.status is ReportedStatus.RUNNING} <= lasted
 

@@ -135,9 +135,7 @@ def test_scaling_and_removing_say_what_they_mean(person: MakePerson, web_platfor
     api.until_gone("processing_gone")
 
 
-def test_a_removal_does_to_jobs_what_it_says(
-    person: MakePerson, web_platform: Platform, tmp_path: Path
-) -> None:
+def test_a_removal_does_to_jobs_what_it_says(person: MakePerson, web_platform: Platform, tmp_path: Path) -> None:
     api = Api(web_platform)
     api.register("puppet-2", env=api.record("puppet")["env"])
     pacs = place_of(web_platform, 20)

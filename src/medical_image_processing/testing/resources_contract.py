@@ -77,7 +77,7 @@ class EnginePorts:
 
     def let_go(self) -> None:
         """All that last may end: what they wait for comes into the PACS."""
-        image = pydicom.dcmread(next(self.pacs.rglob("*.dcm")))
+        image: Any = pydicom.dcmread(next(self.pacs.rglob("*.dcm")))
         image.StudyInstanceUID, image.SeriesInstanceUID = LASTS["study"], f"{LASTS['study']}.1"
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{LASTS['study']}.1.1"
         image.save_as(self.pacs.with_name("let-go"))
