@@ -17,7 +17,7 @@ import httpx
 from free_ports import free_port
 from medical_image_processing.entrypoints.client import Client, read_env
 
-START_S = 30.0
+START_S = 60.0
 STOP_S = 10.0
 """What `mip up` is allowed for stopping everything it started."""
 
