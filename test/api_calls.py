@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from platform_process import Platform
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 IMAGE = {"study_id": "study-1", "series_id": "series-1", "image_id": "image-1", "scope": "image"}
 SEED_BODY = {
     "image_uri": "123456789.dkr.ecr.us-east-1.amazonaws.com/mip-algos:processing_1",

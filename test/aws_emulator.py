@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import botocore.loaders
 import botocore.session
 import httpx
 
+from free_ports import free_port
 from medical_image_processing.engines.aws.clients import AwsClients
 
 LOCK = Path(__file__).with_name("requirements-emulator.lock")
@@ -148,7 +148,7 @@ def running_emulator(
     """
     python = install(cache)
     folder = Path(tempfile.mkdtemp(prefix="mip-aws-"))
-    port = _free_port()
+    port = free_port()
     settings = {
         "GATEWAY_PORT": str(port),
         "BIND_HOST": "0.0.0.0" if docker_host else "127.0.0.1",
@@ -222,11 +222,6 @@ def _run(*commands: Sequence[str]) -> None:
 def _dying_with_us() -> list[str]:
     """A prefix that ends the command when its parent dies, where there is one."""
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _await_health(process: subprocess.Popen[bytes], emulator: AwsEmulator) -> None:

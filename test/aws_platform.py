@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -18,6 +17,7 @@ from websockets.sync.client import connect
 from aws_emulator import AwsEmulator, running_emulator
 from aws_stack import AwsStack, deploy
 from docker_engine import DockerEngine
+from free_ports import free_port
 from medical_image_processing import naming
 from medical_image_processing.ports.keys import digest
 
@@ -65,7 +65,7 @@ def running_aws_platform(
 ) -> Iterator[AwsPlatform]:
     """Deployed, with the PACS API in a container over a bucket that holds what is in ``images``."""
     with running_emulator(cache, docker_host=engine.host) as emulator:
-        port = _free_port()
+        port = free_port()
         # The emulator's ECS gives tasks no credentials that botocore takes, so the operator gives them.
         parameters = {
             "PacsBase": f"http://host.docker.internal:{port}",
@@ -149,8 +149,3 @@ def _await_answer(url: str, container: Any) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError(f"the PACS API does not start; it says:\n{container.logs(tail=30).decode()}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

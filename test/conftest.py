@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from aws_emulator import AwsEmulator, EmulatorMissing, running_emulator
@@ -33,13 +34,34 @@ _IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(program, ...): skipped where a program is not installed")
+    # An example may take as long as the machine needs; in CI hypothesis's own profile says so already.
+    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("patient", patient)
+    settings.load_profile("patient")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that needs an image waits for Debian and mip-base to be made."""
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The first test that needs an image waits for Debian and mip-base to be made.
+
+    Where several processes test, what takes long comes first, so that small files are left for the end, when one
+    process would wait for the other. The order of what is one process's stays as it is.
+    """
     for item in items:
         if {"debian_image", "mip_base_image"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.timeout(IMAGES_S), append=False)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _place_in_line(item.nodeid))
+
+
+_LONGEST_FIRST = ("test/web/", "test/system/", "test/contract/", "test/infra/", "test/unit/")
+
+
+def _place_in_line(nodeid: str) -> int:
+    """Containers, which are one process's, before all others."""
+    if _scope_of(nodeid) == "containers":
+        return -1
+    return next((place for place, start in enumerate(_LONGEST_FIRST) if nodeid.startswith(start)), 0)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,15 +74,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return _ByFile(config, log)
 
 
-_BEFORE_DOCS = "test/system/test_cli_platform.py"
-"""On the platform of its process it registers what test_docs.py finds registered, which needs containers."""
 _CONTAINER_FIXTURES = ("docker_engine", "debian_image", "mip_base_image", "InContainers", "OnFargate")
 
 
 class _ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "containers" if file == _BEFORE_DOCS or _needs_containers(file) else file
+        return _scope_of(nodeid)
+
+
+def _scope_of(nodeid: str) -> str:
+    file, _, name = nodeid.partition("::")
+    is_on_processes = "OnProcesses" in name  # the half of a contract's file that needs none
+    return "containers" if _needs_containers(file) and not is_on_processes else file
 
 
 @cache

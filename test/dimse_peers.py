@@ -25,11 +25,6 @@ NODE = "SCANNER"
 WAIT_S = 30.0
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def series(count: int = 3, *, name: str = "1", patient: str = "Doe^Jane") -> list[Any]:
     """CT slices with UIDs of their own, the same for the same ``name``."""
     images = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from docker_engine import DockerEngine
+from free_ports import free_port
 
 PROGRAM = "docker-registry"
 START_S = 20.0
@@ -56,8 +56,7 @@ def running_registry() -> Iterator[ImageRegistry]:
     if shutil.which(PROGRAM) is None:
         raise RegistryMissing(f"{PROGRAM} not installed; as root, ./mip test installs what it can")
     folder = Path(tempfile.mkdtemp(prefix="mip-registry-"))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        registry = ImageRegistry(int(server.getsockname()[1]))
+    registry = ImageRegistry(free_port())
     (folder / "config.yml").write_text(_CONFIG.format(root=folder / "images", port=registry.port))
     command = ["setpriv", "--pdeathsig", "KILL", PROGRAM, "serve", str(folder / "config.yml")]
     with (folder / "log").open("wb") as log:

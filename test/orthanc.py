@@ -6,7 +6,6 @@ import base64
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,8 @@ from typing import Any
 
 import httpx
 import pydicom
+
+from free_ports import free_port
 
 PROGRAM = "/usr/sbin/Orthanc"
 PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
@@ -53,9 +54,7 @@ def running_orthanc(folder: Path, *, port: int = 0, dicom: dict[str, Any] | None
 
     ``dicom``: what its configuration says of DIMSE, which is off otherwise.
     """
-    if port == 0:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+    port = port or free_port()
     settings = {
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),

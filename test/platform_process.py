@@ -14,9 +14,10 @@ from typing import Self
 
 import httpx
 
+from free_ports import free_port
 from medical_image_processing.entrypoints.client import Client, read_env
 
-START_S = 30.0
+START_S = 60.0
 STOP_S = 10.0
 """What `mip up` is allowed for stopping everything it started."""
 
@@ -81,7 +82,7 @@ class Platform:
         assert self._process is None, "the platform is running"
         began = time.monotonic()
         (self.home / "env").unlink(missing_ok=True)
-        command = [*CLI, "up", "--home", str(self.home), "--port", str(self.port)]
+        command = [*CLI, "up", "--home", str(self.home), "--port", str(self.port or free_port())]
         command += ["--pacs", str(self._pacs), *self._options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -81,7 +81,7 @@ async def running_engine(folder: Path, fargate: Fargate) -> AsyncIterator[Engine
     server = _Server(uvicorn.Config(pacs, lifespan="off", log_level="error", access_log=False))
     background = [asyncio.create_task(work) for work in (server.serve([listening]), _deliver(stores, delivery))]
     try:
-        yield _ports(workplace, fargate, stores, resources, delivery)
+        yield _ports(workplace, fargate, stores, resources, delivery, folder / "pacs")
     finally:
         server.should_exit = True
         background[1].cancel()
@@ -133,7 +133,12 @@ async def _note_nothing(reader: str, images: Sequence[tuple[str, str, str]], job
 
 
 def _ports(
-    workplace: Workplace, fargate: Fargate, stores: AwsStores, resources: AwsResources, delivery: Delivery
+    workplace: Workplace,
+    fargate: Fargate,
+    stores: AwsStores,
+    resources: AwsResources,
+    delivery: Delivery,
+    pacs: Path,
 ) -> EnginePorts:
     def spec(**changes: Any) -> AlgorithmSpec:
         return a_spec(**{"algo_id": ALGO, "image_uri": fargate.image, "env": PUPPET_ENV, **changes})
@@ -164,6 +169,7 @@ def _ports(
         allowed=allowed,
         remove_by_hand=remove_by_hand,
         kill_worker=kill_worker,
+        pacs=pacs,
         given_back_s=VISIBILITY_S,
     )
 

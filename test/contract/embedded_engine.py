@@ -192,7 +192,7 @@ async def running_engine(folder: Path, workers: Workers) -> AsyncIterator[Engine
         asyncio.create_task(work) for work in (server.serve([listening]), delivery.run(), _tick(engine, delivery))
     ]
     try:
-        yield _ports(engine, delivery, workers, base, folder / "home")
+        yield _ports(engine, delivery, workers, base, folder)
     finally:
         await engine.supervisor.stop(grace_s=0.2)
         engine.queues.close()
@@ -230,7 +230,7 @@ async def _tick(engine: EmbeddedEngine, delivery: Delivery) -> None:
         await asyncio.sleep(0.2)
 
 
-def _ports(engine: EmbeddedEngine, delivery: Delivery, workers: Workers, base: str, home: Path) -> EnginePorts:
+def _ports(engine: EmbeddedEngine, delivery: Delivery, workers: Workers, base: str, folder: Path) -> EnginePorts:
     def spec(**changes: Any) -> AlgorithmSpec:
         return a_spec(**{"algo_id": ALGO, **workers.spec, **changes})
 
@@ -254,8 +254,9 @@ def _ports(engine: EmbeddedEngine, delivery: Delivery, workers: Workers, base: s
         broken={"env": {}},  # no worker finds the processor then
         audit=audit,
         allowed=_door(engine, base, workers),
-        remove_by_hand=_by_hand(engine, home),
+        remove_by_hand=_by_hand(engine, folder / "home"),
         kill_worker=kill_worker,
+        pacs=folder / "pacs",
     )
 
 

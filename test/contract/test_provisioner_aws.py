@@ -28,10 +28,9 @@ class TestProvisionerOnFargate(OnFargate, ProvisionerContract):
             provisioner = Provisioner(ports.registry, ports.resources, ports.jobs, Nobody())
             await admin.register(ports.spec(), actor="anna")
             await provisioner.reconcile(ALGO)
-            await ports.submit("long", do="sleep", seconds=3)
-            await ports.until("long", JobStatus.RUNNING)
+            await ports.occupy("long")
             await admin.update(ALGO, AlgorithmPatch(cpu=2048, memory=4096), actor="anna")
-            await provisioner.reconcile(ALGO)
+            await ports.let_go_after(provisioner.reconcile(ALGO))
             assert (await admin.get(ALGO)).status is AlgorithmStatus.ACTIVE
             await admin.scale_down(ALGO, actor="anna")
             await provisioner.reconcile(ALGO)

@@ -50,10 +50,9 @@ class TestResourcesOnFargate(OnFargate, ResourcesContract):
     def test_s4_p7_a_running_job_ends_when_the_count_goes_to_nothing(self) -> None:
         async def work(ports: EnginePorts) -> None:
             await provide(ports, ports.spec())
-            await ports.submit("long", do="sleep", seconds=2)
-            await ports.until("long", JobStatus.RUNNING)
+            await ports.occupy("long")
             await ports.submit("waits")
-            await provide(ports, ports.spec(desired_count=0))
+            await ports.let_go_after(provide(ports, ports.spec(desired_count=0)))
             job = await ports.until("long", JobStatus.SUCCEEDED)
             assert job.attempts == 1
             service = (await ports.resources.observe(ALGO)).service

@@ -228,15 +228,15 @@ def test_a_long_poll_is_woken_by_a_message_and_ends_on_time(
     url = server.url_of(LIVER)
     began = time.monotonic()
     assert received(worker, url, WaitTimeSeconds=1) == []
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < 15, "it went on for the longest time that there is"
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(received, worker, url, WaitTimeSeconds=20)
         time.sleep(0.2)  # so that it does wait; without it the test would pass too
         sent = time.monotonic()
         send(operator, url, "woken")
-        [message] = waiting.result(10)
+        [message] = waiting.result(15)
     assert message["Body"] == "woken"
-    assert time.monotonic() - sent < 5
+    assert time.monotonic() - sent < 15, "it was not woken: it came when its time was over"
     worker.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
 
@@ -264,7 +264,7 @@ def test_long_polls_end_when_the_platform_stops(tmp_path: Path) -> None:
         waiting = pool.submit(received, client, server.url_of(LIVER), WaitTimeSeconds=20)
         time.sleep(0.2)
         server.loop.call_soon_threadsafe(server.queues.close)
-        assert waiting.result(3) == []
+        assert waiting.result(15) == []
 
 
 def test_what_is_wrong_with_a_request_is_said_in_the_words_of_aws(operator: Any, queue: str) -> None:

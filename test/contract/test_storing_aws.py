@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from aws_engine import AwsStores, create_queues
 from aws_emulator import REGION, AwsEmulator
 from aws_tables import AUDIT, JOBS, KEYS, create_tables
 from fault_proxy import Answer, Call, Trouble, fault_proxy, first_tries
+from free_ports import free_port
 from medical_image_processing import naming
 from medical_image_processing.engines.aws.storing import S3ResultFiles
 from medical_image_processing.errors import NotFound, Unavailable
@@ -231,8 +231,7 @@ def test_t1_t3_tasks_of_the_pacs_api_store_side_by_side_and_die_and_orthanc_has_
     place: Place, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     async def work() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         await succeed(place, "before")
         with service(place, port) as first, service(place, port):
             waits = await until_stored(place, "before", StoreStatus.PENDING)

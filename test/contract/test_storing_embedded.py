@@ -82,7 +82,7 @@ class TestEmbeddedStoring(StoringContract):
             running = asyncio.create_task(Storing(self.place.to_store, self.place.files, lambda _: pacs).run())
             await asyncio.sleep(0.1)
             await succeed(self.place, "asked")
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(4):  # sooner than it looks by itself
                 while len(pacs.taken) < 2:
                     await asyncio.sleep(0.01)
             running.cancel()

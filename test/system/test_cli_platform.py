@@ -14,7 +14,8 @@ from medical_image_processing.entrypoints.cli import app
 from medical_image_processing.entrypoints.cli_output import clock
 from platform_process import CLI, Platform, clean_environment
 
-IMAGE = "123456789.dkr.ecr.us-east-1.amazonaws.com/mip-algos:processing_1"
+IMAGE = "mip-algos:processing_1"
+"""As in the README, whose session may have registered it on the same platform."""
 
 
 class Mip:

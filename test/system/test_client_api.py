@@ -222,8 +222,16 @@ def test_w1_w2_what_waits_knows_its_place_and_how_long_one_takes(api: Api, tmp_p
 
     # The worker fetches the input of what is next while it computes: what it has is in nobody's way any more.
     until(lambda: places()[-1] == len([place for place in places() if place]), "the places have no gap")
-    last = api.job(names[-1])
-    assert last["status"] == "QUEUED" and last["queue_position"] == places()[-1]
+
+    def told_the_same() -> bool:
+        """By the list and alone, while no worker took one of them."""
+        before, last, after = places(), api.job(names[-1]), places()
+        if before != after:
+            return False
+        assert last["status"] == "QUEUED" and last["queue_position"] == after[-1]
+        return True
+
+    until(told_the_same, "the queue stands still for a moment")
     assert api.post(f"/jobs/{names[-2]}/cancel").status_code == 200
     (tmp_path / "go").touch()
     for name in (busy, *names):

@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from aws_emulator import AwsEmulator
 from docker_engine import DockerEngine
+from free_ports import free_port
 from medical_image_processing.entrypoints.deploy.account import Account
 from medical_image_processing.entrypoints.deploy.push import Registry, Source, is_same_image, push
 from medical_image_processing.entrypoints.images import Image, find_image
@@ -48,8 +48,7 @@ def small_image(engine: Any) -> Iterator[Image]:
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """A registry of this machine, empty."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     config = {
         "version": 0.1,
         "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},

@@ -19,11 +19,11 @@ from dimse_peers import (
     dcmtk,
     dimse_options,
     files,
-    free_port,
     port_of,
     running_storescp,
     series,
 )
+from free_ports import free_port
 from orthanc import running_orthanc
 from platform_process import Platform
 
@@ -153,7 +153,8 @@ def test_a_pacs_that_is_down_is_answered_as_out_of_resources(tmp_path: Path) -> 
             proxy.refuse = lambda method, path: 503 if method == "POST" else None
             refused = dcmtk("storescu", port_of(platform), *names)
             assert refused.returncode != 0 and "OutOfResources" in refused.stderr.replace(" ", "")
-            assert not jobs(platform) and "PACS_UNAVAILABLE" in platform.log.read_text()
+            until(lambda: "PACS_UNAVAILABLE" in platform.log.read_text(), "the log says why")
+            assert not jobs(platform)
             proxy.refuse = lambda *_: None
             assert dcmtk("storescu", port_of(platform), *names).returncode == 0
             assert inputs(until_sent(platform)) == uids(images)

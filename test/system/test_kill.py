@@ -16,6 +16,8 @@ import pytest
 
 from api_calls import ENDED, IMAGE, Api, make_pacs, receive, until
 from medical_image_processing.testing import puppet
+from medical_image_processing.worker.aws import LEASE_S
+from medical_image_processing.worker.leases import RENEW_AFTER_S
 from platform_process import STOP_S, Platform, unconfined, workers_of
 
 PLATFORM_KILLS = 6
@@ -113,10 +115,11 @@ def test_kill_9_at_random_moments_loses_no_job_and_shows_none_twice(
         platform.kill()
         until(lambda: not workers_of(platform.home), "no worker outlives the platform", wait_s=5)
         platform.start()
+    # On a slow machine it goes on for a while: so many jobs are needed for what follows to say anything.
+    until(lambda: len(client.accepted) > 50, "enough jobs are accepted")
     client.stopping.set()
     client.join(30)
     accepted = client.accepted
-    assert len(accepted) > 50, client.trouble[-3:]
     assert not [said for said in client.trouble if said.startswith("5")], client.trouble
 
     def open_jobs() -> int:
@@ -163,24 +166,25 @@ def test_the_job_of_a_killed_worker_is_finished_by_another_soon(
     api = Api(platform)
     api.register("puppet", env=site, desired_count=2)
     until(lambda: len(workers_of(platform.home)) == 2, "both workers run")
-    note = tmp_path / "pids"
-    job_id = api.process("puppet", do="sleep", seconds=1.0, file=str(note))
+    note, go = tmp_path / "pids", tmp_path / "go"
+    job_id = api.process("puppet", do="wait", file=str(go), note=str(note))
     api.until_job(job_id, "RUNNING")
     began = time.monotonic()
     os.kill(int(note.read_text()), signal.SIGKILL)
+    go.touch()
     job = api.until_ended(job_id)
     assert (job["status"], job["attempts"]) == ("SUCCEEDED", 2)
-    assert time.monotonic() - began < 10, "its lease had to end first"
+    assert time.monotonic() - began < LEASE_S - RENEW_AFTER_S, "its lease had to end first"
     assert len(set(note.read_text().split())) == 2
     until(lambda: len(workers_of(platform.home)) == 2, "the dead one is replaced")
 
 
 def test_sigterm_stops_everything_in_time_and_what_ran_is_done_after_the_restart(
-    platform: Platform, site: dict[str, str]
+    platform: Platform, site: dict[str, str], tmp_path: Path
 ) -> None:
     api = Api(platform)
     api.register("puppet", env=site, desired_count=2)
-    jobs = [api.process("puppet", do="sleep", seconds=6.0) for _ in range(2)]
+    jobs = [api.process("puppet", do="wait", file=str(tmp_path / "go")) for _ in range(2)]
     waiting = api.process("puppet")
     for job_id in jobs:
         api.until_job(job_id, "RUNNING")
@@ -192,6 +196,7 @@ def test_sigterm_stops_everything_in_time_and_what_ran_is_done_after_the_restart
     assert time.monotonic() - began < STOP_S
     assert not workers_of(platform.home), "a worker was left behind"
     assert not (platform.home / "env").exists()
+    (tmp_path / "go").touch()
     platform.start()
     for job_id in (*jobs, waiting):
         job = api.until_ended(job_id)
@@ -199,12 +204,16 @@ def test_sigterm_stops_everything_in_time_and_what_ran_is_done_after_the_restart
         assert job["attempts"] <= 2
 
 
-def test_ctrl_c_stops_it_too_and_a_short_job_is_finished_first(platform: Platform, site: dict[str, str]) -> None:
+def test_ctrl_c_stops_it_too_and_a_short_job_is_finished_first(
+    platform: Platform, site: dict[str, str], tmp_path: Path
+) -> None:
     api = Api(platform)
     api.register("puppet", env=site)
-    job_id = api.process("puppet", client_id=CLIENT, do="sleep", seconds=1.5)
+    job_id = api.process("puppet", client_id=CLIENT, do="wait", file=str(tmp_path / "go"))
     api.until_job(job_id, "RUNNING")
     os.kill(platform.pid, signal.SIGINT)
+    until(lambda: "stopping: workers finish" in platform.log.read_text(), "it stops while the job runs")
+    (tmp_path / "go").touch()
     assert platform.stop() == 0
     assert not workers_of(platform.home)
     platform.start()
@@ -213,12 +222,12 @@ def test_ctrl_c_stops_it_too_and_a_short_job_is_finished_first(platform: Platfor
 
 
 def test_a_killed_platform_leaves_no_worker_behind_even_one_that_hangs(
-    platform: Platform, site: dict[str, str]
+    platform: Platform, site: dict[str, str], tmp_path: Path
 ) -> None:
     api = Api(platform)
     api.register("puppet", env={**site, "MIP_TIME_LIMIT_S": "2"}, desired_count=2)
-    job_id = api.process("puppet", do="hang")
-    api.until_job(job_id, "RUNNING")
+    job_id = api.process("puppet", do="hang", note=str(tmp_path / "hangs"))
+    until((tmp_path / "hangs").exists, "it hangs")
     platform.kill()
     until(lambda: not workers_of(platform.home), "the kernel tells them", wait_s=5)
     platform.start()

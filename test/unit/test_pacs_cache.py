@@ -176,8 +176,10 @@ def test_threads_share_it(tmp_path: Path) -> None:
 def test_it_survives_a_kill(tmp_path: Path, after_s: float) -> None:
     writing = (
         "import sys; from pathlib import Path; from medical_image_processing.pacs.cache import InstanceCache\n"
-        "cache = InstanceCache(Path(sys.argv[1]), 2_000_000); print('ready', flush=True)\n"
-        "for n in range(10**9): cache.put(f'image {n % 30}', b'%d' % (n % 30) * 40_000)"
+        "cache = InstanceCache(Path(sys.argv[1]), 2_000_000)\n"
+        "for n in range(10**9):\n"
+        "    cache.put(f'image {n % 30}', b'%d' % (n % 30) * 40_000)\n"
+        "    if not n: print('one is kept', flush=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", writing, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()

@@ -177,7 +177,7 @@ def cache(tmp_path: Path) -> InstanceCache:
 
 
 @contextmanager
-def behind(liar: Liar, cache: InstanceCache | None = None, limits: Limits = QUICK) -> Iterator[Pacs]:
+def behind(liar: Liar, cache: InstanceCache | None = None, limits: Limits = UNHURRIED) -> Iterator[Pacs]:
     with (
         serving(liar),
         serve_dicomweb(DicomwebServer(liar.base, "Basic c2VjcmV0"), cache=cache, limits=limits) as api,
@@ -262,7 +262,7 @@ def test_nothing_that_is_compressed_is_let_in(encoding: str, tmp_path: Path) -> 
 
 def store(liar: Liar, content: bytes, folder: Path) -> None:
     async def go() -> None:
-        archive = DicomwebArchive(DicomwebServer(liar.base, "Basic c2VjcmV0"), LinkSigner(), limits=QUICK)
+        archive = DicomwebArchive(DicomwebServer(liar.base, "Basic c2VjcmV0"), LinkSigner(), limits=UNHURRIED)
         try:
             (folder / "result.dcm").write_bytes(content)
             await DicomwebWriter(archive).store(folder / "result.dcm", STUDY)
@@ -339,7 +339,7 @@ ENDLESS = [
 @pytest.mark.parametrize("endless", ENDLESS)
 def test_what_never_ends_is_ended_within_its_time(endless: Answer, cache: InstanceCache) -> None:
     begun = time.monotonic()
-    with behind(Liar(series=endless), cache) as pacs, suppress(httpx.RemoteProtocolError):
+    with behind(Liar(series=endless), cache, QUICK) as pacs, suppress(httpx.RemoteProtocolError):
         assert pacs.get(BUNDLE).status_code == 503
     assert time.monotonic() - begun < 10
     assert cache.used_bytes == 0
@@ -347,7 +347,7 @@ def test_what_never_ends_is_ended_within_its_time(endless: Answer, cache: Instan
 
 def test_what_goes_on_behind_its_end_is_ended_by_its_size() -> None:
     junk = b"100000\r\n" + bytes(2**20) + b"\r\n"
-    with behind(Liar(series=_drips(CHUNKED + _CHUNK, junk)), limits=UNHURRIED) as pacs:
+    with behind(Liar(series=_drips(CHUNKED + _CHUNK, junk))) as pacs:
         begun = time.monotonic()
         with suppress(httpx.RemoteProtocolError):
             assert pacs.get(BUNDLE).status_code == 503
@@ -369,7 +369,7 @@ def test_a_reader_that_goes_away_ends_its_download_at_once(first: bytes) -> None
             has_ended.set()
         request.close_connection = True
 
-    with behind(Liar(series=answer), limits=UNHURRIED) as pacs:
+    with behind(Liar(series=answer)) as pacs:
         reader = socket.create_connection(("127.0.0.1", pacs.port), timeout=30)
         head = "".join(f"{name}: {value}\r\n" for name, value in {"host": "pacs", **HEADERS}.items())
         reader.sendall(f"GET {pacs.mount}{BUNDLE} HTTP/1.1\r\n{head}\r\n".encode())
@@ -435,7 +435,7 @@ def test_what_is_kept_is_replaced_without_its_patient_too(cache: InstanceCache, 
     try:
         asyncio.run(pseudonyms.keep([STUDY, SERIES, UIDS[0]]))
         with serving(liar):
-            archive = DicomwebArchive(DicomwebServer(liar.base), LinkSigner(), cache=cache, limits=QUICK)
+            archive = DicomwebArchive(DicomwebServer(liar.base), LinkSigner(), cache=cache, limits=UNHURRIED)
             with serve_deidentified(archive, pseudonyms) as pacs:
                 url = pacs.link(f"/studies/{seen[0]}/images/{seen[1]}/{seen[2]}")
                 assert slope() == 2

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import pydicom
 from web_client import MakePerson
-from web_series import place_of
+from web_series import occupied, place_of
 
 from api_calls import Api, until
 from platform_process import Platform
 
 ABDOMEN = 20
-
-
-@contextmanager
-def occupied(platform: Platform, seconds: float = 60.0) -> Iterator[None]:
-    """The puppet's only worker is busy, so that what is sent meanwhile waits."""
-    api = Api(platform)
-    busy = api.process("puppet", client_id="busy", pacs=place_of(platform, ABDOMEN), do="sleep", seconds=seconds)
-    api.until_job(busy, "RUNNING")
-    yield
-    api.until_ended(busy, wait_s=seconds + 30)
 
 
 def test_what_a_job_was_asked_for_outlives_the_page(person: MakePerson, web_platform: Platform) -> None:
@@ -73,7 +62,7 @@ def test_a_filter_finds_what_lies_behind_the_first_page(person: MakePerson, web_
     client_id, pacs = someone.client_id(), place_of(web_platform, ABDOMEN)
     failed = api.process("puppet", client_id=client_id, pacs=pacs, do="raise")
     api.until_job(failed, "FAILED")
-    with occupied(web_platform, 3.0):
+    with occupied(web_platform):
         waiting = [api.process("puppet", client_id=client_id, pacs=pacs) for _ in range(101)]
         for job_id in waiting:
             assert api.post(f"/jobs/{job_id}/cancel").status_code == 200
@@ -97,15 +86,19 @@ def test_a_filter_finds_what_lies_behind_the_first_page(person: MakePerson, web_
     page.wait_for_selector(f'tr[data-job="{failed}"]')
 
 
-def test_a_job_that_runs_shows_its_progress_and_the_time_left(person: MakePerson) -> None:
+def test_a_job_that_runs_shows_its_progress_and_the_time_left(person: MakePerson, tmp_path: Path) -> None:
+    half, whole = tmp_path / "half", tmp_path / "whole"
     someone = person()
     page = someone.visit()
     someone.open_series(ABDOMEN)
     someone.choose_algorithm("puppet")
-    someone.give_parameters(do="sleep", seconds=5)
+    someone.give_parameters(do="wait", files=[str(half), str(whole)])
     page.get_by_role("button", name="Run", exact=True).click()
+    page.wait_for_selector('.job-card[data-status="RUNNING"]')
+    half.touch()
     page.wait_for_selector('.job-card[data-status="RUNNING"] progress[value]')
-    page.wait_for_selector(".job-card:has-text(' %'):has-text(' left')")
+    page.wait_for_selector(".job-card:has-text('50 %'):has-text(' left')")
+    whole.touch()
     page.wait_for_selector('.job-card[data-status="SUCCEEDED"]:has-text("took ")')
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from playwright.sync_api import expect
 from web_client import MakePerson, Person
 from web_series import place_of
 
@@ -40,9 +43,9 @@ def test_cpu_and_memory_are_offered_as_the_api_takes_them(person: MakePerson, we
     page.get_by_role("button", name="Register an algorithm").click()
     form = page.locator("dialog form")
     form.get_by_label("CPU").select_option("256")
-    assert form.get_by_label("Memory").locator("option").all_inner_texts() == ["512 MiB", "1 GiB", "2 GiB"]
+    expect(form.get_by_label("Memory").locator("option")).to_have_text(["512 MiB", "1 GiB", "2 GiB"])
     form.get_by_label("CPU").select_option("16384")
-    assert form.get_by_label("Memory").locator("option").first.inner_text() == "32 GiB"
+    expect(form.get_by_label("Memory").locator("option").first).to_have_text("32 GiB")
     body = {**SEED_BODY, "algo_id": "never", "cpu": 256, "memory": 4096}
     assert Api(web_platform).post("/admin/algorithms", body).status_code == 422, "what is not offered is refused"
 
@@ -57,8 +60,8 @@ def test_a_form_says_at_each_field_what_is_wrong_and_registers_all_of_it(
     form = page.locator("dialog form")
     send = form.get_by_role("button", name="Register an algorithm")
     send.click()
-    assert form.locator(".problem").count() == 2, "id and image"
-    assert page.evaluate("document.activeElement.getAttribute('aria-invalid')") == "true"
+    expect(form.locator(".problem")).to_have_count(2)  # id and image
+    expect(form.locator(":focus")).to_have_attribute("aria-invalid", "true")
     form.get_by_label("Id", exact=True).fill("not_installed")
     form.get_by_label("Image", exact=True).fill("mip-algos:not_installed")
     form.get_by_label("At least").fill("2")
@@ -90,6 +93,7 @@ def test_a_form_says_at_each_field_what_is_wrong_and_registers_all_of_it(
     page.wait_for_selector('tr[data-algorithm="not_installed"][data-status="FAILED"]')
     page.wait_for_selector(".panel .note.bad:has-text('Reason')")
     page.get_by_role("button", name="Edit", exact=True).click()
+    page.locator("dialog").get_by_label("Description").wait_for()
     assert page.locator("dialog").get_by_label("without what identifies").count() == 0, "that is for good"
 
 
@@ -131,11 +135,11 @@ def test_scaling_and_removing_say_what_they_mean(person: MakePerson, web_platfor
     api.until_gone("processing_gone")
 
 
-def test_a_removal_does_to_jobs_what_it_says(person: MakePerson, web_platform: Platform) -> None:
+def test_a_removal_does_to_jobs_what_it_says(person: MakePerson, web_platform: Platform, tmp_path: Path) -> None:
     api = Api(web_platform)
     api.register("puppet-2", env=api.record("puppet")["env"])
     pacs = place_of(web_platform, 20)
-    running = api.process("puppet-2", pacs=pacs, do="sleep", seconds=4)
+    running = api.process("puppet-2", pacs=pacs, do="wait", file=str(tmp_path / "go"))
     api.until_job(running, "RUNNING")
     waiting = [api.process("puppet-2", pacs=pacs) for _ in range(3)][-1]
     someone = person()
@@ -148,6 +152,7 @@ def test_a_removal_does_to_jobs_what_it_says(person: MakePerson, web_platform: P
     page.locator("dialog").wait_for(state="detached")
     refused = api.post("/process/puppet-2", {"pacs": pacs})
     assert error_of(refused) == "ALGORITHM_NOT_ACTIVE"
+    (tmp_path / "go").touch()
     page.wait_for_selector('tr[data-algorithm="puppet-2"][data-status="INACTIVE"]')
     assert (api.job(running)["status"], api.job(waiting)["status"]) == ("SUCCEEDED", "QUEUED")
     page.get_by_role("button", name="Remove", exact=True).click()
@@ -223,5 +228,5 @@ def test_an_algorithm_that_goes_while_it_is_chosen_is_not_replaced(
     api.http.patch("/admin/algorithms/puppet-3", json={"desired_count": 0}).raise_for_status()
     choice = page.locator(".side form select").first
     choice.locator("option:has-text('puppet-3: takes no jobs now')").wait_for(state="attached")
-    assert choice.input_value() == "puppet-3"
-    assert page.get_by_role("button", name="Run", exact=True).is_disabled()
+    expect(choice).to_have_value("puppet-3")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_disabled()

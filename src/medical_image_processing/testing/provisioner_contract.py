@@ -20,7 +20,14 @@ from medical_image_processing.model.algorithm import Algorithm, AlgorithmPatch, 
 from medical_image_processing.model.job import Job, JobStatus, ProcessRequest
 from medical_image_processing.ports.jobs import Accepted
 from medical_image_processing.testing.registry_contract import refused
-from medical_image_processing.testing.resources_contract import ALGO, PIECES, WAIT_S, EnginePorts, eventually
+from medical_image_processing.testing.resources_contract import (
+    ALGO,
+    LASTS,
+    PIECES,
+    WAIT_S,
+    EnginePorts,
+    eventually,
+)
 
 
 class _Clients:
@@ -185,7 +192,7 @@ class ProvisionerContract:
             control = _Control(ports, queue_limit=1)
             await _active(ports, control)
             first, second = (ProcessRequest(job_id=name, pacs=ports.image) for name in ("first", "second"))
-            busy = ProcessRequest(job_id="first", pacs=ports.image, parameters={"do": "sleep", "seconds": 3})
+            busy = ProcessRequest(job_id="first", pacs=ports.image, parameters=LASTS)
             accepted = await control.router.submit(ALGO, busy)
             assert accepted.created
             error = await refused(Throttled, "QUEUE_FULL", control.router.submit(ALGO, second))
@@ -194,6 +201,7 @@ class ProvisionerContract:
             await refused(Conflict, "JOB_ID_TAKEN", control.router.submit(ALGO, first))
             await control.admin.scale_down(ALGO, actor="anna")
             await self._is_still_accepted(control, busy, accepted)
+            ports.let_go()
             await ports.until("first", JobStatus.SUCCEEDED)
             await control.admin.remove(ALGO, actor="anna", force=True)
             assert await control.settle() is None
@@ -318,14 +326,14 @@ class ProvisionerContract:
         async def work(ports: EnginePorts) -> None:
             control = _Control(ports)
             await _active(ports, control)
-            await ports.submit("long", do="sleep", seconds=3)
-            await ports.until("long", JobStatus.RUNNING)
+            await ports.occupy("long")
             await control.admin.update(ALGO, AlgorithmPatch(cpu=2048, memory=4096), actor="anna")
             await control.provisioner().reconcile(ALGO)
             assert (await control.admin.get(ALGO)).status is AlgorithmStatus.ACTIVE
             await control.admin.scale_down(ALGO, actor="anna")
             await control.provisioner().reconcile(ALGO)
             assert (await control.admin.get(ALGO)).status is AlgorithmStatus.ACTIVE, "its job still runs"
+            ports.let_go()
             record = await control.settle()
             assert record is not None and record.status is AlgorithmStatus.INACTIVE
             job = await ports.until("long", JobStatus.SUCCEEDED)
@@ -337,10 +345,10 @@ class ProvisionerContract:
         async def work(ports: EnginePorts) -> None:
             control = _Control(ports)
             await _active(ports, control)
-            await ports.submit("long", do="sleep", seconds=2)
-            await ports.until("long", JobStatus.RUNNING)
+            await ports.occupy("long")
             await ports.submit("waits")
             await control.admin.remove(ALGO, actor="anna", force=True)
+            await ports.let_go_after(control.provisioner().reconcile(ALGO))
             assert await control.settle() is None
             job = await ports.until("long", JobStatus.SUCCEEDED, JobStatus.FAILED)
             assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 1)

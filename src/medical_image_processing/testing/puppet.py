@@ -71,9 +71,7 @@ def _work(_: Meta) -> None:
 
 def _sleep(meta: Meta) -> None:
     """Takes its time, and says how far it is; and, in ``file``, which process it is."""
-    if file := meta["parameters"].get("file"):
-        with Path(file).open("a") as stream:
-            stream.write(f"{os.getpid()}\n")
+    _sign(meta["parameters"].get("file"))
     began, length = time.monotonic(), _seconds(meta)
     while (done := time.monotonic() - began) < length:
         if progress := meta.get("progress"):
@@ -81,17 +79,36 @@ def _sleep(meta: Meta) -> None:
         time.sleep(0.02)
 
 
+def _sign(file: str | None) -> None:
+    if file:
+        with Path(file).open("a") as stream:
+            stream.write(f"{os.getpid()}\n")
+
+
 def _wait(meta: Meta) -> None:
-    """Takes its time, until the file is there."""
-    while not Path(meta["parameters"]["file"]).exists():
-        time.sleep(0.02)
+    """Takes its time, until the file is there, and the PACS has the study ``study``, where they are named.
+
+    With ``files`` it waits for one after the other, and says how many came; in ``note``, which process it is.
+    """
+    asked = meta["parameters"]
+    _sign(asked.get("note"))
+    files = [Path(file) for file in asked.get("files", [asked["file"]] if "file" in asked else [])]
+    for number, file in enumerate(files):
+        if progress := meta.get("progress"):
+            progress(number / len(files))
+        while not file.exists():
+            time.sleep(0.02)
+    while "study" in asked and not _has_study(asked["study"]):
+        time.sleep(0.05)
 
 
 def _raise(_: Meta) -> None:
     raise RuntimeError("the patient is PUPPET^SECRET")
 
 
-def _hang(_: Meta) -> None:
+def _hang(meta: Meta) -> None:
+    """For good; in ``note`` stands which process it is."""
+    _sign(meta["parameters"].get("note"))
     while True:
         time.sleep(60)
 
@@ -198,12 +215,16 @@ def _hog(meta: Meta) -> None:
 def _hog_until(meta: Meta) -> None:
     """Takes ``mib`` of memory, unless by now the PACS has the study ``study``."""
     time.sleep(_seconds(meta))
+    if not _has_study(meta["parameters"]["study"]):
+        _hog(meta)
+
+
+def _has_study(study: str) -> bool:
     request = urllib.request.Request(  # noqa: S310 - the platform's own address
         f"{os.environ['PACS_API_BASE']}/studies", headers={"x-api-key": os.environ["PACS_API_KEY"]}
     )
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-        if meta["parameters"]["study"] not in json.load(answer):
-            _hog(meta)
+        return study in json.load(answer)
 
 
 def _die_once(meta: Meta) -> None:

@@ -148,10 +148,10 @@ class QueuesContract:
             loop = asyncio.get_running_loop()
             began = loop.time()
             assert await engine.queues.receive(QUEUE, limit=1, wait_s=1) == []
-            assert 0.9 < loop.time() - began < 3
+            assert 0.9 < loop.time() - began < 15
             waiting = asyncio.create_task(engine.queues.receive(QUEUE, limit=1, wait_s=20))
             await engine.queues.send(QUEUE, [a_message("one")])
-            assert bodies(await asyncio.wait_for(waiting, 5)) == ["one"]
+            assert bodies(await asyncio.wait_for(waiting, 15)) == ["one"]
 
         self.run(work)
 

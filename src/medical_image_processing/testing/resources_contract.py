@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pydicom
 
 from medical_image_processing import naming
 from medical_image_processing.control.delivery import Delivery
@@ -26,6 +29,8 @@ from medical_image_processing.testing.registry_contract import refused
 ALGO = "puppet"
 PIECES = ("queue", "dead_letter_queue", "role", "log_group", "task_definition", "service")
 WAIT_S = 60.0
+LASTS = {"do": "wait", "study": "1.2.826.0.1.3680043.10.543.99"}
+"""Parameters of a job that runs until :meth:`EnginePorts.let_go`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class EnginePorts:
     ``allowed(algo_id, action, resource)`` tries, with the credentials of the algorithm's workers, an action
     named as IAM names it, on a queue's name or an object's key. ``remove_by_hand(algo_id, piece)`` takes one
     of :data:`PIECES` away behind the platform's back; ``kill_worker(algo_id)`` ends a worker. A job is given back
-    within ``given_back_s``: where the engine can't see a worker die, its lease must end (law J4).
+    within ``given_back_s``: where the engine can't see a worker die, its lease must end (law J4). ``pacs`` is the
+    folder that the PACS is.
     """
 
     registry: Registry
@@ -54,6 +60,7 @@ class EnginePorts:
     allowed: Callable[[str, str, str], Awaitable[bool]]
     remove_by_hand: Callable[[str, str], Awaitable[None]]
     kill_worker: Callable[[str], Awaitable[None]]
+    pacs: Path
     given_back_s: float = 0.0
 
     async def submit(self, job_id: str, **parameters: Any) -> None:
@@ -62,6 +69,32 @@ class EnginePorts:
             job_id=job_id, client_id="client-1", algo_id=ALGO, pacs=self.image, parameters=parameters
         )
         await self.jobs.accept(message, "same")
+
+    async def occupy(self, job_id: str) -> None:
+        """A job of :data:`ALGO` that runs until :meth:`let_go`, however fast or slow this machine is."""
+        await self.submit(job_id, **LASTS)
+        await self.until(job_id, JobStatus.RUNNING)
+
+    def let_go(self) -> None:
+        """All that last may end: what they wait for comes into the PACS."""
+        image: Any = pydicom.dcmread(next(self.pacs.rglob("*.dcm")))
+        image.StudyInstanceUID, image.SeriesInstanceUID = LASTS["study"], f"{LASTS['study']}.1"
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{LASTS['study']}.1.1"
+        image.save_as(self.pacs.with_name("let-go"))
+        (self.pacs / "let-go").mkdir()
+        self.pacs.with_name("let-go").rename(self.pacs / "let-go" / "image.dcm")
+
+    async def let_go_after(self, change: Coroutine[Any, Any, object]) -> None:
+        """Await a change, and let go: after it, or where it waits for workers to end once they were asked to."""
+        making = asyncio.create_task(change)
+
+        async def is_made_or_waits() -> bool:
+            lines = (await self.logs.read(ALGO, lines=100)).lines
+            return making.done() or any("stopping" in line for line in lines)
+
+        await eventually(is_made_or_waits, "the change is made, or waits for workers")
+        self.let_go()
+        await making
 
     async def job(self, job_id: str) -> Job:
         """The record."""
@@ -257,10 +290,9 @@ class ResourcesContract:
     def test_s4_p7_a_running_job_ends_as_it_began_when_its_task_definition_is_replaced(self) -> None:
         async def work(ports: EnginePorts) -> None:
             await provide(ports, ports.spec())
-            await ports.submit("long", do="sleep", seconds=2.5)
-            await ports.until("long", JobStatus.RUNNING)
+            await ports.occupy("long")
             env = {**ports.spec().env, "NEW": "1"}
-            await provide(ports, ports.spec(env=env), revision=2)
+            await ports.let_go_after(provide(ports, ports.spec(env=env), revision=2))
             await ports.submit("next")
             for job_id in ("next", "long"):
                 job = await ports.until(job_id, JobStatus.SUCCEEDED, JobStatus.FAILED)
@@ -274,12 +306,12 @@ class ResourcesContract:
     def test_s4_p7_a_running_job_ends_when_the_count_goes_to_nothing(self) -> None:
         async def work(ports: EnginePorts) -> None:
             await provide(ports, ports.spec())
-            await ports.submit("long", do="sleep", seconds=2)
-            await ports.until("long", JobStatus.RUNNING)
+            await ports.occupy("long")
             await ports.submit("waits")
             await provide(ports, ports.spec(desired_count=0))
             service = (await ports.resources.observe(ALGO)).service
             assert service and (service.desired_count, service.running_count) == (0, 1)
+            ports.let_go()
             await ports.until("long", JobStatus.SUCCEEDED)
             await _until_running(ports, ALGO, 0)
             assert (await ports.job("waits")).status is JobStatus.QUEUED
@@ -290,9 +322,9 @@ class ResourcesContract:
     def test_j4_the_job_of_a_worker_that_died_is_given_back_and_finished_by_another(self) -> None:
         async def work(ports: EnginePorts) -> None:
             await _provide_and_wait(ports)
-            await ports.submit("orphan", do="sleep", seconds=2)
-            await ports.until("orphan", JobStatus.RUNNING)
+            await ports.occupy("orphan")
             await ports.kill_worker(ALGO)
+            ports.let_go()
             wait_s = WAIT_S + ports.given_back_s
             job = await ports.until("orphan", JobStatus.SUCCEEDED, JobStatus.FAILED, wait_s=wait_s)
             # Where a lease ends unseen, the dead worker's last poll may have taken the message along once more.
@@ -306,12 +338,13 @@ class ResourcesContract:
             await provide(ports, ports.spec(desired_count=2))
             await _until_running(ports, ALGO, 2)
             for job_id in ("one", "two"):
-                await ports.submit(job_id, do="sleep", seconds=3)
+                await ports.submit(job_id, **LASTS)
 
             async def both_run() -> bool:
                 return all([(await ports.job(name)).status is JobStatus.RUNNING for name in ("one", "two")])
 
             await eventually(both_run, "both run at once")
+            ports.let_go()
             for job_id in ("one", "two"):
                 await ports.until(job_id, JobStatus.SUCCEEDED)
 
