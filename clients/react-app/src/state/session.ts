@@ -22,6 +22,7 @@ export function openSession(addresses: Addresses): void {
 export function changeKeys(change: Partial<Keys>): void {
   const now = current();
   const keys = { ...now.platform.keys, ...change };
+  making = null; // asked for with the keys of before, it may be refused when these are not
   session.set({ ...now, platform: new Platform(now.platform.addresses, keys) });
 }
 
@@ -38,11 +39,14 @@ export function current(): Session {
 export async function ensureClientId(): Promise<string> {
   const known = current().clientId;
   if (known) return known;
-  making ??= current()
-    .platform.provision()
-    .then(keepClientId)
-    .finally(() => (making = null));
-  return making;
+  if (making !== null) return making;
+  const asked = current().platform.provision().then(keepClientId);
+  const done = (): void => {
+    if (making === asked) making = null;
+  };
+  making = asked;
+  asked.then(done, done);
+  return asked;
 }
 
 let making: Promise<string> | null = null;
