@@ -144,7 +144,13 @@ def running_gateway(stack: AwsStack) -> Iterator[Gateway]:
     """In a thread."""
     gateway = Gateway(0, stack.rest_api_id, deployed_integration(stack), stack.emulator.endpoint)
     config = uvicorn.Config(
-        gateway.app(), host="127.0.0.1", port=0, lifespan="off", log_level="error", access_log=False
+        gateway.app(),
+        host="127.0.0.1",
+        port=0,
+        lifespan="off",
+        log_level="critical",
+        access_log=False,
+        timeout_graceful_shutdown=1,
     )
     with config.bind_socket() as listening:
         gateway.port = listening.getsockname()[1]
