@@ -146,7 +146,7 @@ def fixed(counted: Mapping[str, int]) -> list[Item]:
         ),
         Item("sweep, scaler, dead letters", "Lambda, call", HOURS * (60 + 60 + 12)),
         Item("the same, 0.3 s of 0.25 GB each (estimated)", "Lambda, GB-second, x86", HOURS * 132 * 0.075),
-        Item("images: mip-base and what is built on it, 0.3 GB", "ECR, GB-month", 0.3),
+        Item("images: mip-base, what is built on it, and mip-pacs, 0.5 GB", "ECR, GB-month", 0.5),
     ]
 
 

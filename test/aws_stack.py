@@ -51,13 +51,23 @@ class AwsStack:
     @property
     def api_base(self) -> str:
         """The REST API."""
-        return f"{self.emulator.endpoint}/restapis/{self._id('ProcessingApiEndpoint')}/{_STAGE}/_user_request_"
+        return f"{self.emulator.endpoint}/restapis/{self.rest_api_id}/{_STAGE}/_user_request_"
 
     @property
     def ws_endpoint(self) -> str:
         """The WebSocket API."""
         host = self.emulator.endpoint.partition("://")[2]
-        return f"ws://{host}/_aws/execute-api/{self._id('WebSocketEndpoint')}/{_STAGE}"
+        return f"ws://{host}/_aws/execute-api/{self.websocket_id}/{_STAGE}"
+
+    @property
+    def rest_api_id(self) -> str:
+        """The REST API's id."""
+        return self._id("ProcessingApiEndpoint")
+
+    @property
+    def websocket_id(self) -> str:
+        """The WebSocket API's id."""
+        return self._id("WebSocketEndpoint")
 
     @property
     def admin_key(self) -> str:
@@ -75,13 +85,19 @@ class AwsStack:
         return self.outputs[output].partition("://")[2].partition(".")[0]
 
 
-def deploy(emulator: AwsEmulator, *, parameters: Mapping[str, str] | None = None) -> AwsStack:
+def deploy(
+    emulator: AwsEmulator,
+    *,
+    parameters: Mapping[str, str] | None = None,
+    context: Mapping[str, str] = EMULATOR_CONTEXT,
+) -> AwsStack:
     """Deploy both stacks into the emulator's account. StackFailed.
 
-    ``parameters`` of the emulator's template: Clients, OidcIssuer, OidcAudience, PacsBase, QueueLimit and
+    ``context`` has more choices than the emulator's own. ``parameters`` of the emulator's template: Clients,
+    OidcIssuer, OidcAudience, PacsBase, QueueLimit and
     TaskEnv (a JSON object of texts); Emulator is given.
     """
-    assembly = assemble(EMULATOR_CONTEXT)
+    assembly = assemble(context)
     _prepare(emulator)
     given = {"Emulator": emulator.endpoint, **(parameters or {})}
     _create(emulator, assembly, naming.IMAGES_STACK, {})
@@ -140,7 +156,9 @@ def content_hash(context: Mapping[str, str]) -> str:
     same whatever is in the zip.
     """
     package = ROOT / "src" / "medical_image_processing"
-    code = sorted(package.rglob("*.py")) if context == EMULATOR_CONTEXT else [package / "naming.py"]
+    code = (
+        sorted(package.rglob("*.py")) if EMULATOR_CONTEXT.items() <= context.items() else [package / "naming.py"]
+    )
     ours = [ROOT / "requirements-lambda.lock", INFRA / "requirements.lock", INFRA / "cdk.json"]
     ours += [*sorted(INFRA.glob("*.py")), *sorted((INFRA / "stack").glob("*.py")), *code]
     digest = hashlib.sha256(json.dumps(dict(context), sort_keys=True).encode())

@@ -17,9 +17,11 @@ REQUESTS_PER_S = 500
 BURST = 1000
 METHODS = ["GET", "POST", "PATCH", "DELETE", "OPTIONS"]
 HEADERS = ["content-type", "authorization", "x-admin-key", "x-api-key", "if-match", "range"]
+PACS_METHODS = ("GET", "POST")
+"""POST asks for series by what no address should hold (docs/pacs.md); the PACS API refuses all other."""
 CORS_ERRORS = {"access-control-allow-origin": "'*'"}
-DICOM = "application/dicom"
-"""Passed on byte by byte to who accepts it; all else is text."""
+BINARY = ["application/dicom", "image/png"]
+"""Passed on byte by byte to who accepts it, before all else; what has another type is text."""
 ERROR = '{"error": {"code": "$context.error.responseType", "message": $context.error.messageString}}'
 """The shape of the platform's own errors (CONTRACT.md), for what the gateway refuses itself. ``*`` opens
 nothing: such an answer holds no data and credentials travel in headers."""
@@ -53,7 +55,7 @@ class Api(Construct):
             description="Medical image processing platform",
             endpoint_types=[apigateway.EndpointType.REGIONAL],
             cloud_watch_role=False,
-            binary_media_types=[DICOM],
+            binary_media_types=BINARY,
             default_cors_preflight_options=cors if allow_origins else None,
             deploy_options=apigateway.StageOptions(
                 stage_name=STAGE,
@@ -123,5 +125,5 @@ class Api(Construct):
             ),
         )
         below = self.rest.root.add_resource("pacs").add_resource("{proxy+}")
-        for method in ("GET", "POST"):  # a search is a POST, so that no address holds what is searched for
+        for method in PACS_METHODS:
             below.add_method(method, forward, request_parameters={"method.request.path.proxy": True})

@@ -87,13 +87,15 @@ def test_each_lambda_serves_its_own_routes(each: Template) -> None:
         assert text_of(pacs["Uri"]).endswith(":8080/{proxy}")
 
 
-def test_the_pacs_api_is_told_where_clients_find_it_and_dicom_passes_as_it_is(
+def test_the_pacs_api_is_told_where_clients_find_it_and_images_pass_as_they_are(
     each: Template, migration: Template
 ) -> None:
     for template in (each, migration):
         [(api, settings)] = template.of_type("ApiGateway::RestApi").items()
-        assert settings["BinaryMediaTypes"] == ["application/dicom"]
-        told = routes(template)["GET /pacs/{proxy+}"]["Integration"]["RequestParameters"]
+        assert settings["BinaryMediaTypes"] == ["application/dicom", "image/png"]
+        found = routes(template)
+        assert found["POST /pacs/{proxy+}"]["Integration"] == found["GET /pacs/{proxy+}"]["Integration"]
+        told = found["GET /pacs/{proxy+}"]["Integration"]["RequestParameters"]
         assert text_of(told["integration.request.header.X-Pacs-Base"]) == (
             f"'https://${{{api}}}.execute-api.${{AWS::Region}}.${{AWS::URLSuffix}}/prod/pacs'"
         )

@@ -206,6 +206,37 @@ def test_the_image_of_the_pacs_api_has_a_folder_for_what_a_dicomweb_server_sends
     assert said.decode().split() == ["['cache']", "0o700"]
 
 
+_DRAWS = """
+import asyncio
+from pydicom.data import get_testdata_file
+from medical_image_processing.pacs.drawing import Drawer
+
+async def draw(names):
+    drawer = Drawer(limit_s=120.0)
+    for name in names:
+        png = await drawer.draw(open(get_testdata_file(name, download=False), "rb").read())
+        print(png[:4] == b"\\x89PNG", open(f"/proc/{drawer._process.pid}/oom_score_adj").read().strip())
+    await drawer.close()
+
+asyncio.run(draw(("CT_small.dcm", "JPEG2000.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPGExtended.dcm")))
+"""
+
+
+def test_the_image_of_the_pacs_api_draws_what_it_serves(docker_engine: DockerEngine, pacs_image: str) -> None:
+    with closing(docker_engine.client()) as docker:
+        said = docker.containers.run(
+            pacs_image,
+            ["python3", "-c", _DRAWS],
+            user="10001",
+            read_only=True,
+            cap_drop=["ALL"],
+            network_mode="none",
+            mem_limit="1g",
+            remove=True,
+        )
+    assert said.decode().split() == ["True", "1000"] * 4, "and goes first where memory runs out"
+
+
 def test_the_story_on_aws(aws: AwsPlatform, seeds: dict[str, dict[str, Any]]) -> None:
     before = _everything(aws)
 

@@ -1,4 +1,4 @@
-"""The emulator of AWS leaves nothing behind, however its tests end."""
+"""The emulator of AWS leaves nothing behind, however its tests end; what stands before it converts as AWS does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from aws_emulator import AwsEmulator
+from aws_gateway import converted
 
 START = """
 import sys, time
@@ -64,3 +65,20 @@ def test_accounts_do_not_see_each_other(aws_emulator: AwsEmulator) -> None:
     queues[one].create_queue(QueueName="mine")
     assert not queues[other].list_queues().get("QueueUrls")
     assert one.account in queues[one].list_queues()["QueueUrls"][0]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "accept", "passed"),
+    [
+        ("application/dicom", "application/dicom", b"\x89DICM"),
+        ("application/dicom", "*/*", b"iURJQ00="),
+        ("application/dicom", "application/json, application/dicom", b"iURJQ00="),
+        ("image/png", "*/*", b"\xef\xbf\xbdDICM"),
+        ("application/json", "application/dicom", None),
+    ],
+)
+def test_what_stands_for_api_gateway_converts_content_as_its_guide_says(
+    media_type: str, accept: str, passed: bytes | None
+) -> None:
+    body = b"\x89DICM" if media_type != "application/json" else b'{"error": {}}'
+    assert converted(body, media_type, accept, frozenset({"application/dicom"})) == passed

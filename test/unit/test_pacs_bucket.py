@@ -21,13 +21,14 @@ from starlette.types import Receive, Scope, Send
 
 from aws_emulator import AwsEmulator
 from aws_stage import AwsStage
+from medical_image_processing.engines.aws.bucket_archive import BucketArchive
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.entrypoints.deploy.account import Account
 from medical_image_processing.entrypoints.deploy.deployment import ensure_image
 from medical_image_processing.entrypoints.deploy.sample_job import find_image
 from medical_image_processing.entrypoints.deploy.stack import Stack
 from medical_image_processing.entrypoints.pacs_service import KNOWN_S, ServiceKeys, create_service
-from medical_image_processing.errors import InvalidRequest, NotFound
+from medical_image_processing.errors import InputRejected, InvalidRequest, NotFound
 from medical_image_processing.naming import PACS_OPERATOR
 from medical_image_processing.ports.keys import digest
 from platform_process import CLI, clean_environment
@@ -278,12 +279,43 @@ def test_over_a_dicomweb_server_series_are_asked_of_it_for_the_operator_alone(aw
     assert asyncio.run(ask()) == [(503, "PACS_UNAVAILABLE"), (404, "UNKNOWN_ROUTE"), (401, "UNAUTHORIZED")]
 
 
-def test_no_pictures_are_drawn_here_and_pages_are_told_so(service: Service) -> None:
-    path = "/thumbnail?study_id=study-1&series_id=series-1"
-    answer = service.http.get(path, headers={"x-api-key": OPERATOR_KEY, "origin": ORIGIN})
+def test_a_series_is_drawn_for_the_operator_and_kept_by_the_browser(service: Service) -> None:
+    path, operator = "/thumbnail?study_id=study-1&series_id=series-1", {"x-api-key": OPERATOR_KEY}
+    drawn = service.http.get(path, headers={**operator, "origin": ORIGIN}, timeout=60)
+    kept = service.http.get(path, headers={**operator, "if-none-match": drawn.headers["etag"]})
+    s3 = service.engine.clients.client("s3").boto
+    s3.put_object(Bucket=service.bucket, Key="torn/series/1.dcm", Body=Path(CT).read_bytes()[:20_000])
+    s3.put_object(Bucket=service.bucket, Key="torn/text/1.dcm", Body=b"no DICOM at all")
 
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "UNKNOWN_ROUTE")
-    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert (drawn.status_code, drawn.headers["content-type"]) == (200, "image/png")
+    assert drawn.content.startswith(b"\x89PNG")
+    assert drawn.headers["access-control-allow-origin"] == ORIGIN
+    assert (kept.status_code, kept.content) == (304, b"")
+    for series in ("series", "text"):
+        torn = service.http.get(f"/thumbnail?study_id=torn&series_id={series}", headers=operator, timeout=60)
+        assert (torn.status_code, torn.json()["error"]["code"]) == (404, "NO_PICTURE")
+    assert service.code(path) == "UNKNOWN_ROUTE", "not for algorithms"
+    read = [
+        (entry.actor, entry.details["images"])
+        for entry in asyncio.run(service.engine.audit.entries("study-1"))
+        if entry.actor == PACS_OPERATOR and entry.details["series"] == "series-1"
+    ]
+    assert (PACS_OPERATOR, ["image-10"]) in read, "the middle one is on record"
+
+
+def test_a_file_that_is_too_long_or_went_since_it_was_listed_is_not_read(service: Service) -> None:
+    archive = BucketArchive(service.engine.clients.client("s3"), service.bucket)
+
+    async def read(most_bytes: int, key: str) -> bytes:
+        [first, *_] = await archive.images("study-1", "series-1")
+        return await archive.read_file(first._replace(key=key), most_bytes=most_bytes)
+
+    size = Path(CT).stat().st_size
+    assert asyncio.run(read(size, KEYS[0])) == Path(CT).read_bytes()
+    with pytest.raises(InputRejected, match="more than"):
+        asyncio.run(read(size - 1, KEYS[0]))
+    with pytest.raises(NotFound, match="went since"):
+        asyncio.run(read(size, "study-1/series-1/gone.dcm"))
 
 
 def test_who_read_what_for_which_job_is_on_record_before_the_link_is_given(service: Service) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from web_client import CLIENT, built_client, run_npm
 
+from medical_image_processing.engines.aws import bucket_archive, outputs
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src/medical_image_processing"
 CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+|UNAUTHORIZED")
@@ -133,3 +135,11 @@ def test_the_first_page_is_small(most_kb: int) -> None:
         names += [f"assets/{one}" for one in re.findall(r'from"\./([^"]+\.js)"', text)]
     size = sum(len(gzip.compress((built / name).read_bytes())) for name in set(names))
     assert size <= most_kb * 1000, f"{size} bytes in {sorted(set(names))}"
+
+
+def test_links_are_kept_for_less_long_than_they_are_good() -> None:
+    """Over a bucket and for results on AWS: elsewhere they are good for longer."""
+    lifetimes = {"viewer/images.ts": bucket_archive.LINK_LIFETIME_S, "state/jobs.ts": outputs.LIFETIME_S}
+    for module, lifetime_s in lifetimes.items():
+        [minutes] = re.findall(r"_MS = (\d+) \* 60_000;", (CLIENT / "src" / module).read_text())
+        assert int(minutes) * 60 + 60 <= lifetime_s, module

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,9 +39,11 @@ from medical_image_processing.errors import InvalidRequest, MipError, without_te
 from medical_image_processing.pacs.app import PacsApp, ServeFile
 from medical_image_processing.pacs.cache import InstanceCache
 from medical_image_processing.pacs.dicomweb import DicomwebArchive
+from medical_image_processing.pacs.drawing import Drawer
 from medical_image_processing.pacs.links import LinkSigner
 from medical_image_processing.pacs.retrieve import DicomwebServer
 from medical_image_processing.pacs.store import DicomwebWriter
+from medical_image_processing.pacs.thumbnails import Thumbnails
 from medical_image_processing.ports.keys import digest
 
 KNOWN_S = 60.0
@@ -148,8 +150,9 @@ def _app(
         allow_origins=engine.settings.allow_origins,
         serve_file=serve_file,
     )
-    # Without pictures of the series: drawing takes numpy, OpenCV and decoders, which this service does without.
-    return ByKey(keys, operators=app(describe=archive.describe), others=app())
+    # The process that draws, and it alone, loads numpy, OpenCV and decoders.
+    thumbnails = Thumbnails[Any](archive, Drawer().draw)
+    return ByKey(keys, operators=app(describe=archive.describe, thumbnails=thumbnails), others=app())
 
 
 def _dicomweb(url: str, environment: Mapping[str, str]) -> DicomwebArchive:

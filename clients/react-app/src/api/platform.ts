@@ -124,8 +124,10 @@ export class Platform {
 
   async thumbnail(studyId: string, seriesId: string, signal: AbortSignal): Promise<Blob> {
     const url = `${this.addresses.pacs}/thumbnail${query({ study_id: studyId, series_id: seriesId })}`;
+    // API Gateway passes on as bytes only what is accepted before all else (docs/aws.md).
+    const headers = { ...this.pacsHeaders, accept: "image/png" };
     // The PACS API lets a browser keep it, and tells by its ETag whether it is still the one.
-    return (await ask(url, { headers: this.pacsHeaders, signal, cache: "default" })).blob();
+    return (await ask(url, { headers, signal, cache: "default" })).blob();
   }
 
   // Admins.

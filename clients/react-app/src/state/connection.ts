@@ -53,7 +53,7 @@ export function follow(follower: Follower): () => void {
       // A socket that is refused says not why, so the same is asked over HTTP first.
       await current().platform.jobs({ client_id: clientId, limit: 1 });
     } catch (error) {
-      if (ended) return; // another key was given meanwhile
+      if (ended) return; // what was asked with the keys of before says nothing of those that came meanwhile
       if (error instanceof ApiError && error.status === 403) forgetClientId();
       if (error instanceof ApiError && error.status === 401) {
         connection.set({ state: "refused", reason: error.message });

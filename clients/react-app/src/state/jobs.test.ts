@@ -1,12 +1,13 @@
-import { describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
 import type { Job } from "../api/types";
 
 vi.stubGlobal("window", { addEventListener: () => undefined });
 vi.stubGlobal("location", { hash: "" });
 vi.stubGlobal("localStorage", { getItem: () => null, setItem: () => undefined, removeItem: () => undefined });
-const { merged, shownOf } = await import("./jobs");
-const { isOf } = await import("./route");
+const { jobs, merged, openResult, pollJobs, shownOf } = await import("./jobs");
+const { isOf, opened } = await import("./route");
+const { openSession } = await import("./session");
 
 const job = (change: Partial<Job>): Job => ({
   job_id: "a",
@@ -65,5 +66,35 @@ describe("isOf", () => {
 
   it("takes no result of another study or series, or of none that is known", () => {
     expect([of("1.3", "1.2.1"), of("1.2", "1.2.2"), of("1.3"), isOf(job({ pacs: null }), series)]).toEqual([false, false, false, false]);
+  });
+});
+
+describe("links to a result's files", () => {
+  const withLink = (url: string) => ({ ...job({ status: "SUCCEEDED" }), result: { dicom: { url } } });
+  const pacs = { study_id: "1.2", series_id: "1.2.3", scope: "series" };
+  const linkNow = () => (jobs.get().jobs[0] as unknown as ReturnType<typeof withLink>).result.dicom.url;
+  let made = 0;
+
+  beforeEach(() => {
+    made = 0;
+    vi.useFakeTimers();
+    vi.stubGlobal("document", { hidden: true });
+    vi.stubGlobal("fetch", (url: string) => {
+      const body = url.includes("/jobs/") ? withLink(`http://s3/${(made += 1)}`) : [];
+      return Promise.resolve(new Response(JSON.stringify(body)));
+    });
+    openSession({ api: "http://platform", pacs: "http://platform/pacs", ws: "ws://platform", pacsKey: "" });
+  });
+  afterEach(() => vi.useRealTimers());
+
+  it("are made anew when it is opened, and before they end while it is open", async () => {
+    await openResult({ ...job({ status: "SUCCEEDED" }), pacs } as Job);
+    expect([linkNow(), opened.get()?.jobId]).toEqual(["http://s3/1", "a"]);
+    const stop = pollJobs();
+    await vi.advanceTimersByTimeAsync(14 * 60_000);
+    stop();
+    expect(linkNow()).toBe("http://s3/2");
+    await vi.advanceTimersByTimeAsync(60 * 60_000);
+    expect(made).toBe(2);
   });
 });

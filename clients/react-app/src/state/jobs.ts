@@ -1,7 +1,7 @@
 /** This client's jobs, live, and the listings that the platform makes of them. */
 import { ApiError } from "../api/http";
 import type { Job, JobStatus, PacsRef, ResultMessage, Series } from "../api/types";
-import { openSeries } from "./route";
+import { opened, openSeries } from "./route";
 import { current, ensureClientId } from "./session";
 import { Store } from "./store";
 
@@ -36,6 +36,8 @@ export const jobs = new Store<JobsState>({ jobs: [], listings: new Map() });
 export const ALL: Filter = { status: "", algoId: "" };
 const PAGE = 100;
 const POLL_MS = 1000;
+/** Less than the quarter of an hour for which links to a result's files are good (docs/aws.md). */
+const RENEW_MS = 10 * 60_000;
 const MOST_ASKED_ALONE = 10;
 /** Pages without a job that are read on; of few jobs among many the platform may have such. */
 const MOST_EMPTY_PAGES = 20;
@@ -124,9 +126,16 @@ async function askAlone(open: Job[]): Promise<void> {
   for (const answer of await Promise.allSettled(asked)) if (answer.status === "fulfilled") take([answer.value]);
 }
 
-/** While jobs wait or run, their place and progress are asked for; ends are pushed. */
+/**
+ * While jobs wait or run, their place and progress are asked for; ends are pushed. The job whose result is open is asked
+ * for now and then, since links to its files end.
+ */
 export function pollJobs(): () => void {
   let busy = false;
+  const renewing = setInterval(() => {
+    const jobId = opened.get()?.jobId;
+    if (jobId) void renew(jobId).catch(() => undefined);
+  }, RENEW_MS);
   const timer = setInterval(() => {
     const open = jobs.get().jobs.filter(isOpen);
     if (busy || !open.length || document.hidden) return;
@@ -134,14 +143,22 @@ export function pollJobs(): () => void {
     const asking = open.length <= MOST_ASKED_ALONE ? askAlone(open) : refreshJobs();
     void asking.catch(() => undefined).finally(() => (busy = false));
   }, POLL_MS);
-  return () => clearInterval(timer);
+  return () => {
+    clearInterval(timer);
+    clearInterval(renewing);
+  };
+}
+
+/** Learn of a job anew, with links to its files that have just been made. */
+async function renew(jobId: string): Promise<void> {
+  take([await current().platform.job(jobId)]);
 }
 
 export async function takeResult(message: ResultMessage): Promise<void> {
   const known = jobs.get().jobs.find((job) => job.job_id === message.job_id);
   if (known) take([{ ...known, status: message.status, error: message.error ?? null }]);
   // Its times and signed addresses are on its record.
-  take([await current().platform.job(message.job_id)]);
+  await renew(message.job_id);
 }
 
 /** Send a job. Sent again after a lost answer it is the same job, as it brings its own id. */
@@ -184,6 +201,8 @@ export async function runAgain(job: Job): Promise<string | null> {
 /** Open what the job was made from, with its result beside it. */
 export async function openResult(job: Job): Promise<void> {
   if (job.pacs === null) return;
+  // The list may have been asked for long ago. Where there is no answer, the links it came with may still be good.
+  await renew(job.job_id).catch(() => undefined);
   const { study_id, series_id } = job.pacs;
   if (series_id) {
     // What it is called is told beside it; it is shown without, too.

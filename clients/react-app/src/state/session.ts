@@ -22,7 +22,7 @@ export function openSession(addresses: Addresses): void {
 export function changeKeys(change: Partial<Keys>): void {
   const now = current();
   const keys = { ...now.platform.keys, ...change };
-  making = null; // what was asked without the key is refused
+  making = null; // asked for with the keys of before, it may be refused when these are not
   session.set({ ...now, platform: new Platform(now.platform.addresses, keys) });
 }
 

@@ -63,6 +63,8 @@ async function begin(): Promise<void> {
     maxWebWorkers: Math.max(1, Math.min(4, (navigator.hardwareConcurrency || 2) - 1)),
     // The newer one makes an object of every header with dcmjs, which takes longer than decoding the image.
     useLegacyMetadataProvider: true,
+    // API Gateway passes on as bytes only what is accepted before all else (docs/aws.md).
+    beforeSend: () => ({ accept: "application/dicom" }),
   });
   for (const tool of [...Object.values(TOOLS), StackScrollTool]) addTool(tool);
   const group = ToolGroupManager.createToolGroup(GROUP);

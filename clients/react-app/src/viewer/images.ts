@@ -1,8 +1,8 @@
 import type { Platform } from "../api/platform";
 import type { ImageLink } from "../api/types";
 
-/** Less than the quarter of an hour for which the PACS API's links are good. */
-const KEEP_MS = 12 * 60_000;
+/** Less than the ten minutes for which links to a bucket's files are good; others are good for longer. */
+const KEEP_MS = 8 * 60_000;
 
 let last: { of: string; images: Promise<ImageLink[]>; atMs: number } | null = null;
 

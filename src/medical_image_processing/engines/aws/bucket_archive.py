@@ -3,7 +3,7 @@
 Nothing is read to answer: an image is looked up by its key, a series is listed, and links are S3's own, so the
 bytes never pass through here. Ids are therefore paths, never DICOM UIDs, unless the keys are made of these; and a
 series comes in the order of its keys. Objects with another extension than ``.dcm`` are not images. Only who asks
-what a series is has the beginning of one of its files read.
+what a series is has the beginning of one of its files read, and who wants to see it, one of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medical_image_processing.dicom.identity import Description, read_descriptio
 from medical_image_processing.engines.aws.clients import AwsClient, Refused
 from medical_image_processing.errors import NotFound
 from medical_image_processing.naming import PACS_ID_PATTERN
-from medical_image_processing.pacs.archive import Described, Link, Reading, SeriesDescription
+from medical_image_processing.pacs.archive import Described, Link, Reading, SeriesDescription, too_large
 
 LINK_LIFETIME_S = 600
 """A worker fetches at once. A task's credentials, with which a link ends too, last at least this long
@@ -31,6 +31,8 @@ _SUFFIX = ".dcm"
 # An extension begins with a letter; the last part of a UID does not.
 _OTHER_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
 _MISSING = ("404", "NoSuchKey", "NotFound")
+_UNREADABLE = (*_MISSING, "InvalidObjectState")
+"""Of an object that was listed: it is gone, or was put where it takes hours to read."""
 _ID = re.compile(PACS_ID_PATTERN)
 _MOST_PAGES = 100
 """Of a thousand keys each, that one question for series has listed: seconds, of the 29 that API Gateway waits."""
@@ -43,9 +45,13 @@ _NOTHING_SAID = Description("", "", "", "")
 
 
 class BucketImage(NamedTuple):
-    """One object. What stands for its UIDs in the access record are the parts of its key."""
+    """One object. What stands for its UIDs in the access record are the parts of its key.
+
+    ``etag`` is known where the object was listed.
+    """
 
     key: str
+    etag: str = ""
 
     @property
     def study_uid(self) -> str:
@@ -100,7 +106,7 @@ class BucketArchive:
         """Those of a series, or of a whole study, in the order of their keys."""
         prefix = f"{study_id}/" if series_id is None else f"{study_id}/{series_id}/"
         found = [
-            BucketImage(item["Key"])
+            BucketImage(item["Key"], item["ETag"])
             async for page in self._pages(prefix)
             for item in page.get("Contents", ())
             if _is_image(item["Key"]) and item["Size"] > 0
@@ -128,6 +134,29 @@ class BucketArchive:
         expires_at = int(self._clock()) + LINK_LIFETIME_S
         urls = await self._s3.run("presign", lambda: [self._sign(image.key) for image in images])
         return [Link(url, expires_at) for url in urls]
+
+    async def read_file(self, image: BucketImage, *, most_bytes: int) -> bytes:
+        """All of an object. InputRejected ``TOO_LARGE``. NotFound where it is gone, or in an archive for hours."""
+
+        def read() -> bytes:
+            answer = self._s3.boto.get_object(Bucket=self._bucket, Key=image.key)
+            with closing(answer["Body"]) as body:
+                if answer["ContentLength"] > most_bytes:
+                    raise too_large(most_bytes)
+                return bytes(body.read())
+
+        try:
+            return await self._s3.run("get_object", read)
+        except Refused as error:
+            if error.aws_code not in _UNREADABLE:
+                raise
+            raise NotFound(
+                "IMAGE_NOT_FOUND", "the image went since it was listed, or can't be read now"
+            ) from error
+
+    def version(self, image: BucketImage) -> str:
+        """S3's own name for the content."""
+        return f"{image.etag} {image.key}"
 
     async def describe(
         self, study_id: str | None, series_id: str | None, limit: int, search: str | None = None
@@ -204,7 +233,7 @@ class BucketArchive:
         try:
             said = await self._s3.run("get_object", read)
         except Refused as error:
-            if error.aws_code not in (*_MISSING, "InvalidObjectState", "InvalidRange"):
+            if error.aws_code not in (*_UNREADABLE, "InvalidRange"):
                 raise
             return _NOTHING_SAID
         self._said[known_as] = said
