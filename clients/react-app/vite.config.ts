@@ -52,7 +52,7 @@ const changed: Plugin = {
 
 /**
  * Modules that are imported and never run here: what shows other things than stacks of images, segmentations in
- * Cornerstone3D's own way, and the newer metadata provider (`useLegacyMetadataProvider`). Half of the viewer would be these.
+ * Cornerstone3D's own way, and the newer metadata provider (`useLegacyMetadataProvider`). Two thirds of the viewer would be these.
  */
 const ABSENT = [
   "@cornerstonejs/core/dist/esm/RenderingEngine/ECGViewport.js",
@@ -77,6 +77,7 @@ const ABSENT = [
   "@cornerstonejs/core/dist/esm/cache/classes/StreamingImageVolume.js",
   "@cornerstonejs/metadata/dist/esm/registerDefaultProviders.js",
   "@cornerstonejs/tools/dist/esm/utilities/contourSegmentation/addContourSegmentationAnnotation.js",
+  "@cornerstonejs/tools/dist/esm/utilities/registerComputeWorker.js",
   "@kitware/vtk.js/Rendering/OpenGL/Glyph3DMapper.js",
   "@kitware/vtk.js/Rendering/OpenGL/ImageCPRMapper.js",
   "@kitware/vtk.js/Rendering/OpenGL/PolyDataMapper.js",
@@ -87,13 +88,17 @@ const ABSENT = [
   "@kitware/vtk.js/Rendering/WebGPU/Profiles/Volume.js",
 ];
 
+const found = new Set<string>();
+
 const absent: Plugin = {
   name: "absent",
+  apply: "build",
   enforce: "pre",
   /** In its place the module's names, each of which refuses; so it may still be asked what is one of it. */
   transform(code, id) {
     const name = ABSENT.find((one) => id.endsWith(`/node_modules/${one}`));
     if (!name) return null;
+    found.add(name);
     const names = this.parse(code).body.flatMap((node) => {
       if (node.type === "ExportDefaultDeclaration") return ["default"];
       if (node.type !== "ExportNamedDeclaration") return [];
@@ -106,30 +111,39 @@ const absent: Plugin = {
     const exported = names.map((one) => `export { refuse as ${one} };`);
     return { code: [refuse, ...exported].join("\n"), moduleSideEffects: false };
   },
+  buildEnd(failure) {
+    const missing = ABSENT.filter((one) => !found.has(one));
+    if (!failure && missing.length) this.error(`there is nothing of this to leave out: ${missing.join(", ")}`);
+  },
 };
 
 /**
  * These packages say of themselves that a module of which nothing is used need not run (`sideEffects`). The package.json
- * nearest to their modules doesn't, and it is the one that is read.
+ * nearest to their modules doesn't, and it is the one that is read. dicom-image-loader doesn't say so; what it does when
+ * it is loaded is to offer its decoders to whoever sends the page a message.
  */
 const WITHOUT_EFFECTS = /\/node_modules\/@cornerstonejs\/(core|dicom-image-loader|metadata|tools|utils)\/dist\/esm\//;
 
 const declared: Plugin = {
   name: "declared",
+  apply: "build",
   transform(_code, id) {
     return WITHOUT_EFFECTS.test(id) ? { moduleSideEffects: false } : null;
   },
 };
 
-export default defineConfig({
+/** What stands in for other people's packages; during development those are served as they are. */
+const standIn = (name: string): string => fileURLToPath(new URL(`src/viewer/${name}`, import.meta.url));
+const STAND_INS = [
+  { find: "dcmjs", replacement: standIn("no-dcmjs.ts") },
+  { find: /^.*\/ColorMaps\.json\.js$/, replacement: standIn("no-color-maps.ts") },
+];
+
+export default defineConfig(({ command }) => ({
   plugins: [react(), absent, changed, declared],
   envPrefix: "REACT_APP_",
   resolve: {
-    alias: [
-      { find: "dcmjs", replacement: fileURLToPath(new URL("src/viewer/no-dcmjs.ts", import.meta.url)) },
-      { find: "xmlbuilder2", replacement: fileURLToPath(new URL("src/viewer/no-xml.ts", import.meta.url)) },
-      { find: /^.*\/ColorMaps\.json\.js$/, replacement: fileURLToPath(new URL("src/viewer/no-color-maps.ts", import.meta.url)) },
-    ],
+    alias: [{ find: "xmlbuilder2", replacement: standIn("no-xml.ts") }, ...(command === "build" ? STAND_INS : [])],
   },
   server: { port: 3000, strictPort: true },
   preview: { port: 3000, strictPort: true, headers: SECURITY_HEADERS },
@@ -148,4 +162,4 @@ export default defineConfig({
     ],
   },
   build: { target: "es2022", sourcemap: false, assetsInlineLimit: 0, chunkSizeWarningLimit: 4000 },
-});
+}));
