@@ -310,7 +310,9 @@ def test_no_wheel_is_made_of_a_clone_without_the_client(clone: Clone, tmp_path: 
     assert make_wheel(clone, tmp_path / "wheels").returncode == 0
     [wheel] = tmp_path.glob("wheels/*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert [name for name in names if "/web/" in name] == ["medical_image_processing/web/index.html"]
+    packed = {name for name in names if "/web/" in name}
+    expected = ("index.html", "large.js", "large.js.gz")
+    assert packed == {f"medical_image_processing/web/{name}" for name in expected}
     assert clone.builds == 1
 
 
