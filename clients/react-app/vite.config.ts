@@ -29,8 +29,15 @@ const CHANGES: Change[] = [
     from: "textElement.setAttribute('style', combinedStyle)",
     to: "textElement.style.cssText = combinedStyle",
   },
-  // Each of a hundred loggers looks for its level in cookies, which takes a millisecond; there are none.
-  { module: "/loglevel/lib/loglevel.js", from: "var cookie = window.document.cookie;", to: 'var cookie = "";' },
+  // What is for segmentations, which `overlay.ts` draws here.
+  { module: "/tools/dist/esm/store/addEnabledElement.js", from: "imageChangeEventListener.enable(element);", to: "" },
+  { module: "/tools/dist/esm/store/removeEnabledElement.js", from: "imageChangeEventListener.disable(element);", to: "" },
+  // Which textures can be drawn is tried out with pictures; of a program that draws them nothing is asked here.
+  {
+    module: "/core/dist/esm/utilities/renderingCapabilities.js",
+    from: "if (!formats) {",
+    to: "if (SOFTWARE_RASTERIZER_PATTERN.test(contextInfo.renderer)) formats = { ...NO_GPU_FORMATS, floatLinear: true };\n    if (!formats) {",
+  },
 ];
 
 const changed: Plugin = {
@@ -43,10 +50,101 @@ const changed: Plugin = {
   },
 };
 
-export default defineConfig({
-  plugins: [react(), changed],
+/**
+ * Modules that are imported and never run here: what shows other things than stacks of images, segmentations in
+ * Cornerstone3D's own way, and the newer metadata provider (`useLegacyMetadataProvider`). Two thirds of the viewer would be these.
+ */
+const ABSENT = [
+  "@cornerstonejs/core/dist/esm/RenderingEngine/ECGViewport.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/VideoViewport.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/VolumeViewport.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/VolumeViewport3D.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/WSIViewport.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/ECG/ECGViewport.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/ECG/ECGViewportLegacyAdapter.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/Planar/PlanarViewport.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/Planar/PlanarViewportLegacyAdapter.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/Video/VideoViewport.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/Video/VideoViewportLegacyAdapter.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/Volume3D/viewport3D.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/Volume3D/VolumeViewport3DLegacyAdapter.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/WSI/WSIViewport.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/GenericViewport/WSI/WSIViewportLegacyAdapter.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/BaseVolumeViewport.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/TiledRenderingEngine.js",
+  "@cornerstonejs/core/dist/esm/RenderingEngine/vtkClasses/vtkStreamingOpenGLVolumeMapper.js",
+  "@cornerstonejs/core/dist/esm/cache/classes/BaseStreamingImageVolume.js",
+  "@cornerstonejs/core/dist/esm/cache/classes/StreamingImageVolume.js",
+  "@cornerstonejs/metadata/dist/esm/registerDefaultProviders.js",
+  "@cornerstonejs/tools/dist/esm/utilities/contourSegmentation/addContourSegmentationAnnotation.js",
+  "@cornerstonejs/tools/dist/esm/utilities/registerComputeWorker.js",
+  "@kitware/vtk.js/Rendering/OpenGL/Glyph3DMapper.js",
+  "@kitware/vtk.js/Rendering/OpenGL/ImageCPRMapper.js",
+  "@kitware/vtk.js/Rendering/OpenGL/PolyDataMapper.js",
+  "@kitware/vtk.js/Rendering/OpenGL/SphereMapper.js",
+  "@kitware/vtk.js/Rendering/OpenGL/StickMapper.js",
+  "@kitware/vtk.js/Rendering/OpenGL/VolumeMapper.js",
+  "@kitware/vtk.js/Rendering/WebGPU/Profiles/Geometry.js",
+  "@kitware/vtk.js/Rendering/WebGPU/Profiles/Volume.js",
+];
+
+const found = new Set<string>();
+
+const absent: Plugin = {
+  name: "absent",
+  apply: "build",
+  enforce: "pre",
+  /** In its place the module's names, each of which refuses; so it may still be asked what is one of it. */
+  transform(code, id) {
+    const name = ABSENT.find((one) => id.endsWith(`/node_modules/${one}`));
+    if (!name) return null;
+    found.add(name);
+    const names = this.parse(code).body.flatMap((node) => {
+      if (node.type === "ExportDefaultDeclaration") return ["default"];
+      if (node.type !== "ExportNamedDeclaration") return [];
+      const declared = node.declaration;
+      if (declared?.type === "VariableDeclaration") return declared.declarations.map(({ id }) => ("name" in id ? id.name : ""));
+      if (declared) return [declared.id.name];
+      return node.specifiers.map(({ exported }) => ("name" in exported ? exported.name : String(exported.value)));
+    });
+    const refuse = `function refuse() { throw new Error(${JSON.stringify(`${name} is left out`)}); }`;
+    const exported = names.map((one) => `export { refuse as ${one} };`);
+    return { code: [refuse, ...exported].join("\n"), moduleSideEffects: false };
+  },
+  buildEnd(failure) {
+    const missing = ABSENT.filter((one) => !found.has(one));
+    if (!failure && missing.length) this.error(`there is nothing of this to leave out: ${missing.join(", ")}`);
+  },
+};
+
+/**
+ * These packages say of themselves that a module of which nothing is used need not run (`sideEffects`). The package.json
+ * nearest to their modules doesn't, and it is the one that is read. dicom-image-loader doesn't say so; what it does when
+ * it is loaded is to offer its decoders to whoever sends the page a message.
+ */
+const WITHOUT_EFFECTS = /\/node_modules\/@cornerstonejs\/(core|dicom-image-loader|metadata|tools|utils)\/dist\/esm\//;
+
+const declared: Plugin = {
+  name: "declared",
+  apply: "build",
+  transform(_code, id) {
+    return WITHOUT_EFFECTS.test(id) ? { moduleSideEffects: false } : null;
+  },
+};
+
+/** What stands in for other people's packages; during development those are served as they are. */
+const standIn = (name: string): string => fileURLToPath(new URL(`src/viewer/${name}`, import.meta.url));
+const STAND_INS = [
+  { find: "dcmjs", replacement: standIn("no-dcmjs.ts") },
+  { find: /^.*\/ColorMaps\.json\.js$/, replacement: standIn("no-color-maps.ts") },
+];
+
+export default defineConfig(({ command }) => ({
+  plugins: [react(), absent, changed, declared],
   envPrefix: "REACT_APP_",
-  resolve: { alias: { xmlbuilder2: fileURLToPath(new URL("src/viewer/no-xml.ts", import.meta.url)) } },
+  resolve: {
+    alias: [{ find: "xmlbuilder2", replacement: standIn("no-xml.ts") }, ...(command === "build" ? STAND_INS : [])],
+  },
   server: { port: 3000, strictPort: true },
   preview: { port: 3000, strictPort: true, headers: SECURITY_HEADERS },
   worker: { format: "es" },
@@ -64,4 +162,4 @@ export default defineConfig({
     ],
   },
   build: { target: "es2022", sourcemap: false, assetsInlineLimit: 0, chunkSizeWarningLimit: 4000 },
-});
+}));

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -37,6 +40,7 @@ fs.writeFileSync(out + "/index.html", "<!doctype html><p>half");
 while (fs.existsSync("wait")) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
 if (body.includes("error")) { console.error("main.ts: it is wrong"); process.exit(2); }
 fs.writeFileSync(out + "/index.html", `<!doctype html><p>${body} ${process.env.REACT_APP_API_BASE ?? ""}`);
+fs.writeFileSync(out + "/large.js", body.repeat(1000));
 """
 
 
@@ -146,6 +150,11 @@ def test_up_builds_it_once_and_serves_it(clone: Clone, small_pacs: Path, tmp_pat
         assert "building the web client" in said and "packages of package-lock.json … " in said
         assert page.status_code == 200 and page.text == "<!doctype html><p>first ", "as without that environment"
         assert f"web client  {page.url}" in said
+        with httpx.stream("GET", f"{page.url}large.js", trust_env=False) as script:
+            sent = b"".join(script.iter_raw())
+            assert script.headers["content-encoding"] == "gzip"
+        assert sent == (clone.client / "dist/large.js.gz").read_bytes(), "as it was compressed when it was built"
+        assert gzip.decompress(sent) == b"first" * 1000
     with clone.up(small_pacs, PATH=path_with(tmp_path / "no npm")) as (said, page):
         assert "building" not in said and "missing" not in said
         assert page.text == "<!doctype html><p>first "
@@ -198,6 +207,28 @@ def test_up_goes_on_without_a_network(clone: Clone, small_pacs: Path) -> None:
         assert "mip: the web client is missing: `npm ci` failed" in said
         assert page.status_code == 404
     assert clone.builds == 0
+
+
+def test_no_package_runs_what_it_brings_when_it_is_installed(clone: Clone) -> None:
+    ran = clone.root / "ran"
+    scripts = {"install": f"touch '{ran}'"}
+    package = json.dumps({"name": "brings", "version": "1.0.0", "scripts": scripts}).encode()
+    with tarfile.open(clone.client / "brings.tgz", "w:gz") as archive:
+        entry = tarfile.TarInfo("package/package.json")
+        entry.size = len(package)
+        archive.addfile(entry, io.BytesIO(package))
+    wants = {"dependencies": {"brings": "file:brings.tgz"}}
+    own = json.loads((clone.client / "package.json").read_text())
+    clone.write("package.json", json.dumps({**own, **wants}))
+    clone.lock(
+        **{
+            "": {"name": "small", "version": "1.0.0", **wants},
+            "node_modules/brings": {"version": "1.0.0", "resolved": "file:brings.tgz", "hasInstallScript": True},
+        }
+    )
+    clone.build()
+    assert (clone.client / "node_modules/brings/package.json").is_file()
+    assert not ran.exists()
 
 
 def test_help_builds_nothing(clone: Clone) -> None:
@@ -279,7 +310,9 @@ def test_no_wheel_is_made_of_a_clone_without_the_client(clone: Clone, tmp_path: 
     assert make_wheel(clone, tmp_path / "wheels").returncode == 0
     [wheel] = tmp_path.glob("wheels/*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert [name for name in names if "/web/" in name] == ["medical_image_processing/web/index.html"]
+    packed = {name for name in names if "/web/" in name}
+    expected = ("index.html", "large.js", "large.js.gz")
+    assert packed == {f"medical_image_processing/web/{name}" for name in expected}
     assert clone.builds == 1
 
 

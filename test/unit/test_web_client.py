@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ def folder(tmp_path: Path) -> Path:
     (built / "assets").mkdir(parents=True)
     (built / "index.html").write_text("<!doctype html><title>client</title>")
     (built / "assets/index-abc123.js").write_text(SCRIPT)
+    (built / "assets/index-abc123.js.gz").write_bytes(gzip.compress(SCRIPT.encode(), 9))
     (built / "assets/codec-def456.wasm").write_bytes(b"\0asm" + bytes(2000))
     (built / ".hidden").write_text("secret")
     (tmp_path / "secret.txt").write_text("secret")
@@ -98,6 +100,42 @@ def test_what_has_its_hash_in_its_name_is_kept_and_the_page_is_asked_for_anew(fo
 
 
 @pytest.mark.parametrize(
+    ("accepted", "is_packed"),
+    [
+        ("gzip, deflate, br", True),
+        ("br;q=1.0, GZIP;q=0.8", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.0, identity", False),
+        ("br, x-gzip-not", False),
+        ("", False),
+    ],
+    ids=["browser", "weighed", "refused", "refused with zeros", "another", "none"],
+)
+def test_who_does_not_take_gzip_gets_none(folder: Path, accepted: str, *, is_packed: bool) -> None:
+    async def work(http: httpx.AsyncClient) -> None:
+        script = await http.get("/assets/index-abc123.js", headers={"accept-encoding": accepted})
+        assert script.text == SCRIPT and ("content-encoding" in script.headers) is is_packed
+        assert script.headers["vary"] == "accept-encoding"
+
+    ask(folder, work)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [gzip.compress(b"another"), gzip.compress(SCRIPT.encode())[:-9], b"none"],
+    ids=["other", "cut", "none"],
+)
+def test_what_was_compressed_of_something_else_is_not_sent(folder: Path, packed: bytes) -> None:
+    (folder / "assets/index-abc123.js.gz").write_bytes(packed)
+
+    async def work(http: httpx.AsyncClient) -> None:
+        script = await http.get("/assets/index-abc123.js", headers={"accept-encoding": "gzip"})
+        assert script.text == SCRIPT and "content-encoding" not in script.headers
+
+    ask(folder, work)
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/../secret.txt",
@@ -111,6 +149,7 @@ def test_what_has_its_hash_in_its_name_is_kept_and_the_page_is_asked_for_anew(fo
         "//index.html",
         "/jobs",
         "/assets/index-abc123.js/",
+        "/assets/index-abc123.js.gz",
     ],
 )
 def test_whatever_is_no_file_of_the_client_is_the_apis(folder: Path, path: str) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pydicom
 from playwright.sync_api import Route
-from web_client import MakePerson, Person
+from web_client import MakePerson, Person, built_client
 from web_series import occupied, place_of
 
 from api_calls import Api, until
 from platform_process import Platform
 
 CHEST, ABDOMEN = 236, 20
+VIEWER_BYTES = 400_000
+"""Compressed: as much as the page itself may have before its viewer."""
 
 
 def index_of(person: Person, view: int = 0) -> int:
@@ -60,6 +62,28 @@ def test_a_series_of_236_slices_is_scrolled_while_it_loads(person: MakePerson) -
     until(lambda: brightness(someone) > 5, "it is drawn")
     assert page.locator(".mark-left").inner_text() == "R"
     assert page.locator(".mark-top").inner_text() == "A"
+
+
+def test_the_viewer_brings_what_it_runs_and_no_more() -> None:
+    assets = built_client() / "assets"
+    [viewer] = assets.glob("OpenSeries-*.js.gz")
+    assert viewer.stat().st_size < VIEWER_BYTES, (
+        "something brings a part of Cornerstone3D or vtk.js that nobody runs"
+    )
+    assert not list(assets.glob("computeWorker-*"))
+    large = [
+        one for one in assets.iterdir() if one.suffix in (".js", ".css", ".wasm") and one.stat().st_size > 1024
+    ]
+    assert large and all(one.with_name(f"{one.name}.gz").is_file() for one in large)
+
+
+def test_the_list_waits_for_nothing_of_the_viewer(person: MakePerson) -> None:
+    someone = person()
+    viewer = "**/assets/OpenSeries-*.js"
+    someone.page.route(viewer, lambda route: route.abort())
+    with someone.page.expect_request(viewer):  # while the list is looked at
+        someone.visit()
+    someone.page.wait_for_selector(".series-card")
 
 
 def test_window_zoom_and_length_by_mouse_and_keys(person: MakePerson) -> None:

@@ -10,8 +10,10 @@ import pydicom
 import pydicom.data
 import pytest
 from playwright.sync_api import Browser
+from test_web_drawing import MACHINES
 from web_client import Person, built_client
 
+from api_calls import until
 from platform_process import Platform
 
 NAMES = ("rtdose.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_truncated.dcm", "test-SR.dcm")
@@ -35,6 +37,10 @@ def odd_page(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iter
                 frame[: at * frame.shape[0] // DOSE_FRAMES] = 60_000
             image.PixelData = dose.tobytes()
         image.save_as(folder / name)
+    inverted = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
+    inverted.SeriesDescription = "inverted"
+    inverted.PhotometricInterpretation = "MONOCHROME1"
+    inverted.save_as(folder / "inverted.dcm")
     for number in (1, 2, 3):  # three slices, the last of which has no pixels
         slice_ = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
         slice_.SeriesDescription = "slices"
@@ -128,3 +134,26 @@ def test_windows_of_ct_are_offered_for_ct_alone(odd_page: Person) -> None:
     page.keyboard.press("+")  # which it takes: by then it has had the other one
     page.wait_for_selector('.view-image[data-ready="true"]')
     assert page.locator(".mark-window").inner_text() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "machine"),
+    [("inverted", "program"), ("SC_rgb_jpeg_dcmtk.dcm", "program"), ("SC_rgb_jpeg_dcmtk.dcm", "card")],
+    ids=["inverted", "colour", "colour with a card"],
+)
+def test_an_image_is_as_it_was_after_a_reset(odd_page: Person, browser: Browser, name: str, machine: str) -> None:
+    someone = Person(browser, odd_page.origin)
+    try:
+        someone.context.add_init_script(MACHINES[machine])
+        open_object(someone, name)
+        someone.page.wait_for_selector('.view-image[data-ready="true"]')
+        someone.wait_loaded(1)
+        began = drawn(someone)
+        someone.page.locator(".view-image").first.focus()
+        someone.page.keyboard.press("+")
+        until(lambda: abs(drawn(someone) - began).mean() > 1, "the image is larger")
+        someone.page.keyboard.press("r")
+        until(lambda: abs(drawn(someone) - began).mean() < 0.5, "and as it was")
+        assert not someone.broken, someone.broken
+    finally:
+        someone.close()

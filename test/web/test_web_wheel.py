@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -57,7 +58,12 @@ def test_a_platform_from_the_wheel_serves_the_client(tmp_path: Path, small_pacs:
         assert process.poll() is None, log.read_text()
         base = read_env(home / "env")["API_BASE"]
         assert f"web client  {base}/" in log.read_text()
-        assert httpx.get(f"{base}/", trust_env=False).content == (built / "index.html").read_bytes()
+        page = httpx.get(f"{base}/", trust_env=False)
+        assert page.content == (built / "index.html").read_bytes()
+        [script] = re.findall(r'src="(/assets/[^"]+\.js)"', page.text)
+        sent = httpx.get(f"{base}{script}", trust_env=False)
+        assert sent.headers["content-encoding"] == "gzip", "what was compressed is in the wheel, too"
+        assert sent.content == (built / script[1:]).read_bytes()
         someone = Person(browser, base)
         try:
             someone.visit().wait_for_selector(".series-card")

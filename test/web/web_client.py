@@ -76,7 +76,7 @@ class Person:
         """What the page says is wrong with itself: exceptions, and what its own policy, or HTTPS, forbids."""
         self.page.on("pageerror", lambda error: self.broken.append(str(error)))
         self.page.on("console", self._note)
-        self._origin = origin
+        self.origin = origin
 
     def _note(self, message: object) -> None:
         text = getattr(message, "text", "")
@@ -87,7 +87,7 @@ class Person:
 
     def visit(self, screen: str = "find") -> Page:
         """Open the client."""
-        self.page.goto(f"{self._origin}/#/{screen}")
+        self.page.goto(f"{self.origin}/#/{screen}")
         self.page.wait_for_selector("main h1, main .empty")
         return self.page
 

@@ -7,10 +7,13 @@ A page may load and call nothing but this platform (Content-Security-Policy Leve
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import hashlib
 import json
 import mimetypes
+import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +24,15 @@ from medical_image_processing.api.results import host_of
 PACKAGE = Path(__file__).parents[1]
 _HASHED = "/assets/"
 """What lies here has its content's hash in its name, so a browser may keep it for good."""
-_COMPRESSED = (".js", ".css", ".html", ".svg", ".json", ".wasm")
+_PACKED = ".gz"
+"""Beside a file its gzip, which the build made (``web_build``)."""
 _TYPES = {
     ".js": "text/javascript",
     ".mjs": "text/javascript",
     ".wasm": "application/wasm",
     ".svg": "image/svg+xml",
 }
-_SMALL_BYTES = 1024
+_REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self' {others}; font-src 'self'; base-uri 'none'; "
@@ -62,11 +66,11 @@ def find_built() -> Path | None:
 class _File:
     content: bytes
     media_type: bytes
-    compressed: bytes | None
+    packed: bytes | None
     keep: bool
     status: int = 200
 
-    @property
+    @functools.cached_property
     def etag(self) -> bytes:
         return b'"%s"' % hashlib.sha256(self.content).hexdigest()[:32].encode()
 
@@ -114,7 +118,7 @@ class WebClient:
     async def _answer(self, file: _File, scope: Scope, send: Send) -> None:
         asked = dict(scope["headers"])
         is_known = file.etag in asked.get(b"if-none-match", b"") and file.status == 200
-        packed = file.compressed if b"gzip" in asked.get(b"accept-encoding", b"") else None
+        packed = file.packed if _takes_gzip(asked.get(b"accept-encoding", b"")) else None
         body = b"" if is_known else packed or file.content
         caching = b"public, max-age=31536000, immutable" if file.keep else b"no-cache"
         headers = [
@@ -140,11 +144,12 @@ def _policy(header: bytes | None) -> bytes:
 
 
 def _names(folder: Path) -> dict[str, Path]:
-    """Path below ``/`` → file. Links and hidden files are none of the client's."""
+    """Path below ``/`` → file. Links, hidden files and what is compressed are none of the client's."""
     found = {}
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
-        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in below.parts):
+        is_hidden = any(part.startswith(".") for part in below.parts)
+        if path.is_file() and not path.is_symlink() and not is_hidden and path.suffix != _PACKED:
             found["/" + below.as_posix()] = path
     return found
 
@@ -154,5 +159,19 @@ def _load(path: Path, *, keep: bool) -> _File:
     media_type = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     if media_type.startswith("text/"):
         media_type += "; charset=utf-8"
-    packs = path.suffix in _COMPRESSED and len(content) >= _SMALL_BYTES
-    return _File(content, media_type.encode(), gzip.compress(content, 6) if packs else None, keep)
+    return _File(content, media_type.encode(), _packed(path, content), keep)
+
+
+def _packed(path: Path, content: bytes) -> bytes | None:
+    """``content`` as the build compressed it; None where it didn't, or what it compressed was another one's."""
+    try:
+        packed = path.with_name(path.name + _PACKED).read_bytes()
+        return packed if gzip.decompress(packed) == content else None
+    except (OSError, EOFError, zlib.error):  # gzip's own error is an OSError
+        return None
+
+
+def _takes_gzip(accepted: bytes) -> bool:
+    """What Accept-Encoding says (RFC 9110, section 12.5.3): a coding with a weight of 0 is refused."""
+    codings = accepted.decode("latin-1").lower().split(",")
+    return any(one.split(";")[0].strip() == "gzip" and not _REFUSED.search(one) for one in codings)

@@ -2,6 +2,7 @@ import { useEffect, useState } from "react";
 
 import { useWords } from "../i18n";
 import { go, opened } from "../state/route";
+import type { Opened } from "../state/route";
 import { session } from "../state/session";
 import { useStore } from "../state/store";
 import { imagesOf } from "../viewer/images";
@@ -11,7 +12,7 @@ type Loaded = typeof import("../viewer/OpenSeries");
 let loaded: Loaded | null = null;
 
 /**
- * What shows a series brings Cornerstone3D, which is ten times everything else. Not a lazy component: React holds the
+ * What shows a series brings Cornerstone3D, which is four times everything else. Not a lazy component: React holds the
  * contents back for 300 ms where it has shown that they are waited for.
  */
 export async function loadViewer(): Promise<void> {
@@ -21,10 +22,19 @@ export async function loadViewer(): Promise<void> {
   loaded = module;
 }
 
+// The list of images is on its way before the screen is another one, and while the viewer comes.
+let asked: Opened["series"] | null = null;
+opened.subscribe(() => {
+  const { series } = opened.get() ?? {};
+  const platform = session.get()?.platform;
+  if (!platform || !series || series === asked) return;
+  asked = series;
+  void imagesOf(platform, series.study_id, series.series_id).catch(() => undefined);
+});
+
 export function Viewer() {
   const t = useWords();
   const here = useStore(opened);
-  const platform = useStore(session)?.platform;
   const [failure, setFailure] = useState<unknown>(null);
   const [, setLoaded] = useState(false);
   const studyId = here?.series.study_id;
@@ -32,13 +42,11 @@ export function Viewer() {
 
   useEffect(() => {
     if (!studyId || !seriesId || loaded) return;
-    // The list of images is on its way while the viewer is.
-    if (platform) void imagesOf(platform, studyId, seriesId).catch(() => undefined);
     loadViewer().then(
       () => setLoaded(true),
       (error: unknown) => setFailure(error ?? new Error("the viewer could not be loaded")),
     );
-  }, [platform, studyId, seriesId]);
+  }, [studyId, seriesId]);
 
   if (failure !== null) throw failure;
   if (!here) {

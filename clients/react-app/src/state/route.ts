@@ -16,6 +16,7 @@ window.addEventListener("hashchange", () => screen.set(screenOf(location.hash)))
 
 export function go(to: Screen): void {
   location.hash = `#/${to}`;
+  screen.set(to); // the browser tells of the new address some time later
 }
 
 export interface Opened {

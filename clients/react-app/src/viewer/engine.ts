@@ -2,6 +2,7 @@
 import {
   cache,
   Enums,
+  eventTarget,
   getRenderingCapabilities,
   imageLoader,
   init as initCore,
@@ -11,25 +12,26 @@ import {
   type Types,
   utilities as coreUtilities,
 } from "@cornerstonejs/core";
-import dicomImageLoader from "@cornerstonejs/dicom-image-loader";
+import { init as initLoader, wadouri } from "@cornerstonejs/dicom-image-loader";
 import {
   addTool,
   annotation,
   Enums as ToolEnums,
-  init as initTools,
   LengthTool,
   PanTool,
   StackScrollTool,
+  store,
   SynchronizerManager,
   synchronizers,
   ToolGroupManager,
+  utilities as toolUtilities,
   WindowLevelTool,
   ZoomTool,
 } from "@cornerstonejs/tools";
 
 import { drawOnProcessor } from "./processor";
 
-export { annotation, cache, coreUtilities, dicomImageLoader, Enums, imageLoader, metaData, SynchronizerManager, synchronizers };
+export { annotation, cache, coreUtilities, Enums, imageLoader, metaData, SynchronizerManager, synchronizers, wadouri };
 export type { Types };
 
 export const TOOLS = { window: WindowLevelTool, pan: PanTool, zoom: ZoomTool, length: LengthTool } as const;
@@ -58,8 +60,8 @@ async function begin(): Promise<void> {
   setUseCPURendering(!hasGraphics); // an engine that is made now keeps no contexts of WebGL in store
   engine = new RenderingEngine(ENGINE);
   if (!hasGraphics) drawOnProcessor();
-  await initTools();
-  dicomImageLoader.init({
+  listen();
+  initLoader({
     maxWebWorkers: Math.max(1, Math.min(4, (navigator.hardwareConcurrency || 2) - 1)),
     // The newer one makes an object of every header with dcmjs, which takes longer than decoding the image.
     useLegacyMetadataProvider: true,
@@ -72,6 +74,16 @@ async function begin(): Promise<void> {
   for (const tool of [...Object.values(TOOLS), StackScrollTool]) group.addTool(tool.toolName);
   group.setToolActive(StackScrollTool.toolName, { bindings: [{ mouseButton: Wheel }, { numTouchPoints: 2 }] });
   chooseTool("window");
+}
+
+/** What Cornerstone3D's tools listen to. Their own `init` adds what is for segmentations, which brings ten times as much. */
+function listen(): void {
+  const { ANNOTATION_MODIFIED, ANNOTATION_SELECTION_CHANGE } = ToolEnums.Events;
+  const draw = () => toolUtilities.triggerAnnotationRenderForViewportIds((engine?.getViewports() ?? []).map(({ id }) => id));
+  eventTarget.addEventListener(Enums.Events.ELEMENT_ENABLED, store.addEnabledElement);
+  eventTarget.addEventListener(Enums.Events.ELEMENT_DISABLED, store.removeEnabledElement);
+  eventTarget.addEventListener(ANNOTATION_MODIFIED, draw);
+  eventTarget.addEventListener(ANNOTATION_SELECTION_CHANGE, draw);
 }
 
 function isLoaderFailure(reason: unknown): boolean {
@@ -148,6 +160,6 @@ export const ENGINE_ID = ENGINE;
 /** Let go of all images: of a large series these are hundreds of megabytes, twice. */
 export function release(): void {
   cache.purgeCache();
-  dicomImageLoader.wadouri.dataSetCacheManager.purge();
-  dicomImageLoader.wadouri.fileManager.purge();
+  wadouri.dataSetCacheManager.purge();
+  wadouri.fileManager.purge();
 }

@@ -4,9 +4,9 @@
  */
 import type { DataSet } from "dicom-parser";
 
-import { dicomImageLoader } from "./engine";
+import { wadouri } from "./engine";
 
-const { dataSetCacheManager, parseImageId } = dicomImageLoader.wadouri;
+const { dataSetCacheManager, parseImageId } = wadouri;
 
 /** The images of ``imageIds``' files, frame after frame; of files that aren't there as they are. */
 export function apart(imageIds: readonly string[]): string[] {

@@ -4,7 +4,7 @@ import type { DataSet } from "dicom-parser";
 import type { Job, SignedOutput } from "../api/types";
 import { parse, parseHeader, readCapture, readMeasurements, readSegmentation, studyOf } from "./dicom";
 import type { Capture, Measurement, Segmentation } from "./dicom";
-import { dicomImageLoader } from "./engine";
+import { wadouri } from "./engine";
 import { framesOf } from "./frames";
 
 export interface ReadResult {
@@ -57,7 +57,7 @@ export async function readResult(job: Job, signal: AbortSignal): Promise<ReadRes
 export async function readCaptureFile(file: OutputFile, signal: AbortSignal): Promise<ReadCapture> {
   const bytes = await fetched(file.url, signal);
   const read = readCapture(parseHeader(bytes));
-  const id = dicomImageLoader.wadouri.fileManager.add(new Blob([bytes], { type: "application/dicom" }));
+  const id = wadouri.fileManager.add(new Blob([bytes], { type: "application/dicom" }));
   const imageIds = read.frames > 1 ? framesOf(id, read.frames) : [id];
   return { ...read, imageIds };
 }
