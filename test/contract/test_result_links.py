@@ -13,7 +13,7 @@ import boto3
 import httpx
 import pytest
 from botocore.config import Config
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 from medical_image_processing.engines.embedded.credentials import Credential, Credentials, Operator
 from medical_image_processing.engines.embedded.objects import ObjectStore
@@ -179,6 +179,40 @@ def test_what_an_algorithm_stored_is_no_page_and_no_script_of_the_platform(stage
         assert answer.headers["cache-control"] == "no-store"
 
     stage.ask(work)
+
+
+def test_a_result_is_read_no_further_once_its_client_has_gone(stage: Stage) -> None:
+    mib = 2**20
+    stage.store(KEY, bytes(16 * mib), "application/dicom")
+    url = urlsplit(stage.sign())
+    scope = {
+        "type": "http",
+        "scheme": "http",
+        "method": "GET",
+        "raw_path": url.path.encode(),
+        "query_string": url.query.encode(),
+        "headers": [(b"host", b"127.0.0.1:8080")],
+    }
+    taken: list[int] = []
+
+    async def work() -> None:
+        gone = asyncio.Event()
+
+        async def receive() -> Message:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            """As uvicorn does: what comes for somebody who has gone is let fall without an error."""
+            taken.append(len(message.get("body", b"")))
+            if sum(taken) >= 2 * mib:
+                gone.set()
+                await asyncio.sleep(0)
+
+        await stage.links(scope, receive, send)
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    assert 2 * mib <= sum(taken) <= 4 * mib
 
 
 def test_a_page_of_an_allowed_origin_may_read_and_others_may_not(stage: Stage) -> None:

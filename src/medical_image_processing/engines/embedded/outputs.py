@@ -83,7 +83,7 @@ class ResultLinks:
             response = await self._answer(request)
             if request.leaves_body_unsent:
                 response.headers["connection"] = "close"
-            await send_response(response, send)
+            await send_response(response, request, send)
 
     async def _answer(self, request: AwsRequest) -> Response:
         origin = request.headers.get("origin")
