@@ -12,7 +12,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import boto3
 import httpx
 import pytest
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
 from starlette.types import ASGIApp, Message
 
 from medical_image_processing.engines.embedded.credentials import Credential, Credentials, Operator
@@ -73,6 +76,13 @@ class Stage:
             config=Config(s3={"addressing_style": "path"}, signature_version="s3v4"),
         )
         return str(s3.generate_presigned_url(operation, Params={"Bucket": BUCKET, **params}))
+
+    def presign_bucket(self, method: str, query: str) -> str:
+        """With a slash, which boto3 leaves out and below which the API has it mounted."""
+        asked = AWSRequest(method, f"{DIRECT}/{BUCKET}/?{query}")
+        key = ReadOnlyCredentials(self.operator.access_key_id, self.operator.secret_access_key, None)
+        S3SigV4QueryAuth(key, "s3", REGION, expires=60).add_auth(asked)
+        return str(asked.url)
 
     def ask(self, work: Work, app: ASGIApp | None = None) -> None:
         async def asked() -> None:
@@ -137,15 +147,13 @@ def test_nothing_is_written_removed_or_listed_here_whoever_signs(stage: Stage) -
         "PUT": stage.presign("put_object", stage.operator, Key=KEY),
         "DELETE": stage.presign("delete_object", stage.operator, Key=KEY),
         "POST": stage.presign("create_multipart_upload", stage.operator, Key=KEY),
-        "GET": stage.presign("list_objects_v2", stage.operator),
-        "HEAD": stage.presign("head_bucket", stage.operator),
+        "GET": stage.presign_bucket("GET", "list-type=2"),
+        "HEAD": stage.presign_bucket("HEAD", ""),
     }
 
     async def work(http: httpx.AsyncClient) -> None:
         for method, url in links.items():
-            # As the API has it mounted: below the bucket.
-            slashed = url.replace(f"/{BUCKET}?", f"/{BUCKET}/?")
-            assert (await http.request(method, slashed, content=b"")).status_code in (403, 405), method
+            assert (await http.request(method, url, content=b"")).status_code == 405, method
         assert (await http.get(stage.sign())).content == CONTENT
 
     stage.ask(work)
