@@ -164,7 +164,8 @@ def test_only_the_signature_in_the_link_counts(stage: Stage) -> None:
     url = stage.sign()
 
     async def work(http: httpx.AsyncClient) -> None:
-        assert (await http.get(url, headers={"authorization": "Basic dTpw"})).content == CONTENT
+        for added in ({"authorization": "Basic dTpw"}, {"x-amz-cf-id": "CloudFront's own"}):
+            assert (await http.get(url, headers=added)).content == CONTENT
         signed = {"authorization": "AWS4-HMAC-SHA256 Credential=MIPOPERATORTEST/20260101/r/s3/aws4_request"}
         assert (await http.get(url.partition("?")[0], headers=signed)).status_code == 403
         sqs = {"x-amz-target": "AmazonSQS.ReceiveMessage", "content-type": "application/x-amz-json-1.0"}
