@@ -138,7 +138,14 @@ def test_the_command_line_works_through_nginx_once_it_trusts_the_certificate(tmp
         assert done.returncode == 0, done.stderr
         assert pydicom.dcmread(tmp_path / "result.dcm").Modality
         untrusting = run("process", "processing_1", *where, *output, **client, SSL_CERT_FILE="")
-        assert untrusting.returncode == 1 and "PLATFORM_UNREACHABLE" in untrusting.stdout + untrusting.stderr
+        assert untrusting.returncode == 1
+        refusal = json.loads(untrusting.stderr)["error"]
+        assert refusal["code"] == "PLATFORM_UNREACHABLE" and "SSL_CERT_FILE" in refusal["message"]
+        here = {**client, "API_BASE": f"http://127.0.0.1:{platform.port}", "SSL_CERT_FILE": ""}
+        untrusting = run("process", "processing_1", *where, *output, **here)
+        assert untrusting.returncode == 1
+        refusal = json.loads(untrusting.stderr)["error"]
+        assert refusal["code"] == "DOWNLOAD_FAILED" and "SSL_CERT_FILE" in refusal["message"]
 
         trusting = ssl.create_default_context(cafile=certificate)
         with httpx.Client(base_url=public, verify=trusting, timeout=20, trust_env=False) as http:

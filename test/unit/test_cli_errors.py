@@ -98,6 +98,17 @@ def test_wrong_usage(call: tuple[str, ...], said: str) -> None:
     assert "Usage: mip" in answer.stderr
 
 
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_file_of_certificates_that_is_none_is_named(content: str | None, nobody: str, tmp_path: Path) -> None:
+    file = tmp_path / "authority.pem"
+    if content is not None:
+        file.write_text(content)
+    answer = mip("jobs", "list", "--json", base=nobody, SSL_CERT_FILE=str(file))
+    error = json.loads(answer.stderr)["error"]
+    assert (answer.exit_code, error["code"]) == (1, "BAD_CERTIFICATES")
+    assert "SSL_CERT_FILE" in error["message"]
+
+
 @pytest.mark.parametrize(
     "base", ["nonsense", "ftp://127.0.0.1", "http://127.0.0.1:99999", "http://[", "http://a b"]
 )

@@ -10,6 +10,7 @@ import ipaddress
 import json
 import os
 import shlex
+import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -111,9 +112,7 @@ class Client:
             if key and not (key.isascii() and key.isprintable()):
                 raise InvalidRequest("BAD_KEY", f"{name} holds characters that no key has; set it again")
         # A proxy for the outside world is not asked for this machine's own address; SSL_CERT_FILE holds for all.
-        self._http = httpx.Client(
-            timeout=30, trust_env=not self._is_loopback, verify=httpx.create_ssl_context(trust_env=True)
-        )
+        self._http = httpx.Client(timeout=30, trust_env=not self._is_loopback, verify=_trusted())
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -166,7 +165,7 @@ class Client:
         try:
             return self._http.request(method, url, json=body, params=params, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._unreachable() from error
+            raise self._unreachable(error) from error
 
     @contextmanager
     def results(self, client_id: str) -> Iterator[Results]:
@@ -186,7 +185,7 @@ class Client:
         except InvalidStatus as error:
             raise _refused(error, self.base) from error
         except (WebSocketException, OSError, ValueError) as error:
-            raise self._unreachable() from error
+            raise self._unreachable(error) from error
         with socket:
             yield Results(socket)
 
@@ -202,7 +201,8 @@ class Client:
                     )
                 return _write(answer.iter_bytes(), file)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unavailable("DOWNLOAD_FAILED", "the result's link does not answer; try again") from error
+            why = _distrust(error, urlsplit(url).netloc) or "the result's link does not answer; try again"
+            raise Unavailable("DOWNLOAD_FAILED", why) from error
 
     def _key(self, first_segment: str) -> dict[str, str]:
         if first_segment == "admin":
@@ -222,10 +222,11 @@ class Client:
         self._admin_key = previous or self._admin_key
         return previous is not None
 
-    def _unreachable(self) -> Unavailable:
+    def _unreachable(self, error: Exception) -> Unavailable:
         return Unavailable(
             "PLATFORM_UNREACHABLE",
-            f"no platform answers at {self.base}; start one with `mip up`, or set MIP_API_BASE to its address",
+            _distrust(error, self.base)
+            or f"no platform answers at {self.base}; start one with `mip up`, or set MIP_API_BASE to its address",
         )
 
     def _not_a_platform(self) -> Unavailable:
@@ -262,6 +263,30 @@ def _read_secret(arn: str, *, stage: str) -> str | None:
 
     region = arn.split(":")[3] if arn.count(":") >= 6 else None  # an ARN names its region
     return Account(region).secret(arn, stage=stage)
+
+
+def _trusted() -> ssl.SSLContext:
+    """Whose certificates are believed: of the authorities that SSL_CERT_FILE names, else of the usual ones."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # also what ssl says of a file with no certificate in it
+        raise InvalidRequest(
+            "BAD_CERTIFICATES",
+            "SSL_CERT_FILE names no file of certificates (PEM) that can be read; set it to your authority's, or "
+            "unset it",
+        ) from error
+
+
+def _distrust(error: BaseException | None, where: str) -> str | None:
+    """What to do about a certificate, where that is why a call failed."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return None
+    return (
+        f"the certificate of {where} is not trusted: {error.verify_message}; set SSL_CERT_FILE to the PEM file of "
+        "the authority that issued it"
+    )
 
 
 def _is_loopback(base: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -77,6 +79,11 @@ class AwsRequest:
             if body := message.get("body"):
                 yield body
 
+    async def until_gone(self) -> None:
+        """Return once the connection is closed; only when nobody reads the body any more."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
     async def body(self, *, max_bytes: int) -> bytes:
         """The whole body. AwsError ``EntityTooLarge``; ClientGone."""
         received: list[bytes] = []
@@ -98,16 +105,28 @@ class Response:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncGenerator[bytes, None] | None = None
 
 
-async def send_response(response: Response, send: Send) -> None:
-    """The answer as ASGI's messages."""
+async def send_response(response: Response, request: AwsRequest, send: Send) -> None:
+    """The answer to ``request`` as ASGI's messages; of a stream no more than somebody waits for."""
     headers = [(name.encode(), value.encode()) for name, value in response.headers.items()]
     if response.status not in (204, 304) and "content-length" not in response.headers:
         headers.append((b"content-length", b"%d" % len(response.body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     if response.stream is not None:
-        async for block in response.stream:
-            await send({"type": "http.response.body", "body": block, "more_body": True})
+        await _send_stream(response.stream, request, send)
     await send({"type": "http.response.body", "body": response.body})
+
+
+async def _send_stream(stream: AsyncGenerator[bytes, None], request: AwsRequest, send: Send) -> None:
+    # A server takes what it can't send any more without a word, so the file would be read to its end for nobody.
+    gone = asyncio.create_task(request.until_gone())
+    try:
+        async with aclosing(stream):
+            async for block in stream:
+                if gone.done():
+                    return
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+    finally:
+        gone.cancel()

@@ -76,14 +76,15 @@ class ResultLinks:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        # A proxy's own way to let people in may leave its header; the signature in the URL is what counts.
-        headers = [header for header in scope["headers"] if header[0] != b"authorization"]
+        # A proxy's own way to let people in may leave its header, and some add x-amz- ones, which S3 wants signed;
+        # the signature in the URL is what counts, and it is over the host alone.
+        headers = [one for one in scope["headers"] if not one[0].startswith((b"authorization", b"x-amz-"))]
         request = AwsRequest({**scope, "headers": headers}, receive)
         with contextlib.suppress(ClientGone):
             response = await self._answer(request)
             if request.leaves_body_unsent:
                 response.headers["connection"] = "close"
-            await send_response(response, send)
+            await send_response(response, request, send)
 
     async def _answer(self, request: AwsRequest) -> Response:
         origin = request.headers.get("origin")

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import Any, BinaryIO, TypeVar
@@ -146,7 +146,7 @@ class S3Endpoint:
             return response, (file, span)
         return response, None
 
-    async def _blocks(self, file: BinaryIO, span: Span) -> AsyncIterator[bytes]:
+    async def _blocks(self, file: BinaryIO, span: Span) -> AsyncGenerator[bytes, None]:
         with file:
             start = span.start
             while start < span.end:

@@ -65,7 +65,7 @@ class _AwsApp:
                 response.headers["x-amz-request-id"] = request_id
             if request.leaves_body_unsent:
                 response.headers["connection"] = "close"
-            await send_response(response, send)
+            await send_response(response, request, send)
 
     async def _answer_sqs(self, request: AwsRequest) -> Response:
         try:
