@@ -112,6 +112,34 @@ def test_window_zoom_and_length_by_mouse_and_keys(person: MakePerson) -> None:
     page.wait_for_selector(".view-canvas svg >> text=/[0-9.]+ mm/", state="detached")
 
 
+def test_a_series_is_found_as_it_was_left_though_its_links_have_ended(person: MakePerson) -> None:
+    someone = person()
+    page = someone.visit()
+    someone.open_series(ABDOMEN)
+    someone.wait_loaded(ABDOMEN)
+    page.locator(".view-image").first.focus()
+    page.keyboard.press("Home")
+    page.wait_for_selector('.view-image[data-index="0"]')
+    page.keyboard.press("l")
+    box = page.locator(".view-image").first.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 60, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y, steps=5)
+    page.mouse.up()
+    page.wait_for_selector(".view-canvas svg >> text=/[0-9.]+ mm/")
+    someone.go("Jobs")
+    page.evaluate("{ const now = Date.now; Date.now = () => now() + 20 * 60_000 }")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    someone.go("Viewer")
+    page.wait_for_selector('.view-image[data-ready="true"][data-index="0"]')
+    someone.wait_loaded(ABDOMEN)
+    page.wait_for_selector(".view-canvas svg >> text=/[0-9.]+ mm/")
+    assert not [url for url in asked if "/files/" in url]
+
+
 def test_zoom_pan_and_reset_by_mouse_and_keys(person: MakePerson) -> None:
     someone = person()
     page = someone.visit()

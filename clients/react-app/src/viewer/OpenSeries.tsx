@@ -10,6 +10,7 @@ import { session } from "../state/session";
 import { useStore } from "../state/store";
 import {
   annotation,
+  cache,
   chooseTool,
   ENGINE_ID,
   hasViewport,
@@ -300,7 +301,7 @@ let kept: Kept | null = null;
 
 async function idsOf(platform: Platform, studyId: string, seriesId: string, isAnew: boolean): Promise<Kept> {
   const images = await imagesOf(platform, studyId, seriesId, isAnew);
-  if (kept?.images === images) return kept;
+  if (kept && (kept.images === images || (!isAnew && isHere(kept, images)))) return kept;
   release();
   // A result's files are numbered from the first again: what was measured on one is not another's.
   for (const { annotationUID, metadata } of annotation.state.getAllAnnotations()) {
@@ -310,6 +311,12 @@ async function idsOf(platform: Platform, studyId: string, seriesId: string, isAn
   const ids = images.map((image) => `wadouri:${image.url}`);
   kept = { images, ids, index: Math.floor(ids.length / 2) };
   return kept;
+}
+
+/** Whether these images are loaded, so that what their links are now is nobody's matter. */
+function isHere({ images, ids }: Kept, asked: readonly ImageLink[]): boolean {
+  const isSame = images.length === asked.length && images.every(({ key }, at) => key === asked[at]?.key);
+  return isSame && ids.every((id) => cache.isLoaded(id));
 }
 
 function useResult(job: Job | null): { read: ReadResult | null; failure: unknown } {
