@@ -6,7 +6,6 @@ environment, the secret and the log group that its task definition names.
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import threading
@@ -26,12 +25,6 @@ START_S = 60.0
 _PACS = [sys.executable, "-P", "-m", "medical_image_processing.entrypoints.pacs_service"]
 _WORKER = [sys.executable, "-P", "-m", "medical_image_processing.worker"]
 _FOREIGN = ("AWS_", "MIP_", "PACS_")
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def fill_bucket(stack: AwsStack, bucket: str, images: Path, *, origin: str) -> None:

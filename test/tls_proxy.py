@@ -18,12 +18,6 @@ START_S = 20.0
 STOP_S = 10.0
 
 
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
 def documented() -> str:
     """The configuration that the page shows."""
     (found,) = re.findall(r"^```nginx\n(.*?)^```", DOCUMENT.read_text(), flags=re.MULTILINE | re.DOTALL)

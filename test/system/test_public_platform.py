@@ -20,9 +20,10 @@ import pytest
 from websockets.sync.client import connect
 
 from api_calls import Api, error_of, make_pacs, receive
+from free_ports import free_port
 from medical_image_processing.testing import puppet
 from platform_process import CLI, Platform, clean_environment, unconfined
-from tls_proxy import free_port, running_nginx
+from tls_proxy import running_nginx
 
 PUBLIC = "https://mip.hospital.example"
 HOSTS = ("mip.hospital.example", "mip_upstream", "127.0.0.1:8080")

@@ -21,8 +21,9 @@ from api_calls import Api, until
 from aws_emulator import AwsEmulator, EmulatorMissing, running_emulator
 from aws_gateway import HOST, STAGE, Gateway, running_gateway
 from aws_platform import OPERATOR_KEY, AwsPlatform
-from aws_processes import fill_bucket, free_port, running_pacs, running_worker
+from aws_processes import fill_bucket, running_pacs, running_worker
 from aws_stack import EMULATOR_CONTEXT, AwsStack, deploy
+from free_ports import free_port
 from medical_image_processing.testing import puppet
 
 PORT = 3100

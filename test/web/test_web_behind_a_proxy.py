@@ -15,9 +15,10 @@ from playwright.sync_api import Browser, Route
 from web_client import Person, built_client, chromium
 
 from api_calls import Api, until
+from free_ports import free_port
 from medical_image_processing import samples
 from platform_process import CLI, Platform, clean_environment
-from tls_proxy import DOCUMENT, NAME, free_port, running_nginx
+from tls_proxy import DOCUMENT, NAME, running_nginx
 
 SLICES = 20
 
