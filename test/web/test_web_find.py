@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,9 @@ import pytest
 from playwright.sync_api import Browser, Page
 from pydicom.data import get_testdata_file
 from web_client import Person, built_client
+from web_site import running_site
 
+from free_ports import free_port
 from orthanc import running_orthanc
 from platform_process import Platform
 
@@ -132,45 +130,12 @@ def test_a_patient_is_found_in_a_dicomweb_server_and_named_nowhere(browser: Brow
         assert "zzyzx" not in platform.log.read_text().lower()
 
 
-class Elsewhere(SimpleHTTPRequestHandler):
-    """Serves the built client, and says where the platform is."""
-
-    config: dict[str, str]
-
-    def do_GET(self) -> None:
-        if self.path != "/config.json":
-            super().do_GET()
-            return
-        content = json.dumps(self.config).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def client_elsewhere() -> Iterator[tuple[str, dict[str, str]]]:
-    """The built client at an origin of its own; what ``/config.json`` says there may be filled in."""
-    handler = type("Handler", (Elsewhere,), {"config": {}})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(built_client())))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", handler.config
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 def test_a_platform_that_is_down_when_the_page_comes_is_found_when_it_is_up(
     browser: Browser, many_series: Path, tmp_path: Path
 ) -> None:
-    with client_elsewhere() as (origin, config):
+    config: dict[str, str] = {}
+    others = [f"{scheme}://127.0.0.1:*" for scheme in ("http", "ws")]
+    with running_site(built_client(), free_port(), config=config, others=others) as origin:
         platform = Platform(tmp_path / "home", pacs=many_series, options=["--cors-origin", origin])
         with platform, someone(browser, origin) as (person, asked):
             config |= {"api_base": platform.base}
