@@ -202,15 +202,17 @@ export async function runAgain(job: Job): Promise<string | null> {
 export async function openResult(job: Job): Promise<void> {
   if (job.pacs === null) return;
   // The list may have been asked for long ago. Where there is no answer, the links it came with may still be good.
-  await renew(job.job_id).catch(() => undefined);
+  const renewed = renew(job.job_id).catch(() => undefined);
   const { study_id, series_id } = job.pacs;
   if (series_id) {
     // What it is called is told beside it; it is shown without, too.
     const found = await current().platform.series({ study_id, series_id }).catch(() => null);
+    await renewed;
     return openSeries(found?.series[0] ?? { study_id, series_id }, job);
   }
   // Of a study the platform takes the series that has most images.
   const series = largest((await current().platform.series({ study_id })).series);
+  await renewed;
   if (series) openSeries(series, job);
 }
 
