@@ -283,8 +283,10 @@ class _Platform:
             config=told,
         )
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
-        if settings.public_address is not None:
-            self._api_app = PublicAddress(self._api_app, settings.public_address)
+        if (public := settings.public_address) is not None:
+            self._api_app = PublicAddress(self._api_app, public)
+            if settings.is_on_loopback:
+                self._api_app = LoopbackNames(self._api_app, public=public.name)
         if settings.is_private:
             self._api_app = LoopbackNames(self._api_app)
             self._worker_app = LoopbackNames(self._worker_app, own=self._workplace.gateway)
