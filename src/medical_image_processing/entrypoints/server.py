@@ -271,7 +271,8 @@ class _Platform:
         )
         api = LimitBody(api)
         if open_clients:
-            api = ForeignPages(api, settings.allow_origins)
+            own = settings.public_address.origin if settings.public_address is not None else None
+            api = ForeignPages(api, settings.allow_origins, own=own)
         # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
         told: dict[str, str] = {}
         if settings.is_private and open_clients:
