@@ -38,7 +38,7 @@ class ForeignPages:
 
     def _is_foreign(self, scope: Scope) -> bool:
         headers = dict(scope["headers"])
-        origin = headers.get(b"origin")
+        origin: bytes | None = headers.get(b"origin")
         if origin is None or {origin, b"*"} & self._origins:
             return False
         if headers.get(b"content-type", b"").startswith(b"application/json"):

@@ -40,8 +40,8 @@ def parse_public_url(text: str) -> PublicUrl:
     """InvalidRequest ``BAD_PUBLIC_URL`` for what is no http or https address, or has a path, a query or a user."""
     refusal = InvalidRequest(
         "BAD_PUBLIC_URL",
-        f"--public-url '{text}': it is like https://mip.hospital.example, with a port where it has one of its own, "
-        "and no path",
+        f"--public-url '{text}': it is like https://mip.hospital.example, with a port where it has one of its "
+        "own, and no path",
     )
     match = _URL.fullmatch(text.lower())
     if match is None or (match[3] is not None and not 1 <= int(match[3]) <= 65535):
