@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pydicom
 import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from api_calls import Api, error_of, make_pacs, receive
@@ -26,8 +27,8 @@ from platform_process import CLI, Platform, clean_environment, unconfined
 from tls_proxy import running_nginx
 
 PUBLIC = "https://mip.hospital.example"
-HOSTS = ("mip.hospital.example", "mip_upstream", "127.0.0.1:8080")
-"""What proxies send on: the name they were called by, their own for what is behind them, its address."""
+HOSTS = ("mip.hospital.example", "MIP.Hospital.example:443", "127.0.0.1:8080")
+"""What proxies send on: the name they were called by, with its port or without, or the platform's address."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_every_link_leads_to_the_public_address_and_opens_there(api: Api, host: 
 
 def test_what_comes_over_the_websocket_leads_there_too(api: Api) -> None:
     upstream = socket.create_connection(("127.0.0.1", api.platform.port), timeout=20)
-    with connect("ws://mip_upstream/ws?client_id=listener", proxy=None, sock=upstream) as listening:
+    with connect("ws://mip.hospital.example/ws?client_id=listener", proxy=None, sock=upstream) as listening:
         api.succeeds("puppet", client_id="listener")
         [result] = receive(listening)
     assert passed_on(result["dicom"]["url"], api, HOSTS[0]).status_code == 200
@@ -79,10 +80,10 @@ def test_the_page_may_call_the_public_address_and_its_buttons_work(api: Api, hos
     assert json.loads(api.http.get("/config.json", headers={"host": host}).text) == {}
     missing = api.http.post("/jobs/no-such-job/cancel", headers={"host": host, "origin": PUBLIC})
     assert (missing.status_code, error_of(missing)) == (404, "UNKNOWN_JOB")
-    for origin in ("https://evil.example", f"http://{host}", "null"):
-        if origin != f"http://{name}":
-            refused = api.http.post("/jobs/no-such-job/cancel", headers={"host": host, "origin": origin})
-            assert (refused.status_code, error_of(refused)) == (403, "FOREIGN_PAGE"), origin
+    # A page of the same name without TLS is whoever's is between it and the browser.
+    for origin in ("https://evil.example", f"http://{name}", f"http://{host}", f"{PUBLIC}:8443", "null"):
+        refused = api.http.post("/jobs/no-such-job/cancel", headers={"host": host, "origin": origin})
+        assert (refused.status_code, error_of(refused)) == (403, "FOREIGN_PAGE"), origin
 
 
 def test_behind_a_proxy_no_key_is_one_that_everybody_knows(api: Api) -> None:
@@ -93,6 +94,24 @@ def test_behind_a_proxy_no_key_is_one_that_everybody_knows(api: Api) -> None:
             assert answer.status_code == 401, path
         known = {"origin": "http://localhost:3000", "host": host}
         assert httpx.get(f"{api.platform.base}/pacs/studies", headers=known, trust_env=False).status_code == 401
+
+
+def test_a_name_that_a_web_page_points_to_this_machine_opens_nothing(api: Api) -> None:
+    """DNS rebinding, past the proxy: no client needs a key here, and a browser on this machine would be let in."""
+    job_id = api.succeeds("puppet", client_id="rebound")["job_id"]
+    port = api.platform.port
+    for host in (f"evil.example:{port}", "mip_upstream", f"{HOSTS[0]}.evil.example", "mipXhospital.example", ""):
+        for path in (f"/jobs/{job_id}", "/jobs?client_id=rebound", "/", "/config.json"):
+            answer = api.http.get(path, headers={"host": host})
+            assert (answer.status_code, error_of(answer)) == (421, "HOST_NOT_LOOPBACK"), (path, host)
+            assert "proxy_set_header Host $host" in answer.json()["error"]["message"]
+    upstream = socket.create_connection(("127.0.0.1", port), timeout=20)
+    with (
+        pytest.raises(InvalidStatus) as refused,
+        connect(f"ws://evil.example:{port}/ws?client_id=rebound", proxy=None, sock=upstream),
+    ):
+        pass
+    assert refused.value.response.status_code == 403
 
 
 def test_people_are_told_the_public_address(api: Api) -> None:

@@ -23,6 +23,7 @@ from medical_image_processing.errors import InvalidRequest
         ("https://mip:80", "https://mip:80"),
         ("https://192.0.2.7:0443", "https://192.0.2.7"),
         ("https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+        ("https://[2001:0DB8:0:0::0001]", "https://[2001:db8::1]"),
     ],
 )
 def test_an_address_is_what_browsers_make_of_it(given: str, origin: str) -> None:
@@ -45,6 +46,8 @@ def test_an_address_is_what_browsers_make_of_it(given: str, origin: str) -> None
         "https://mip.hospital.example:65536",
         "https://mip.hospital.example:",
         "https://mip hospital",
+        "https://[2001:db8:::1]",
+        "https://[192.0.2.7]",
         "https://mip.hospital.example; script-src *",
         "https://mip.hospital.example\n",
         "https://-mip",

@@ -67,6 +67,7 @@ def test_a_failure_has_its_reason_and_no_dicom() -> None:
         ("pacs.local:8080", "pacs.local:8080"),
         ("PACS.Local:8080", "pacs.local:8080"),
         ("192.0.2.1", "192.0.2.1"),
+        ("mip_server:8080", "mip_server:8080"),
         ("[::1]:8080", "[::1]:8080"),
         (None, "127.0.0.1"),
         ("evil/../x", "127.0.0.1"),

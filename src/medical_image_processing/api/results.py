@@ -11,7 +11,8 @@ from medical_image_processing.control.outlook import NO_OUTLOOK, Outlook
 from medical_image_processing.model.job import Job
 from medical_image_processing.ports.outputs import Outputs
 
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(:[0-9]{1,5})?")
+# No DNS name has a _, but names of containers do, and they are called by them.
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
 
 
 def host_of(header: str | None) -> str:

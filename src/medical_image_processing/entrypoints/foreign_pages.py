@@ -21,10 +21,14 @@ _REFUSAL = answer(
 
 
 class ForeignPages:
-    """``app``, without what pages send that are neither its own nor of ``origins``; ``*`` is any."""
+    """``app``, without what pages send that are neither its own nor of ``origins``; ``*`` is any.
 
-    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
+    Its own are of the origin ``own``; where that is None, of the host that was called, by either scheme.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Iterable[str], *, own: str | None = None) -> None:
         self._app = app
+        self._own = None if own is None else own.encode()
         self._origins = {origin.encode() for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,10 +38,12 @@ class ForeignPages:
 
     def _is_foreign(self, scope: Scope) -> bool:
         headers = dict(scope["headers"])
-        origin = headers.get(b"origin")
+        origin: bytes | None = headers.get(b"origin")
         if origin is None or {origin, b"*"} & self._origins:
             return False
         if headers.get(b"content-type", b"").startswith(b"application/json"):
             return False
+        if self._own is not None:
+            return origin != self._own
         _, _, host = origin.partition(b"://")
         return not host or host != headers.get(b"host")

@@ -7,6 +7,7 @@ Called by the server.
 from __future__ import annotations
 
 import re
+from ipaddress import AddressValueError, IPv6Address
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -37,14 +38,20 @@ class PublicUrl(NamedTuple):
 
 def parse_public_url(text: str) -> PublicUrl:
     """InvalidRequest ``BAD_PUBLIC_URL`` for what is no http or https address, or has a path, a query or a user."""
+    refusal = InvalidRequest(
+        "BAD_PUBLIC_URL",
+        f"--public-url '{text}': it is like https://mip.hospital.example, with a port where it has one of its "
+        "own, and no path",
+    )
     match = _URL.fullmatch(text.lower())
     if match is None or (match[3] is not None and not 1 <= int(match[3]) <= 65535):
-        raise InvalidRequest(
-            "BAD_PUBLIC_URL",
-            f"--public-url '{text}': it is like https://mip.hospital.example, with a port where it has one of its "
-            "own, and no path",
-        )
+        raise refusal
     scheme, name, port = match.groups()
+    if name.startswith("["):
+        try:
+            name = f"[{IPv6Address(name[1:-1]).compressed}]"
+        except AddressValueError:
+            raise refusal from None
     return PublicUrl(scheme, name, None if port == _PORTS[scheme] else port)
 
 

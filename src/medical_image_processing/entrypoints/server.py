@@ -271,7 +271,8 @@ class _Platform:
         )
         api = LimitBody(api)
         if open_clients:
-            api = ForeignPages(api, settings.allow_origins)
+            own = settings.public_address.origin if settings.public_address is not None else None
+            api = ForeignPages(api, settings.allow_origins, own=own)
         # The key that opens the PACS on loopback is no secret; anywhere else people are asked for theirs.
         told: dict[str, str] = {}
         if settings.is_private and open_clients:
@@ -283,8 +284,10 @@ class _Platform:
             config=told,
         )
         self._worker_app = _mounted(engine.create_aws_app(), {"/pacs": workers_pacs})
-        if settings.public_address is not None:
-            self._api_app = PublicAddress(self._api_app, settings.public_address)
+        if (public := settings.public_address) is not None:
+            self._api_app = PublicAddress(self._api_app, public)
+            if settings.is_on_loopback:
+                self._api_app = LoopbackNames(self._api_app, public=public.name)
         if settings.is_private:
             self._api_app = LoopbackNames(self._api_app)
             self._worker_app = LoopbackNames(self._worker_app, own=self._workplace.gateway)

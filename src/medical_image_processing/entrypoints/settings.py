@@ -47,8 +47,11 @@ class Settings:
     @property
     def is_private(self) -> bool:
         """Whether only this machine can reach the platform: it is on loopback, and no proxy passes on to it."""
-        if self.public_url is not None:
-            return False
+        return self.public_url is None and self.is_on_loopback
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether it listens where only programs on this machine can call it, as a proxy does."""
         if self.host == "localhost":
             return True
         try:

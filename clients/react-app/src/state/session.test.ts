@@ -39,3 +39,27 @@ it("asks with a key that was given meanwhile, whatever comes of asking without",
   expect(await withKey).toBe("client-2");
   expect(current().clientId).toBe("client-2");
 });
+
+it("keeps the client_id that was asked for with the newer key, though the older answer comes last", async () => {
+  const kept: string[] = [];
+  vi.stubGlobal("localStorage", { getItem: () => null, setItem: (_: string, id: string) => kept.push(id) });
+  const older = ensureClientId();
+  changeKeys({ client: "key" });
+  const newer = ensureClientId();
+  asked[1]?.answer(200, { client_id: "client-new" });
+  expect(await newer).toBe("client-new");
+  asked[0]?.answer(200, { client_id: "client-old" });
+  expect(await older).toBe("client-new");
+  expect(current().clientId).toBe("client-new");
+  expect(kept).toEqual(["client-new"]);
+});
+
+it("asks anew with the key that came while it asked, so that nobody gets the older client_id", async () => {
+  const older = ensureClientId();
+  changeKeys({ client: "key" });
+  asked[0]?.answer(200, { client_id: "client-old" });
+  await vi.waitFor(() => expect(asked.map(({ key }) => key)).toEqual([null, "key"]));
+  asked[1]?.answer(200, { client_id: "client-new" });
+  expect(await older).toBe("client-new");
+  expect(current().clientId).toBe("client-new");
+});

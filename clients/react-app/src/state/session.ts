@@ -40,9 +40,10 @@ export async function ensureClientId(): Promise<string> {
   const known = current().clientId;
   if (known) return known;
   if (making) return making;
-  const asked = current()
+  const asked: Promise<string> = current()
     .platform.provision()
-    .then(keepClientId)
+    // One that was asked for with other keys is nobody's: whoever waits gets that of the keys there are.
+    .then((clientId) => (making === asked ? keepClientId(clientId) : ensureClientId()))
     .finally(() => {
       if (making === asked) making = null;
     });

@@ -96,6 +96,8 @@ class ResultLinks:
             raise
         except Exception as error:
             response = s3_xml.error_response(stated(error), with_body=request.method != "HEAD")
+            if response.status == 405:
+                response.headers["allow"] = ", ".join((*_READING, "OPTIONS"))  # RFC 9110, section 15.5.6
         response.headers.update(_NO_PAGE | self._cors(origin))
         return response
 
