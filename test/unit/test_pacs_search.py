@@ -334,13 +334,37 @@ def by_description(items: Items) -> Say:
     return say
 
 
-def test_what_a_server_can_match_is_found_and_that_it_refuses_the_rest_is_said() -> None:
+def test_what_a_server_can_match_is_all_where_it_refuses_the_rest() -> None:
     with behind(by_description([item(0, "Liver"), item(1, "LIVER"), item(2, "liver"), item(3, "lung")])) as (
         pacs,
         _,
     ):
         found, is_more = pacs.found("Liver")
-        assert (sorted(found), is_more) == (["1.2.0.1", "1.2.1.1", "1.2.2.1"], True)
+        assert (sorted(found), is_more) == (["1.2.0.1", "1.2.1.1", "1.2.2.1"], False)
+
+
+@pytest.mark.parametrize(("count", "is_more"), [(4000, False), (6000, True)])
+def test_a_server_that_matches_by_nothing_is_looked_through_once(count: int, is_more: bool) -> None:
+    items = [*(item(number, "lung") for number in range(count)), item(9999, "liver")]
+    items.insert(3000, item(9998, "Liver"))
+    with behind(lambda _, query: (200, page(items, query))) as (pacs, server):
+        found, more = pacs.found("liver")
+    assert (found, more) == (["1.2.9998.1"] if is_more else ["1.2.9998.1", "1.2.9999.1"], is_more)
+    assert len(server.asked) < 25
+    by_all = [int(query["offset"]) for query in server.asked if "SeriesDescription" not in query]
+    assert len([offset for offset in by_all if offset]) <= 5
+
+
+def test_a_server_that_matches_more_loosely_is_believed() -> None:
+    items = [item(number, "Mueller liver" if number % 2 else "muller") for number in range(4000)]
+
+    def say(_: BaseHTTPRequestHandler, query: dict[str, str]) -> tuple[int, Any]:
+        return 200, page(items if "SeriesDescription" in query else [], query)
+
+    with behind(say) as (pacs, server):
+        found, is_more = pacs.found("muller", limit=1000)
+    assert (len(found), is_more) == (1000, True)
+    assert all(len(query) > 3 for query in server.asked), "all series are looked through"
 
 
 def test_a_server_that_does_not_match_by_all_attributes_can_be_used() -> None:
@@ -415,6 +439,71 @@ def test_what_was_found_until_a_server_fell_silent_is_told() -> None:
             assert pacs.found("liver") == (["1.2.0.1"], True)
         finally:
             silent.set()
+
+
+def test_that_nothing_was_found_until_then_is_told_as_well() -> None:
+    silent = threading.Event()
+
+    def say(_: BaseHTTPRequestHandler, query: dict[str, str]) -> tuple[int, Any]:
+        if "SeriesDescription" not in query or int(query["offset"]):
+            silent.wait(60)
+        return 200, page([item(0, "liver, left")], query)
+
+    with behind(say, look_s=5) as (pacs, _):
+        try:
+            assert pacs.found("liver right") == ([], True)
+        finally:
+            silent.set()
+
+
+def test_a_search_does_not_keep_others_from_being_asked() -> None:
+    """The server has no end of what the first asks for, and answers as long as that waits."""
+    is_far, is_found = threading.Event(), threading.Event()
+
+    def say(_: BaseHTTPRequestHandler, query: dict[str, str]) -> tuple[int, Any]:
+        if not any("busy" in value.lower() for value in query.values()):
+            return 200, page([item(0, "liver")], query)
+        if int(query["offset"]) and not is_found.is_set():
+            is_far.set()
+            is_found.wait(0.2)
+        first = int(query["offset"])
+        return 200, [item(number, "busy") for number in range(first, first + 10)]
+
+    with behind(say, look_s=10) as (pacs, _):
+        first = threading.Thread(target=pacs.search, args=("busy bee",))
+        first.start()
+        try:
+            assert is_far.wait(30)
+            assert pacs.found("liver") == (["1.2.0.1"], False)
+        finally:
+            is_found.set()
+            first.join(30)
+
+
+def test_a_search_that_was_not_asked_says_so() -> None:
+    silent, all_asked = threading.Event(), threading.Semaphore(0)
+
+    def say(*_: Any) -> tuple[int, Any]:
+        all_asked.release()
+        silent.wait(60)
+        return 200, []
+
+    async def look(base: str) -> list[str]:
+        archive = DicomwebArchive(DicomwebServer(base), LinkSigner(), limits=Limits(look_s=3))
+        try:
+            first = asyncio.create_task(archive.describe(None, None, 10, "liver"))
+            for _ in range(8):
+                assert await asyncio.to_thread(all_asked.acquire, timeout=30)
+            archive._limits = Limits(look_s=0.3)  # ends before the first does
+            second = asyncio.create_task(archive.describe(None, None, 10, "lung"))
+            return [str(error) for error in await asyncio.gather(second, first, return_exceptions=True)]
+        finally:
+            silent.set()
+            await archive.close()
+
+    with behind(say) as (_, server):
+        waited, slow = asyncio.run(look(server.base))
+    assert "not asked" in waited and "took longer" in slow
 
 
 def test_a_server_that_says_nothing_is_a_failure_after_a_while() -> None:
