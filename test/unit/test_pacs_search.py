@@ -177,6 +177,22 @@ def test_what_a_series_is_called_is_what_its_first_file_says_now(tmp_path: Path)
         assert pacs.found("first") == ([], False)
 
 
+def test_an_index_that_is_deleted_meanwhile_is_read_on_and_made_anew_at_the_next_start(tmp_path: Path) -> None:
+    folder, index = tmp_path / "pacs", tmp_path / "index.db"
+    write_image(folder / "1.dcm", "1.2", "1.2.3")
+    with serve(folder, cache_db=index, for_operator=True) as pacs:
+        eventually(lambda: pacs.get("/series").status_code == 200)
+        for file in tmp_path.glob("index.db*"):
+            file.unlink()
+        assert pacs.get("/series").status_code == 200
+        assert pacs.found("ct") == (["1.2.3"], False)
+        write_image(folder / "2.dcm", "1.2", "1.2.4")
+        eventually(lambda: pacs.found("ct") == (["1.2.3", "1.2.4"], False))
+        assert not list(tmp_path.glob("index.db*"))
+    with serve(folder, cache_db=index, for_operator=True) as pacs:
+        assert pacs.found("ct") == (["1.2.3", "1.2.4"], False)
+
+
 def test_an_index_of_before_is_made_anew(tmp_path: Path) -> None:
     import sqlite3
 
