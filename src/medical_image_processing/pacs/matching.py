@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from medical_image_processing.errors import MipError, PermanentError
-from medical_image_processing.pacs.archive import Described, SeriesDescription
+from medical_image_processing.pacs.archive import Described, SeriesDescription, date_in, words
 
 Question = dict[str, str]
 """An attribute's keyword, and what it is matched with; none for all there is."""
@@ -54,7 +54,7 @@ _UID_PART = re.compile(r"[0-9.]*\.[0-9.]*")
 
 def questions(text: str) -> list[Question]:
     """What finds every series that has the words of ``text``, and others."""
-    word = max(text.split(), key=_tells, default="")
+    word = max(words(text), key=_tells, default="")
     if not _ODD.sub("", word):
         return [{}]
     asked = [
@@ -63,7 +63,7 @@ def questions(text: str) -> list[Question]:
     asked += [{name: one} for one in _patterns(word, word.upper()) for name in _NUMBERED]
     if _CODE.fullmatch(word):
         asked.append({"Modality": word.upper()})
-    if (days := _days(word)) is not None:
+    if (days := _days(date_in(word))) is not None:
         asked.append({"StudyDate": days})
     if _UID_PART.fullmatch(word):
         # A UID is matched whole (PS3.4, section C.2.2.2.2), and a part of one only by looking.
