@@ -289,6 +289,7 @@ def matching() -> str:
     rows = []
     for kind, word in (("a word", "Smith"), ("digits that may be a date", "202401"), ("a UID", _STUDY)):
         with noting_server() as server:
+            server.search_status = 204
             call(server, partial(_find, word))
             firsts = [asked.query for asked in server.asked if ("offset", "0") in asked.query]
         given = sorted({f"{name}={named(value)}" for query in firsts for name, value in query if name in _MATCHED})

@@ -9,10 +9,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import boto3
 import httpx
 import pytest
 import uvicorn
@@ -22,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from aws_emulator import AwsEmulator
 from aws_stage import AwsStage
 from medical_image_processing.engines.aws.bucket_archive import BucketArchive
+from medical_image_processing.engines.aws.clients import AwsClients
 from medical_image_processing.engines.aws.engine import AwsEngine
 from medical_image_processing.entrypoints.deploy.account import Account
 from medical_image_processing.entrypoints.deploy.deployment import ensure_image
@@ -240,6 +244,63 @@ def test_all_of_a_bucket_is_looked_through_and_a_list_says_that_it_ends_early(aw
         assert found(1, "20040119 ct") == (1, "false")
         assert [found(limit, "study") for limit in (70, 71)] == [(70, "true"), (71, "false")]
         assert [listed(limit) for limit in (70, 71)] == [(70, "true"), (71, "false")]
+
+
+def test_a_listing_that_takes_longer_than_a_search_goes_on_with_the_next_one() -> None:
+    go_on = threading.Event()
+    asked: list[str] = []
+
+    class Slow(BaseHTTPRequestHandler):
+        """Three pages of one series each, of which the second takes long, and objects that are gone."""
+
+        def do_GET(self) -> None:
+            query = parse_qs(urlsplit(self.path).query)
+            if "list-type" in query:
+                number = int(query.get("continuation-token", ["0"])[0])
+                asked.append(str(number))
+                if number == 1:
+                    go_on.wait(60)
+                more = (
+                    f"<IsTruncated>true</IsTruncated><NextContinuationToken>{number + 1}</NextContinuationToken>"
+                )
+                item = f"<Key>study/series-{number}/1.dcm</Key><ETag>e</ETag><Size>9</Size>"
+                body = f"{more if number < 2 else ''}<Contents>{item}</Contents>"
+                self.answer(200, f"<ListBucketResult>{body}</ListBucketResult>")
+            else:
+                self.answer(404, "<Error><Code>NoSuchKey</Code></Error>")
+
+        def answer(self, status: int, body: str) -> None:
+            with suppress(OSError):
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    async def search(base: str) -> list[tuple[list[str], bool]]:
+        session = boto3.Session("key", "secret", region_name="eu-south-1")
+        clients = AwsClients(session=session, endpoint_url=base)
+        archive = BucketArchive(clients.client("s3"), "bucket", look_s=5)
+        answers = []
+        try:
+            for _ in range(3):
+                found = await archive.describe(None, None, 10, "series")
+                answers.append(([one.series_id for one in found.series], found.is_all))
+                go_on.set()
+        finally:
+            go_on.set()
+            clients.close()
+        return answers
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        answers = asyncio.run(asyncio.wait_for(search(f"http://127.0.0.1:{server.server_port}"), 60))
+        server.shutdown()
+    everything = ["series-0", "series-1", "series-2"]
+    assert answers == [([], False), (everything, True), (everything, True)]
+    assert asked == ["0", "1", "1", "2", "0", "1", "2"], "what came through is listed anew, for what is new"
 
 
 @pytest.mark.parametrize("path", ["/series", "/series?study_id=study-1", "/thumbnail?study_id=a&series_id=b"])

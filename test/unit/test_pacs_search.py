@@ -66,6 +66,8 @@ def test_words_are_found_in_descriptions_and_no_patient_is(tmp_path: Path) -> No
         assert pacs.found("abdomen") == (["1.2.0.1", "1.2.2.1"], False)
         assert pacs.found("ABDOMEN  ct") == (["1.2.0.1"], False)
         assert pacs.found("1.2.1.1") == (["1.2.1.1"], False)
+        assert pacs.found("Abdomen, (CT)") == pacs.found("ct 2004-01-19; abdomen") == (["1.2.0.1"], False)
+        assert pacs.found("2004-01-20") == ([], False)
         assert pacs.found("abdomen", limit=1) == (["1.2.0.1"], True)
         assert pacs.found("abdomen", limit=2) == (["1.2.0.1", "1.2.2.1"], False)
         assert pacs.found(NAME) == ([], False), "patients' names are not in the index"
@@ -118,7 +120,8 @@ def test_a_search_needs_the_key_and_is_a_post(tmp_path: Path) -> None:
     with serve(tmp_path, for_operator=True) as pacs:
         assert pacs.client.post("/series/search", json={"search": NAME}).status_code == 401
         assert pacs.client.post("/series", json={"search": NAME}, headers=HEADERS).status_code == 405
-        assert pacs.get("/series/search").json()["error"]["code"] == "UNKNOWN_ROUTE"
+        got = pacs.get("/series/search")
+        assert (got.status_code, got.headers["allow"]) == (405, "POST")
         refused = pacs.get(f"/series?search={NAME}")
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "INVALID_QUERY")
     assert NAME not in refused.text
@@ -177,6 +180,22 @@ def test_what_a_series_is_called_is_what_its_first_file_says_now(tmp_path: Path)
         assert pacs.found("first") == ([], False)
 
 
+def test_an_index_that_is_deleted_meanwhile_is_read_on_and_made_anew_at_the_next_start(tmp_path: Path) -> None:
+    folder, index = tmp_path / "pacs", tmp_path / "index.db"
+    write_image(folder / "1.dcm", "1.2", "1.2.3")
+    with serve(folder, cache_db=index, for_operator=True) as pacs:
+        eventually(lambda: pacs.get("/series").status_code == 200)
+        for file in tmp_path.glob("index.db*"):
+            file.unlink()
+        assert pacs.get("/series").status_code == 200
+        assert pacs.found("ct") == (["1.2.3"], False)
+        write_image(folder / "2.dcm", "1.2", "1.2.4")
+        eventually(lambda: pacs.found("ct") == (["1.2.3", "1.2.4"], False))
+        assert not list(tmp_path.glob("index.db*"))
+    with serve(folder, cache_db=index, for_operator=True) as pacs:
+        assert pacs.found("ct") == (["1.2.3", "1.2.4"], False)
+
+
 def test_an_index_of_before_is_made_anew(tmp_path: Path) -> None:
     import sqlite3
 
@@ -224,6 +243,7 @@ def server(orthanc: Orthanc) -> Iterator[Pacs]:
     [
         ("rossi", [0, 4]),
         ("ROSSI mario", [0]),
+        ("Rossi, Mario", [0]),
         ("Rossi^Mario", [0]),
         ("rossi abdomen", [0]),
         ("anna", [1, 4]),
@@ -237,6 +257,8 @@ def server(orthanc: Orthanc) -> Iterator[Pacs]:
         ("2021", [3]),
         ("202103", [3]),
         ("20210315", [3]),
+        ("2021-03-15", [3]),
+        ("2021-03", [3]),
         ("1.2.3", [3]),
         ("1.2.3.1", [3]),
         ("2.4.1", [4]),
@@ -334,13 +356,37 @@ def by_description(items: Items) -> Say:
     return say
 
 
-def test_what_a_server_can_match_is_found_and_that_it_refuses_the_rest_is_said() -> None:
+def test_what_a_server_can_match_is_all_where_it_refuses_the_rest() -> None:
     with behind(by_description([item(0, "Liver"), item(1, "LIVER"), item(2, "liver"), item(3, "lung")])) as (
         pacs,
         _,
     ):
         found, is_more = pacs.found("Liver")
-        assert (sorted(found), is_more) == (["1.2.0.1", "1.2.1.1", "1.2.2.1"], True)
+        assert (sorted(found), is_more) == (["1.2.0.1", "1.2.1.1", "1.2.2.1"], False)
+
+
+@pytest.mark.parametrize(("count", "is_more"), [(4000, False), (6000, True)])
+def test_a_server_that_matches_by_nothing_is_looked_through_once(count: int, is_more: bool) -> None:
+    items = [*(item(number, "lung") for number in range(count)), item(9999, "liver")]
+    items.insert(3000, item(9998, "Liver"))
+    with behind(lambda _, query: (200, page(items, query))) as (pacs, server):
+        found, more = pacs.found("liver")
+    assert (found, more) == (["1.2.9998.1"] if is_more else ["1.2.9998.1", "1.2.9999.1"], is_more)
+    assert len(server.asked) < 25
+    by_all = [int(query["offset"]) for query in server.asked if "SeriesDescription" not in query]
+    assert len([offset for offset in by_all if offset]) <= 5
+
+
+def test_a_server_that_matches_more_loosely_is_believed() -> None:
+    items = [item(number, "Mueller liver" if number % 2 else "muller") for number in range(4000)]
+
+    def say(_: BaseHTTPRequestHandler, query: dict[str, str]) -> tuple[int, Any]:
+        return 200, page(items if "SeriesDescription" in query else [], query)
+
+    with behind(say) as (pacs, server):
+        found, is_more = pacs.found("muller", limit=1000)
+    assert (len(found), is_more) == (1000, True)
+    assert all(len(query) > 3 for query in server.asked), "all series are looked through"
 
 
 def test_a_server_that_does_not_match_by_all_attributes_can_be_used() -> None:
@@ -415,6 +461,71 @@ def test_what_was_found_until_a_server_fell_silent_is_told() -> None:
             assert pacs.found("liver") == (["1.2.0.1"], True)
         finally:
             silent.set()
+
+
+def test_that_nothing_was_found_until_then_is_told_as_well() -> None:
+    silent = threading.Event()
+
+    def say(_: BaseHTTPRequestHandler, query: dict[str, str]) -> tuple[int, Any]:
+        if "SeriesDescription" not in query or int(query["offset"]):
+            silent.wait(60)
+        return 200, page([item(0, "liver, left")], query)
+
+    with behind(say, look_s=5) as (pacs, _):
+        try:
+            assert pacs.found("liver right") == ([], True)
+        finally:
+            silent.set()
+
+
+def test_a_search_does_not_keep_others_from_being_asked() -> None:
+    """The server has no end of what the first asks for, and answers as long as that waits."""
+    is_far, is_found = threading.Event(), threading.Event()
+
+    def say(_: BaseHTTPRequestHandler, query: dict[str, str]) -> tuple[int, Any]:
+        if not any("busy" in value.lower() for value in query.values()):
+            return 200, page([item(0, "liver")], query)
+        if int(query["offset"]) and not is_found.is_set():
+            is_far.set()
+            is_found.wait(0.2)
+        first = int(query["offset"])
+        return 200, [item(number, "busy") for number in range(first, first + 10)]
+
+    with behind(say, look_s=10) as (pacs, _):
+        first = threading.Thread(target=pacs.search, args=("busy bee",))
+        first.start()
+        try:
+            assert is_far.wait(30)
+            assert pacs.found("liver") == (["1.2.0.1"], False)
+        finally:
+            is_found.set()
+            first.join(30)
+
+
+def test_a_search_that_was_not_asked_says_so() -> None:
+    silent, all_asked = threading.Event(), threading.Semaphore(0)
+
+    def say(*_: Any) -> tuple[int, Any]:
+        all_asked.release()
+        silent.wait(60)
+        return 200, []
+
+    async def look(base: str) -> list[str]:
+        archive = DicomwebArchive(DicomwebServer(base), LinkSigner(), limits=Limits(look_s=3))
+        try:
+            first = asyncio.create_task(archive.describe(None, None, 10, "liver"))
+            for _ in range(8):
+                assert await asyncio.to_thread(all_asked.acquire, timeout=30)
+            archive._limits = Limits(look_s=0.3)  # ends before the first does
+            second = asyncio.create_task(archive.describe(None, None, 10, "lung"))
+            return [str(error) for error in await asyncio.gather(second, first, return_exceptions=True)]
+        finally:
+            silent.set()
+            await archive.close()
+
+    with behind(say) as (_, server):
+        waited, slow = asyncio.run(look(server.base))
+    assert "not asked" in waited and "took longer" in slow
 
 
 def test_a_server_that_says_nothing_is_a_failure_after_a_while() -> None:

@@ -29,6 +29,7 @@ from medical_image_processing.pacs.http import (
     error_answer,
     failure_answer,
     json_answer,
+    not_allowed,
     not_get,
     read_body,
     send_answer,
@@ -168,6 +169,8 @@ class PacsApp:
             return json_answer(await archive.studies())
         if request.path == "/series" and self._describe is not None:
             return await _list(request, self._describe)
+        if request.path == "/series/search" and self._describe is not None:
+            return not_allowed("what is searched for is sent with POST", b"POST")
         if request.path == "/thumbnail" and self._thumbnails is not None:
             return await self._thumbnail(request, algo, self._thumbnails)
         readings = list(_readings(request.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
@@ -10,6 +11,8 @@ from medical_image_processing.errors import InputRejected
 if TYPE_CHECKING:
     from medical_image_processing.pacs.bundle import Bundle
 
+_BETWEEN = ",;:\"'()[]"
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}(-[0-9]{2})?")
 Reading = tuple[str, str | None, str | None]
 """What an address may mean: study_id, and series_id and image_id where it names an image."""
 
@@ -35,7 +38,17 @@ class SeriesDescription(NamedTuple):
     def has(self, text: str, *hidden: str) -> bool:
         """Whether each word of ``text`` stands in some field, in upper or lower case, or in one of ``hidden``."""
         said = "\n".join(one for one in (*self[:-1], *hidden) if one).casefold()
-        return all(word in said for word in text.casefold().split())
+        return all(word in said or date_in(word) in said for word in words(text.casefold()))
+
+
+def words(text: str) -> list[str]:
+    """What is typed, without what people write between words: ``Smith, John``."""
+    return [word.strip(_BETWEEN) or word for word in text.split()]
+
+
+def date_in(word: str) -> str:
+    """A date such as 2024-01-31 as DICOM has it (PS3.5, section 6.2, DA); any other word as it is."""
+    return word.replace("-", "") if _DATE.fullmatch(word) else word
 
 
 class Described(NamedTuple):

@@ -3,7 +3,8 @@
 It is a cache: deleting it costs one full scan, and one that is damaged, of another version or of another
 folder is made anew. Paths may hold a patient's name, so the file is readable by its owner only.
 
-One thread writes; the event loop's thread reads, through a connection of its own, and so does each that describes.
+One thread writes; the event loop's thread reads, through a connection of its own, and those that describe share
+one. None is opened later, as the file may be deleted meanwhile.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,12 +100,16 @@ class Catalogue:
                 raise
             _remove(path)
             self._writer = _open(path, folder)
-        self._path = path
-        self._reader = _connect(path)
+        self._reader, self._describer = _connect(path), _connect(path)
+        self._describing = threading.Lock()
+        # SQLite opens some of its files at the first query.
+        self._describer.execute("SELECT epoch FROM source").close()
         self.epoch: str = self._reader.execute("SELECT epoch FROM source").fetchone()[0]
 
     def close(self) -> None:
         """Close the file."""
+        with self._describing:
+            self._describer.close()
         self._reader.close()
         self._writer.close()
 
@@ -182,12 +187,13 @@ class Catalogue:
         columns = "study, series, date, modality, study_description, series_description, COUNT(*), MIN(path)"
         found_in = f"files WHERE {conditions} GROUP BY study, series ORDER BY MIN(path)"
         query = f"SELECT {columns} FROM {found_in}"  # noqa: S608 - the words above
-        with closing(_connect(self._path)) as reader:
+        with self._describing:
             # Beside MIN() the other columns are those of the row that it is of (SQLite, "Bare columns in an
             # aggregate query").
-            rows = reader.execute(query, tuple(asked.values()))
+            rows = self._describer.execute(query, tuple(asked.values()))
             described = (SeriesDescription._make(one or None for one in row[:-1]) for row in rows)
             found = list(islice((one for one in described if one.has(search or "")), limit + 1))
+            rows.close()
         return Described(found[:limit], len(found) <= limit)
 
     def _select(self, condition: str, *values: str | bytes | int) -> list[ImageFile]:

@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import httpx
@@ -35,7 +35,7 @@ from medical_image_processing.pacs.http import (
 )
 from medical_image_processing.pacs.instances import Instance, Instances, Series
 from medical_image_processing.pacs.links import LinkSigner
-from medical_image_processing.pacs.matching import MOST_LOOKED_AT, Looked, Question, look, questions
+from medical_image_processing.pacs.matching import MOST_LOOKED_AT, Looked, Question, fits, look, questions
 from medical_image_processing.pacs.retrieve import (
     DicomwebServer,
     Limits,
@@ -61,7 +61,20 @@ _DESCRIBING = ("00080020", "00080060", "00081030", "0008103E", _COUNT)
 """Study Date, Modality, Study Description, Series Description."""
 _SEARCHED = ("00100010", "00100020", "00080050")
 """Patient's Name, Patient ID, Accession Number: looked for and never told."""
-_QUESTIONS_AT_ONCE = 8
+_TAGS = {
+    "StudyInstanceUID": _STUDY,
+    "SeriesInstanceUID": _SERIES,
+    "StudyDate": "00080020",
+    "Modality": "00080060",
+    "StudyDescription": "00081030",
+    "SeriesDescription": "0008103E",
+    "PatientName": "00100010",
+    "PatientID": "00100020",
+    "AccessionNumber": "00080050",
+}
+"""Of what is asked in a question."""
+_PAGES_AT_ONCE = 8
+"""Of all searches together: a place is taken for a page, so that nobody's search keeps others from being asked."""
 _BROKEN = (httpx.HTTPError, OSError)
 """httpx lets through what TLS says after its handshake, such as that a certificate is missing."""
 _MOST_DOWNLOADS = 32
@@ -102,7 +115,7 @@ class DicomwebArchive:
         self._limits = limits
         self._instances_of = Instances(server, Retriever(server, limits), cache)
         self._threads = ThreadPoolExecutor(_MOST_DOWNLOADS, thread_name_prefix="pacs-download")
-        self._looking = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
+        self._looking = asyncio.Semaphore(_PAGES_AT_ONCE)
         self.trouble: MipError | None = None
         """Why the server could not be used the last time it was asked; None when it could."""
 
@@ -221,22 +234,32 @@ class DicomwebArchive:
         return Described([_described(item, study_id) for item in items[:limit]], len(items) <= limit)
 
     async def _look(self, address: str, study_id: str | None, limit: int, search: str) -> Described:
+        how = {"includefield": [*_DESCRIBING, *_SEARCHED]}
+        is_asked = False
+
+        @asynccontextmanager
+        async def place() -> AsyncGenerator[None, None]:
+            nonlocal is_asked
+            async with self._looking:
+                is_asked = True
+                yield
+
         async def pages(question: Question) -> AsyncGenerator[Looked, None]:
-            how = {"includefield": [*_DESCRIBING, *_SEARCHED]}
-            async with (
-                self._looking,
-                aclosing(self._pages(address, limit + 1 if question else _PAGE, how, question)) as given,
-            ):
+            size = limit + 1 if question else _PAGE
+            async with aclosing(self._pages(address, size, how, question, place)) as given:
                 async for page in given:
-                    series = [
-                        _described(item, study_id)
-                        for item in page[:MOST_LOOKED_AT]
-                        if _has(item, study_id, search)
-                    ]
-                    yield Looked(len(page), series)
+                    items = page[:MOST_LOOKED_AT]
+                    fitting = sum(_fits(item, question) for item in items)
+                    series = [_described(item, study_id) for item in items if _has(item, study_id, search)]
+                    yield Looked(len(items), fitting, series)
 
         asked = [{}] if study_id else questions(search)
-        return await look(asked, pages, limit, self._limits.look_s)
+        try:
+            return await look(asked, pages, limit, self._limits.look_s)
+        except TimeoutError as error:
+            if is_asked:
+                raise unavailable(f"a search took longer than {self._limits.look_s:g} s") from error
+            raise unavailable("it was not asked, as other searches take their time; search again soon") from error
 
     async def _series(self, study_uid: str, series_uid: str) -> Series:
         """One short question, however many images there are."""
@@ -327,14 +350,22 @@ class DicomwebArchive:
         return items
 
     async def _pages(
-        self, address: str, size: int, how: dict[str, Any], question: Question | None = None
+        self,
+        address: str,
+        size: int,
+        how: dict[str, Any],
+        question: Question | None = None,
+        place: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """What is new in each page, until one has nothing new."""
+        """What is new in each page, until one has nothing new. The first is of ``size``; who wants more than that
+        wants much. Each is asked for in a ``place``."""
         known: set[tuple[str, ...]] = set()
         offset = 0
         while True:
-            page = await self._page(address, {**how, "limit": size, "offset": offset}, question)
+            async with place():
+                page = await self._page(address, {**how, "limit": size, "offset": offset}, question)
             offset += len(page)
+            size = _PAGE
             items: dict[tuple[str, ...], dict[str, Any]] = {}
             for item in page:
                 if (uids := _uids_of(item)) not in known:
@@ -478,6 +509,14 @@ def _has(item: dict[str, Any], study_id: str | None, search: str) -> bool:
     hidden = [text for tag in _SEARCHED for one in _values(item, tag) for text in _texts(one)]
     is_series = are_uids(*described[:2]) and _is_of(item, {_STUDY: described.study_id})
     return is_series and described.has(search, *hidden)
+
+
+def _fits(item: dict[str, Any], question: Question) -> bool:
+    """Whether the server matched it with the question."""
+    return all(
+        any(fits(text, asked) for value in _values(item, _TAGS[name]) for text in _texts(value))
+        for name, asked in question.items()
+    )
 
 
 def _texts(value: Any) -> list[str]:

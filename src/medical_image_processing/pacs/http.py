@@ -141,7 +141,12 @@ def not_get(request: Request, cors: Headers) -> Answer:
     """What is answered to everything else: a preflight's leave where ``cors`` allows it, or 405."""
     if request.method == "OPTIONS" and cors and request.header(b"access-control-request-method"):
         return Answer(200, b"", _PREFLIGHT)
-    return error_answer(405, "METHOD_NOT_ALLOWED", "the PACS API is read with GET", ((b"allow", b"GET, HEAD"),))
+    return not_allowed("the PACS API is read with GET", b"GET, HEAD")
+
+
+def not_allowed(why: str, methods: bytes) -> Answer:
+    """405, with the methods that are."""
+    return error_answer(405, "METHOD_NOT_ALLOWED", why, ((b"allow", methods),))
 
 
 async def read_body(receive: Receive, most_bytes: int) -> bytes:

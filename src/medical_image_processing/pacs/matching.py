@@ -12,21 +12,33 @@ import calendar
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from enum import Enum, auto
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from medical_image_processing.errors import MipError
-from medical_image_processing.pacs.archive import Described, SeriesDescription
-from medical_image_processing.pacs.retrieve import unavailable
+from medical_image_processing.errors import MipError, PermanentError
+from medical_image_processing.pacs.archive import Described, SeriesDescription, date_in, words
 
 Question = dict[str, str]
 """An attribute's keyword, and what it is matched with; none for all there is."""
 
 
 class Looked(NamedTuple):
-    """A page of what the server answers: how many items, and the series among them that have all the words."""
+    """A page of what the server answers: how many items, how many of them fit the question, and the series among
+    them that have all the words."""
 
     items: int
+    fitting: int
     series: list[SeriesDescription]
+
+
+class _End(Enum):
+    """How a question ended: all was read, or not; the server refuses to match by it, or answers what it has."""
+
+    ALL = auto()
+    CUT = auto()
+    REFUSED = auto()
+    UNMATCHED = auto()
 
 
 MOST_LOOKED_AT = 5000
@@ -36,12 +48,13 @@ _NUMBERED = ("PatientID", "AccessionNumber")
 # What needs no escape in an address: some servers take an escaped one as it stands, wild cards as well.
 _ODD = re.compile(r"[^A-Za-z0-9._~-]+")
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9]{1,15}")
+_DAYS = re.compile(r"[0-9]{8}-[0-9]{8}")
 _UID_PART = re.compile(r"[0-9.]*\.[0-9.]*")
 
 
 def questions(text: str) -> list[Question]:
     """What finds every series that has the words of ``text``, and others."""
-    word = max(text.split(), key=_tells, default="")
+    word = max(words(text), key=_tells, default="")
     if not _ODD.sub("", word):
         return [{}]
     asked = [
@@ -50,7 +63,7 @@ def questions(text: str) -> list[Question]:
     asked += [{name: one} for one in _patterns(word, word.upper()) for name in _NUMBERED]
     if _CODE.fullmatch(word):
         asked.append({"Modality": word.upper()})
-    if (days := _days(word)) is not None:
+    if (days := _days(date_in(word))) is not None:
         asked.append({"StudyDate": days})
     if _UID_PART.fullmatch(word):
         # A UID is matched whole (PS3.4, section C.2.2.2.2), and a part of one only by looking.
@@ -81,50 +94,68 @@ def _days(word: str) -> str | None:
     return f"{year}{first:02d}01-{year}{last:02d}{days}"
 
 
+def fits(text: str, asked: str) -> bool:
+    """Whether ``text`` is what ``asked``, a value of a question, matches, upper and lower case apart."""
+    first, _, last = asked.partition("-")
+    if _DAYS.fullmatch(asked) and first <= text <= last:
+        return True
+    return fnmatchcase(text.casefold(), asked.casefold())
+
+
 async def look(
     asked: Sequence[Question], pages: Callable[[Question], AsyncGenerator[Looked, None]], limit: int, look_s: float
 ) -> Described:
     """The first ``limit`` of what ``pages`` answers, as much as there is after ``look_s``.
 
-    A server need not match by all attributes (PS3.18, section 10.6.1.2), so a failure is one where nothing is
-    answered.
+    A server need not match by all attributes (PS3.18, section 10.6.1.2). One that refuses some has told all that
+    it can match; of one that answers what doesn't fit the question, all is looked through, once. So a failure is
+    one where nothing is answered: the first fault, or TimeoutError.
     """
-    found: list[dict[tuple[str, str], SeriesDescription]] = [{} for _ in asked]
+    found: list[dict[tuple[str, str], SeriesDescription]] = [{} for _ in (*asked, "everything")]
     faults: list[MipError] = []
+    ends: list[_End] = []
+    is_answered = is_late = False
 
     def together() -> dict[tuple[str, str], SeriesDescription]:
         return {uids: one for some in found for uids, one in some.items()}
 
-    async def ask(question: Question, into: dict[tuple[str, str], SeriesDescription]) -> bool:
-        """Whether it was answered to the end."""
+    async def ask(question: Question, into: dict[tuple[str, str], SeriesDescription]) -> _End:
+        nonlocal is_answered
         looked_at = 0
         try:
             async with aclosing(pages(question)) as given:
                 async for page in given:
+                    is_answered = True
                     into.update(((one.study_id, one.series_id), one) for one in page.series)
                     looked_at += page.items
                     if len(into) > limit or looked_at >= MOST_LOOKED_AT:
-                        return False
+                        return _End.CUT
+                    # Not a few: servers may compare more loosely than we do, accents apart or by sound.
+                    if question and page.fitting * 2 < page.items:
+                        return _End.UNMATCHED
         except MipError as fault:
             faults.append(fault)
-            return False
-        return True
+            return _End.REFUSED if question and isinstance(fault, PermanentError) else _End.CUT
+        is_answered = True
+        return _End.ALL
 
-    tasks = [asyncio.create_task(ask(*both)) for both in zip(asked, found, strict=True)]
-    answered = 0
+    tasks = [asyncio.create_task(ask(*both)) for both in zip(asked, found, strict=False)]
     try:
         async with asyncio.timeout(look_s):
             for task in asyncio.as_completed(tasks):
-                answered += await task
+                ends.append(await task)
                 if len(together()) > limit:
                     break
+            else:
+                if _End.UNMATCHED in ends and {} not in asked:
+                    ends.append(await ask({}, found[-1]))
     except TimeoutError:
-        faults.append(unavailable(f"a search took longer than {look_s:g} s"))
+        is_late = True
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    if not is_answered and (is_late or faults):
+        raise TimeoutError if is_late else faults[0]
     series = list(together().values())
-    if faults and not answered and not series:
-        raise faults[0]
-    return Described(series[:limit], answered == len(asked) and len(series) <= limit)
+    return Described(series[:limit], not is_late and _End.CUT not in ends and len(series) <= limit)

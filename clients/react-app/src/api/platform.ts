@@ -107,8 +107,8 @@ export class Platform {
 
   // PACS.
 
-  async series(asked: { study_id?: string; series_id?: string; limit?: number }): Promise<SeriesList> {
-    return seriesOf(await ask(`${this.addresses.pacs}/series${query(asked)}`, { headers: this.pacsHeaders }));
+  async series(asked: { study_id?: string; series_id?: string; limit?: number }, signal?: AbortSignal): Promise<SeriesList> {
+    return seriesOf(await ask(`${this.addresses.pacs}/series${query(asked)}`, { headers: this.pacsHeaders, signal }));
   }
 
   /** What is searched for may be a name, so it goes in the body: addresses are written down by whoever passes them on. */

@@ -114,10 +114,10 @@ export function Find() {
 
 /** A pasted UID may be a study's or a series', which only the PACS can tell; or the beginning of one. */
 async function find(platform: Platform, text: string, limit: number, signal: AbortSignal): Promise<SeriesList> {
-  if (!text) return platform.series({ limit });
+  if (!text) return platform.series({ limit }, signal);
   if (UID.test(text)) {
     const asked = [{ study_id: text, limit }, { series_id: text, limit }];
-    const both = await Promise.all(asked.map((one) => platform.series(one)));
+    const both = await Promise.all(asked.map((one) => platform.series(one, signal)));
     const series = both.flatMap((one) => one.series);
     if (series.length > 0) return { series, isMore: both.some((one) => one.isMore) };
   }

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -36,7 +37,8 @@ _UNREADABLE = (*_MISSING, "InvalidObjectState")
 _ID = re.compile(PACS_ID_PATTERN)
 _MOST_PAGES = 100
 """Of a thousand keys each, that one question for series has listed: seconds, of the 29 that API Gateway waits."""
-_LOOK_S = 20.0
+_LISTING_LIFETIME_S = 60.0
+"""Of one that a search had no time to go through: longer, and what is new would not be found."""
 _HEAD_BYTES = 2**16
 _HEADS_SIDE_BY_SIDE = 16
 _HEADS_AT_ONCE = 64
@@ -79,13 +81,35 @@ class _SeriesFound(NamedTuple):
     images: int | None
 
 
-class BucketArchive:
-    """Implements :class:`pacs.archive.Archive` over a bucket. ``clock`` gives epoch seconds."""
+@dataclass
+class _Listing:
+    """The series below a prefix, in the order of their keys, as far as these are listed."""
 
-    def __init__(self, s3: AwsClient, bucket: str, *, clock: Callable[[], float] = time.time) -> None:
+    study_id: str | None
+    series_id: str | None
+    expires: float = 0.0
+    """By the event loop's clock."""
+    found: dict[tuple[str, str], _SeriesFound] = field(default_factory=dict)
+    pages: int = 0
+    go_on: dict[str, str] = field(default_factory=dict)
+    """Where."""
+    is_through: bool = False
+    is_all: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class BucketArchive:
+    """Implements :class:`pacs.archive.Archive` over a bucket. ``clock`` gives epoch seconds; a search ends after
+    ``look_s``."""
+
+    def __init__(
+        self, s3: AwsClient, bucket: str, *, clock: Callable[[], float] = time.time, look_s: float = 20.0
+    ) -> None:
         self._s3 = s3
         self._bucket = bucket
         self._clock = clock
+        self._look_s = look_s
+        self._unfinished: _Listing | None = None
         self._said: OrderedDict[str, Description] = OrderedDict()
 
     async def studies(self) -> list[str]:
@@ -165,23 +189,38 @@ class BucketArchive:
         the words of ``search``.
 
         Of a very large bucket those among the first keys. How many images the last one has is then not known.
-        A search ends after a time; what was read is kept in mind, so that the same one gets further.
+        A search ends after a time; what was listed and read is kept in mind, so that the same one gets further.
         """
-        end = asyncio.get_running_loop().time() + _LOOK_S
-        listed, is_all = await self._series(study_id, series_id, limit if search is None else None)
+        listing = _Listing(study_id, series_id)
         if search is None:
-            return Described(await self._described(listed), is_all)
+            await self._list(listing, limit)
+            return Described(await self._described(list(listing.found.values())), listing.is_all)
+        now = asyncio.get_running_loop().time()
+        known = self._unfinished
+        if (
+            known is not None
+            and (known.study_id, known.series_id) == (study_id, series_id)
+            and now < known.expires
+        ):
+            listing = known
         found: list[SeriesDescription] = []
-        for at in range(0, len(listed), _HEADS_AT_ONCE):
-            try:
-                async with asyncio.timeout_at(end):
+        try:
+            async with asyncio.timeout_at(now + self._look_s):
+                async with listing.lock:
+                    await self._list(listing)
+                listed = list(listing.found.values())
+                for at in range(0, len(listed), _HEADS_AT_ONCE):
                     described = await self._described(listed[at : at + _HEADS_AT_ONCE])
-            except TimeoutError:
-                return Described(found, False)
-            found += [one for one in described if one.has(search)]
-            if len(found) > limit:
-                return Described(found[:limit], False)
-        return Described(found, is_all)
+                    found += [one for one in described if one.has(search)]
+                    if len(found) > limit:
+                        return Described(found[:limit], False)
+        except TimeoutError:
+            listing.expires = listing.expires or now + self._look_s + _LISTING_LIFETIME_S
+            self._unfinished = listing
+            return Described(found, False)
+        if self._unfinished is listing:
+            self._unfinished = None
+        return Described(found, listing.is_all)
 
     async def _described(self, listed: Sequence[_SeriesFound]) -> list[SeriesDescription]:
         room = asyncio.Semaphore(_HEADS_SIDE_BY_SIDE)
@@ -194,28 +233,33 @@ class BucketArchive:
 
         return list(await asyncio.gather(*map(described, listed)))
 
-    async def _series(
-        self, study_id: str | None, series_id: str | None, limit: int | None
-    ) -> tuple[list[_SeriesFound], bool]:
-        """Those whose ids can be asked for: what else lies in the bucket is nobody's matter. And whether they are
-        all."""
+    async def _list(self, listing: _Listing, limit: int | None = None) -> None:
+        """Go on with it, up to ``limit`` series: those whose ids can be asked for, as what else lies in the bucket
+        is nobody's matter. Page by page, so that what was listed when the time ended stays."""
+        study_id, series_id = listing.study_id, listing.series_id
         prefix = "" if study_id is None else f"{study_id}/" if series_id is None else f"{study_id}/{series_id}/"
-        found: dict[tuple[str, str], _SeriesFound] = {}
-        place, pages = None, 0
-        async for page in self._pages(prefix):
+        if listing.is_through:
+            return
+        found, place = listing.found, None
+        async for page in self._pages(prefix, **listing.go_on):
             for item in page.get("Contents", ()):
                 if (place := _place(item, study_id)) is None or series_id not in (None, place[1]):
                     continue
                 known = found.get(place)
                 if known is None:
                     if len(found) == limit:
-                        return list(found.values()), False
+                        return
                     known = _SeriesFound(*place, item["Key"], item["ETag"], 0)
                 found[place] = known._replace(images=(known.images or 0) + 1)
-            pages += 1
-            if pages == _MOST_PAGES and page.get("IsTruncated"):
-                return [one._replace(images=None) if one[:2] == place else one for one in found.values()], False
-        return list(found.values()), True
+            listing.pages += 1
+            if page.get("IsTruncated"):
+                listing.go_on = {"ContinuationToken": page["NextContinuationToken"]}
+                if listing.pages == _MOST_PAGES:
+                    if place in found:
+                        found[place] = found[place]._replace(images=None)
+                    listing.is_through = True
+                    return
+        listing.is_through = listing.is_all = True
 
     async def _head(self, series: _SeriesFound) -> Description:
         """What its first image says of it; nothing where that is gone, or was put where it takes hours to read."""
