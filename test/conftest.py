@@ -54,22 +54,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: _place_in_line(item.nodeid))
 
 
-_LONGEST_FIRST = ("test/web/", "test/system/", "test/contract/", "test/infra/", "test/unit/")
+_LONGEST_FIRST = ("containers", "test/web/", "test/system/", "test/contract/", "test/infra/", "test/unit/")
 
 
 def _place_in_line(nodeid: str) -> int:
-    """Containers, which are one process's, before all others."""
-    if _scope_of(nodeid) == "containers":
-        return -1
-    return next((place for place, start in enumerate(_LONGEST_FIRST) if nodeid.startswith(start)), 0)
+    """Containers and, after them, browsers, which are one process's, before all others."""
+    known = "containers" if _needs_containers(nodeid) else nodeid
+    return next((place for place, start in enumerate(_LONGEST_FIRST) if known.startswith(start)), 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Where several processes test, all that needs containers is one's: there is one Docker engine.
+    """Where several processes test, one has all that needs containers and browsers.
 
-    The rest goes by files, since what their tests share is made once for each. (xdist's own groups, which would
-    do, are without effect under this pytest.)
+    There is one Docker engine. The rest goes by files, since what their tests share is made once for each.
+    (xdist's own groups, which would do, are without effect under this pytest.)
     """
     return _ByFile(config, log)
 
@@ -83,13 +82,20 @@ class _ByFile(LoadScopeScheduling):
 
 
 def _scope_of(nodeid: str) -> str:
+    """What is one process's. Browsers wait for the containers to be done: each that starts or ends changes the
+    machine's network, and Chromium then breaks off what it fetches (ERR_NETWORK_CHANGED)."""
+    if _needs_containers(nodeid) or nodeid.startswith("test/web/"):
+        return "containers and browsers"
+    return nodeid.partition("::")[0]
+
+
+def _needs_containers(nodeid: str) -> bool:
     file, _, name = nodeid.partition("::")
-    is_on_processes = "OnProcesses" in name  # the half of a contract's file that needs none
-    return "containers" if _needs_containers(file) and not is_on_processes else file
+    return _names_containers(file) and "OnProcesses" not in name  # the half of a contract's file that needs none
 
 
 @cache
-def _needs_containers(file: str) -> bool:
+def _names_containers(file: str) -> bool:
     text = (ROOT / file).read_text()
     return any(name in text for name in _CONTAINER_FIXTURES)
 

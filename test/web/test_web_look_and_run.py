@@ -86,6 +86,25 @@ def test_the_list_waits_for_nothing_of_the_viewer(person: MakePerson) -> None:
     someone.page.wait_for_selector(".series-card")
 
 
+def test_what_a_change_of_the_network_breaks_off_is_asked_for_again(person: MakePerson) -> None:
+    someone = person()
+    broken_off: set[str] = set()
+
+    def break_off_once(route: Route) -> None:
+        if route.request.method == "GET" and route.request.url not in broken_off:
+            broken_off.add(route.request.url)
+            route.abort("connectionaborted")
+        else:
+            route.continue_()
+
+    someone.page.route("**/pacs/**", break_off_once)
+    someone.visit()
+    someone.page.wait_for_selector(".series-card img")
+    someone.open_series(ABDOMEN)
+    someone.wait_loaded(ABDOMEN)
+    assert len(broken_off) >= ABDOMEN + 2, "a list, a picture, all images"
+
+
 def test_window_zoom_and_length_by_mouse_and_keys(person: MakePerson) -> None:
     someone = person()
     page = someone.visit()
