@@ -41,7 +41,7 @@ class Pushed:
 class Unsigned:
     """Gives objects no address (ports.outputs)."""
 
-    def sign(self, bucket: str, key: str, *, host: str) -> str:
+    def sign(self, bucket: str, key: str, *, base_url: str) -> str:
         return ""
 
 

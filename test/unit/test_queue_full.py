@@ -29,7 +29,7 @@ BODY = {"job_id": "first", "client_id": "c", "pacs": {"study_id": "s", "scope": 
 class Unsigned:
     """Gives objects no address (ports.outputs)."""
 
-    def sign(self, bucket: str, key: str, *, host: str) -> str:
+    def sign(self, bucket: str, key: str, *, base_url: str) -> str:
         return ""
 
 

@@ -55,13 +55,26 @@ export async function ask(url: string, asked: Asked = {}): Promise<Response> {
   }
   let answer: Response;
   try {
-    answer = await fetch(url, init);
+    answer = await fetched(url, init, limit);
   } catch (error) {
     if (asked.signal?.aborted) throw error;
     throw new ApiError(0, "NO_ANSWER", "The platform does not answer.");
   }
   if (!answer.ok) throw await refusal(answer);
   return answer;
+}
+
+/**
+ * What only reads is asked once more where no answer came: a browser breaks off all that is under way when the machine's
+ * network changes (ERR_NETWORK_CHANGED), which on the platform's own machine each start of a container is.
+ */
+async function fetched(url: string, init: RequestInit, limit: AbortSignal): Promise<Response> {
+  try {
+    return await fetch(url, init);
+  } catch (error) {
+    if (init.method !== "GET" || limit.aborted || init.signal?.aborted) throw error;
+    return fetch(url, init);
+  }
 }
 
 export async function askJson<T>(url: string, asked: Asked = {}): Promise<T> {

@@ -19,6 +19,8 @@ const TELL_EVERY_MS = 100;
 
 export class SeriesLoader {
   private readonly waiting: Set<number>;
+  /** Failed once: the network may have changed, which breaks off what is under way (api/http.ts). */
+  private readonly again = new Set<number>();
   private running = 0;
   private done = 0;
   private failed = 0;
@@ -62,7 +64,11 @@ export class SeriesLoader {
           this.done += 1;
           if (isCut(imageId)) this.cut += 1;
         },
-        () => (this.failed += 1),
+        () => {
+          if (this.again.has(index)) this.failed += 1;
+          else this.waiting.add(index);
+          this.again.add(index);
+        },
       )
       .finally(() => {
         this.running -= 1;
