@@ -55,7 +55,7 @@ export async function ask(url: string, asked: Asked = {}): Promise<Response> {
   }
   let answer: Response;
   try {
-    answer = await fetched(url, init, limit);
+    answer = await fetchAgain(url, init);
   } catch (error) {
     if (asked.signal?.aborted) throw error;
     throw new ApiError(0, "NO_ANSWER", "The platform does not answer.");
@@ -68,11 +68,11 @@ export async function ask(url: string, asked: Asked = {}): Promise<Response> {
  * What only reads is asked once more where no answer came: a browser breaks off all that is under way when the machine's
  * network changes (ERR_NETWORK_CHANGED), which on the platform's own machine each start of a container is.
  */
-async function fetched(url: string, init: RequestInit, limit: AbortSignal): Promise<Response> {
+export async function fetchAgain(url: string, init: RequestInit): Promise<Response> {
   try {
     return await fetch(url, init);
   } catch (error) {
-    if (init.method !== "GET" || limit.aborted || init.signal?.aborted) throw error;
+    if ((init.method ?? "GET") !== "GET" || init.signal?.aborted) throw error;
     return fetch(url, init);
   }
 }

@@ -1,6 +1,7 @@
 /** A job's result files, fetched and read for the viewer. */
 import type { DataSet } from "dicom-parser";
 
+import { fetchAgain } from "../api/http";
 import type { Job, SignedOutput } from "../api/types";
 import { parse, parseHeader, readCapture, readMeasurements, readSegmentation, studyOf } from "./dicom";
 import type { Capture, Measurement, Segmentation } from "./dicom";
@@ -63,7 +64,7 @@ export async function readCaptureFile(file: OutputFile, signal: AbortSignal): Pr
 }
 
 async function fetched(url: string, signal: AbortSignal): Promise<ArrayBuffer> {
-  const answer = await fetch(url, { signal, cache: "no-store", credentials: "omit" });
+  const answer = await fetchAgain(url, { signal, cache: "no-store", credentials: "omit" });
   if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
   return answer.arrayBuffer();
 }
